@@ -1,0 +1,1 @@
+"""Train a recommender and a language model together; let each answer what it is good at."""

@@ -1,0 +1,148 @@
+"""The prepared log in memory, and histories as windows over it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from corellarec.artifacts import read_manifest
+from corellarec.data.prepare import SPLITS
+
+
+@dataclass(frozen=True)
+class FeatureLayout:
+    """Where one feature lies in the code matrix of its table.
+
+    Args:
+        name: Name of the feature.
+        vocabulary: Number of codes, the out-of-vocabulary code 0 included.
+        width: Columns it takes: 1, or the most values that one entity has.
+    """
+
+    name: str
+    vocabulary: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What is to be scored: a target item each, and the user's history as a window of log rows.
+
+    Args:
+        user: ``(n,)`` int64, number in the user table.
+        item: ``(n,)`` int64, number in the item table.
+        end: ``(n,)`` int64; the history is the rows of the log before this one ...
+        begin: ``(n,)`` int64; ... back to the user's first.
+    """
+
+    user: Tensor
+    item: Tensor
+    begin: Tensor
+    end: Tensor
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def __getitem__(self, index: Tensor | slice) -> "Samples":
+        return Samples(self.user[index], self.item[index], self.begin[index], self.end[index])
+
+
+class Log:
+    """A prepared log: columns as contiguous tensors, sorted by (user, time, item).
+
+    Args:
+        user, item: ``(rows,)`` int32, numbers in the user and item tables.
+        label: ``(rows,)`` int8, 0 or 1.
+        time: ``(rows,)`` int64, seconds.
+        split: ``(rows,)`` int8, an index into ``SPLITS``.
+        users, items: The tables, with codes.
+        user_layout, item_layout: The features' places in the code matrices.
+    """
+
+    def __init__(
+        self,
+        rows: pl.DataFrame,
+        users: pl.DataFrame,
+        items: pl.DataFrame,
+        user_layout: tuple[FeatureLayout, ...],
+        item_layout: tuple[FeatureLayout, ...],
+    ) -> None:
+        self.user = _tensor(rows["user"])
+        self.item = _tensor(rows["item"])
+        self.label = _tensor(rows["label"])
+        self.time = _tensor(rows["time"])
+        self.split = _tensor(rows["split"])
+        self.users, self.items = users, items
+        self.user_layout, self.item_layout = user_layout, item_layout
+        self.user_codes = _code_matrix(users, user_layout)
+        self.item_codes = _code_matrix(items, item_layout)
+        counts = torch.bincount(self.user, minlength=users.height)
+        self.user_begin = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+    @classmethod
+    def load(cls, directory: Path) -> "Log":
+        """Read a prepared log.
+
+        Raises:
+            ArtifactError: If the directory is missing, incomplete or damaged.
+        """
+        facts = read_manifest(directory)
+        return cls(
+            *(pl.read_parquet(directory / f"{name}.parquet") for name in ("rows", "users", "items")),
+            user_layout=parse_layout(facts["user_fields"]),
+            item_layout=parse_layout(facts["item_fields"]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def rows_of(self, split: str) -> Tensor:
+        """Row numbers of a split (``train``, ``validation`` or ``test``), int64, ascending."""
+        return (self.split == SPLITS.index(split)).nonzero().squeeze(1)
+
+    def samples(self, rows: Tensor) -> Samples:
+        """The samples of log rows: row i's target with the user's rows before i as history."""
+        user = self.user[rows].long()
+        return Samples(user, self.item[rows].long(), self.user_begin[user], rows)
+
+    def pairs(self, user: Tensor, item: Tensor) -> Samples:
+        """Samples of (user, item) pairs not in the log; the history is all the user's rows.
+
+        Args:
+            user: ``(n,)`` int64, numbers in the user table; -1 is a user without history.
+            item: ``(n,)`` int64, numbers in the item table.
+        """
+        known = user.clamp(min=0)
+        begin, end = self.user_begin[known], self.user_begin[known + 1]
+        return Samples(user, item, begin, torch.where(user < 0, begin, end))
+
+    @cached_property
+    def titles(self) -> list[str]:
+        """Title of each item in the item table."""
+        return self.items["title"].to_list()
+
+
+def parse_layout(fields: list[dict[str, Any]]) -> tuple[FeatureLayout, ...]:
+    """The feature layout from a manifest's list."""
+    return tuple(FeatureLayout(**field) for field in fields)
+
+
+def _tensor(column: pl.Series) -> Tensor:
+    return torch.from_numpy(column.to_numpy().copy())
+
+
+def _code_matrix(table: pl.DataFrame, layout: tuple[FeatureLayout, ...]) -> Tensor:
+    """``(entities, sum of widths)`` int32; 0 where an entity has fewer values than the width."""
+    blocks = []
+    for feature in layout:
+        column = table[f"{feature.name}_code"]
+        if column.dtype == pl.List:
+            values = [column.list.get(i, null_on_oob=True) for i in range(feature.width)]
+            blocks += [_tensor(value.fill_null(0)).unsqueeze(1) for value in values]
+        else:
+            blocks.append(_tensor(column).unsqueeze(1))
+    return torch.cat(blocks, 1)

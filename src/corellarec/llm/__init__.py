@@ -1,0 +1,1 @@
+"""Language models that read a user and answer yes or no."""

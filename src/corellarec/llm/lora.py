@@ -1,0 +1,43 @@
+"""The low-rank adapter: added, saved and loaded through peft."""
+
+from pathlib import Path
+
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+from corellarec.config import LoraConfig
+from corellarec.errors import ModelError
+
+
+def add_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    """Freeze the model and add a fresh adapter, whose update starts at zero.
+
+    The adapter is fp32 whatever the frozen weights are, so that small steps are not rounded away.
+
+    Raises:
+        ModelError: If the model has no layer of a name in ``target_modules``.
+    """
+    try:
+        adapted = get_peft_model(
+            model,
+            PeftLoraConfig(
+                r=config.rank,
+                lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType]
+                lora_dropout=config.dropout,
+                target_modules=list(config.target_modules),
+            ),
+        )
+    except ValueError as error:
+        names = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if part})
+        raise ModelError(
+            f"llm.lora.target_modules: the model has no layer named "
+            f"{', '.join(config.target_modules)}; there are: {', '.join(names)}"
+        ) from error
+    assert isinstance(adapted, PeftModel)
+    return adapted
+
+
+def load_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
+    """Add the adapter saved in ``directory``, for scoring."""
+    return PeftModel.from_pretrained(model, directory)

