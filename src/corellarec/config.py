@@ -57,7 +57,7 @@ class CrmConfig(Section):
     """Full-rank cross layers of DCNv2."""
     deep_layers: tuple[Positive, ...] = (200, 80)
     """Widths of the deep part, which runs parallel to the cross layers."""
-    dropout: Share = 0.2
+    dropout: Share = 0.5
     """Dropout in the deep part."""
     id_dropout: Share = 0.2
     """Share of training samples whose user id (and, apart, item id) is replaced by the
@@ -90,6 +90,8 @@ class LlmConfig(Section):
     at least this many (where the user has them) in the stream layout."""
     window: Positive = 80
     """Lines in one stream window, overlap included."""
+    title_year: bool = True
+    """Whether titles keep a year at their end, as in ``Heat (1995)``; it doubles their tokens."""
     tokens_per_batch: Positive = 4096
     """Padded tokens in one forward pass."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -154,8 +156,8 @@ class LlmStageConfig(StageConfig):
     """Training rows, drawn as whole stream windows; 0 leaves the stage out."""
     validation_rows: Positive = 1000
     """Validation rows scored by the language model at each validation."""
-    windows_per_step: Positive = 1
-    """Batches of ``llm.tokens_per_batch`` whose gradients are summed for one step."""
+    tokens_per_batch: Positive = 1536
+    """Padded tokens in one training step."""
 
 
 class Stage2Config(LlmStageConfig):
@@ -178,8 +180,6 @@ class Stage3Config(LlmStageConfig):
 class CascadeConfig(Section):
     """Whom to ask, and what to do with the answer."""
 
-    policy: Literal["entropy", "random"] = "entropy"
-    """Which samples go to the language model first."""
     budget: Share = 0.1
     """Share of the samples that the language model may see."""
     combine: Literal["blend", "replace"] = "blend"

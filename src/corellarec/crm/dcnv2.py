@@ -46,7 +46,7 @@ class CrossNetwork(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
 
     def forward(self, features: Tensor) -> list[Tensor]:
-        """Cross ``(batch, width)`` floats; returns the output of every layer, each ``(batch, width)``."""
+        """Cross ``(batch, width)`` floats; returns the output of every layer, of the same shape."""
         outputs, crossed = [], features
         for layer in self.layers:
             crossed = features * layer(crossed) + crossed

@@ -74,9 +74,7 @@ def _table(
         raise DataError(
             f"{name}, line 1: no column {', '.join(sorted(missing))}; found: {', '.join(kinds)}"
         )
-    table = read_delimited(
-        content, name=name, separator="\t", columns=list(kinds), header_lines=1
-    )
+    table = read_delimited(content, name=name, separator="\t", columns=list(kinds), header_lines=1)
     return table, kinds, name
 
 

@@ -115,7 +115,9 @@ def download_wheel(requirement: str, digest: str) -> Path:
         )
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
-        lines = [line for line in done.stderr.splitlines() if "ERROR" in line or "No module" in line]
+        lines = [
+            line for line in done.stderr.splitlines() if "ERROR" in line or "No module" in line
+        ]
         reason = lines[-1] if lines else f"pip exited with {done.returncode}"
         raise FetchError(
             f"pip could not download {requirement} ({reason}): check the network, or set a mirror "

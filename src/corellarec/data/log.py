@@ -55,12 +55,16 @@ class Log:
     """A prepared log: columns as contiguous tensors, sorted by (user, time, item).
 
     Args:
+        rows: The columns ``user``, ``item``, ``label``, ``time``, ``split``.
+        users, items: The tables, with codes.
+        user_layout, item_layout: The features' places in the code matrices.
+
+    Attributes:
         user, item: ``(rows,)`` int32, numbers in the user and item tables.
         label: ``(rows,)`` int8, 0 or 1.
         time: ``(rows,)`` int64, seconds.
         split: ``(rows,)`` int8, an index into ``SPLITS``.
-        users, items: The tables, with codes.
-        user_layout, item_layout: The features' places in the code matrices.
+        user_codes, item_codes: ``(entities, sum of widths)`` int32.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Log:
         user_layout: tuple[FeatureLayout, ...],
         item_layout: tuple[FeatureLayout, ...],
     ) -> None:
+        self.rows = rows
         self.user = _tensor(rows["user"])
         self.item = _tensor(rows["item"])
         self.label = _tensor(rows["label"])
@@ -92,7 +97,10 @@ class Log:
         """
         facts = read_manifest(directory)
         return cls(
-            *(pl.read_parquet(directory / f"{name}.parquet") for name in ("rows", "users", "items")),
+            *(
+                pl.read_parquet(directory / f"{name}.parquet")
+                for name in ("rows", "users", "items")
+            ),
             user_layout=parse_layout(facts["user_fields"]),
             item_layout=parse_layout(facts["item_fields"]),
         )

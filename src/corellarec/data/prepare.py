@@ -124,8 +124,8 @@ def _label_and_split(raw: RawLog, config: DataConfig) -> tuple[pl.DataFrame, int
         if unknown.height:
             line = unknown.sort("line").row(0, named=True)
             raise DataError(
-                f"line {line['line']} of the ratings names {side} {line[side]!r}, which the {side}s "
-                f"file does not list; {unknown.height} such line(s) in all"
+                f"line {line['line']} of the ratings names {side} {line[side]!r}, which the "
+                f"{side}s file does not list; {unknown.height} such line(s) in all"
             )
     rows = raw.rows.unique(["user", "item", "time"], keep="last", maintain_order=True)
     if rows.is_empty():
@@ -163,7 +163,9 @@ def _encode(
 ) -> pl.DataFrame:
     """Sort entities by id and add the codes of every feature, most frequent in training first."""
     seen = train_ids.value_counts(name="count").rename({train_ids.name: "id"})
-    table = table.sort("id").join(seen, on="id", how="left").with_columns(pl.col("id").alias(id_field))
+    table = (
+        table.sort("id").join(seen, on="id", how="left").with_columns(pl.col("id").alias(id_field))
+    )
     for field in (Field(id_field), *fields):
         counted = table.filter(pl.col("count").is_not_null()).select(
             pl.col(field.name).alias("token"), "count"

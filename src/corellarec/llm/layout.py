@@ -21,9 +21,16 @@ MAX_TITLE_LENGTH = 200
 _UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff]+")
 
 
-def clean_title(title: str) -> str:
-    """A title as one printable line of at most 200 characters that cannot pose as an answer."""
+def clean_title(title: str, *, year: bool = True) -> str:
+    """A title as one printable line of at most 200 characters that cannot pose as an answer.
+
+    Args:
+        title: Any text.
+        year: Whether a year in brackets at the end stays.
+    """
     title = _UNPRINTABLE.sub(" ", title).replace("->", "-").strip()
+    if not year:
+        title = re.sub(r"(?<=.) \(\d{4}\)$", "", title)
     return title[:MAX_TITLE_LENGTH]
 
 
@@ -56,11 +63,14 @@ class Text:
         self.tokenizer = tokenizer
 
     def __call__(self, text: str, *, start: bool = False) -> list[int]:
-        """Token ids of ``text``; special tokens in it are plain text; ``start`` adds the model's own."""
+        """Token ids of ``text``, in which special tokens are plain text.
+
+        Args:
+            text: Any text.
+            start: Whether to put first what the model wants at the beginning of a sequence.
+        """
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        if start and self.tokenizer("")["input_ids"]:  # what the model wants at the beginning
-            ids = [*self.tokenizer("")["input_ids"], *ids]
-        return list(ids)
+        return [*self.tokenizer("")["input_ids"], *ids] if start else list(ids)
 
     def after(self, before: str, text: str) -> list[int]:
         """Token ids that ``text`` adds when it follows ``before``."""
@@ -98,14 +108,21 @@ class StreamLayout:
         tokenizer: The model's.
         history_length: Lines before an answered line, at least, where the user has them.
         window: Lines in one sequence at most.
+        title_year: Whether titles keep their year.
     """
 
     HEADER = "Movies a user rated, in order, and whether the user liked each:\n"
 
     def __init__(
-        self, log: Log, tokenizer: PreTrainedTokenizerBase, history_length: int, window: int
+        self,
+        log: Log,
+        tokenizer: PreTrainedTokenizerBase,
+        history_length: int,
+        window: int,
+        title_year: bool = True,
     ) -> None:
-        self.log, self.history_length, self.window = log, history_length, window
+        self.history_length, self.window = history_length, window
+        self.log, self.titles = log, [clean_title(title, year=title_year) for title in log.titles]
         self.text = Text(tokenizer)
         self.answers = (
             self.text.answer("x ->", " No"),
@@ -121,7 +138,7 @@ class StreamLayout:
     @cached_property
     def lines(self) -> list[list[int]]:
         """Tokens of each item's line up to its arrow."""
-        return [self.text(f"{clean_title(title)} ->") for title in self.log.titles]
+        return [self.text(f"{title} ->") for title in self.titles]
 
     def encode(self, samples: Samples) -> list[TokenSequence]:
         """Sequences that together answer every sample once.
@@ -158,9 +175,7 @@ class StreamLayout:
         for sample in np.flatnonzero(~in_log):
             rows = np.arange(max(begin[sample], end[sample] - self.history_length), end[sample])
             answered = np.array([sample])
-            sequences.append(
-                self._sequence(rows, item[sample], np.array([len(rows)]), answered)
-            )
+            sequences.append(self._sequence(rows, item[sample], np.array([len(rows)]), answered))
         return sequences
 
     def _sequence(
@@ -191,14 +206,20 @@ class PaperLayout:
         log: The prepared log.
         tokenizer: The model's.
         history_length: Most items of history in a prompt.
+        title_year: Whether titles keep their year.
 
     Source: Xi et al. 2024, https://arxiv.org/abs/2403.16378
     """
 
     def __init__(
-        self, log: Log, tokenizer: PreTrainedTokenizerBase, history_length: int
+        self,
+        log: Log,
+        tokenizer: PreTrainedTokenizerBase,
+        history_length: int,
+        title_year: bool = True,
     ) -> None:
-        self.log, self.history_length = log, history_length
+        self.history_length = history_length
+        self.log, self.titles = log, [clean_title(title, year=title_year) for title in log.titles]
         self.text = Text(tokenizer)
         self.answers = (
             self.text.answer("Answer:", " no"),
@@ -209,16 +230,16 @@ class PaperLayout:
         """The text for a target item whose user's history lies at log rows ``user_begin:end``."""
         rows = slice(max(user_begin, end - self.history_length), end)
         history = ", ".join(
-            f"{clean_title(self.log.titles[item])} ({'liked' if label else 'disliked'})"
+            f"{self.titles[item]} ({'liked' if label else 'disliked'})"
             for item, label in zip(
                 self.log.item[rows].tolist(), self.log.label[rows].tolist(), strict=True
             )
         )
-        target = clean_title(self.log.titles[item])
         return (
             f"Below is the rating history of a user: {history}. "
-            f"Please predict whether the user will like {target} based on his/her rating history "
-            "and the quality of the target item. You should ONLY answer no or yes. Answer:"
+            f"Please predict whether the user will like {self.titles[item]} based on his/her "
+            "rating history and the quality of the target item. You should ONLY answer no or yes. "
+            "Answer:"
         )
 
     def encode(self, samples: Samples) -> list[TokenSequence]:
@@ -235,8 +256,8 @@ class PaperLayout:
 def build_layout(config: LlmConfig, log: Log, tokenizer: PreTrainedTokenizerBase) -> Layout:
     """The layout that a configuration asks for."""
     if config.layout == "paper":
-        return PaperLayout(log, tokenizer, config.history_length)
-    return StreamLayout(log, tokenizer, config.history_length, config.window)
+        return PaperLayout(log, tokenizer, config.history_length, config.title_year)
+    return StreamLayout(log, tokenizer, config.history_length, config.window, config.title_year)
 
 
 @dataclass(frozen=True)

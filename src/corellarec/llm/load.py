@@ -88,9 +88,7 @@ class AnswerModel(nn.Module):
             layers: Names of hidden layers to return.
         """
         base = self.base
-        out = base.get_decoder()(
-            input_ids=ids, use_cache=False, output_hidden_states=bool(layers)
-        )
+        out = base.get_decoder()(input_ids=ids, use_cache=False, output_hidden_states=bool(layers))
         last = out.last_hidden_state[row, place].float()
         no, yes = base.get_output_embeddings().weight[list(self.answers)].float()
         head_logits = last @ torch.stack([no, yes]).T
@@ -135,5 +133,7 @@ def load_model(
                 "from the hub: check the name and the network; a gated model needs its licence "
                 "accepted on its page and `hf auth login`"
             )
-        raise ModelError(f"llm.model {name!r} cannot be loaded ({first_line(error)}): {hint}") from error
+        raise ModelError(
+            f"llm.model {name!r} cannot be loaded ({first_line(error)}): {hint}"
+        ) from error
     return model.to(device).eval(), tokenizer

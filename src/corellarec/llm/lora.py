@@ -1,5 +1,6 @@
 """The low-rank adapter: added, saved and loaded through peft."""
 
+import warnings
 from pathlib import Path
 
 from peft import LoraConfig as PeftLoraConfig
@@ -19,15 +20,17 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
         ModelError: If the model has no layer of a name in ``target_modules``.
     """
     try:
-        adapted = get_peft_model(
-            model,
-            PeftLoraConfig(
-                r=config.rank,
-                lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType]
-                lora_dropout=config.dropout,
-                target_modules=list(config.target_modules),
-            ),
-        )
+        with warnings.catch_warnings():  # peft asks transformers about a name it has renamed
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted = get_peft_model(
+                model,
+                PeftLoraConfig(
+                    r=config.rank,
+                    lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType]
+                    lora_dropout=config.dropout,
+                    target_modules=list(config.target_modules),
+                ),
+            )
     except ValueError as error:
         names = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if part})
         raise ModelError(

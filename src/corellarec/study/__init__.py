@@ -1,1 +1,1 @@
-"""."""
+"""Who wins where, measured on the test split, and the report that shows it."""

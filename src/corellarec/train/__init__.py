@@ -1,1 +1,1 @@
-"""."""
+"""One training loop, three stages, and the loss that aligns the two models."""

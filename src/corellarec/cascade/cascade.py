@@ -1,0 +1,181 @@
+"""Both models and the decision between them, in one directory that serving needs."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from corellarec.artifacts import read_manifest, writing
+from corellarec.cascade.router import Router
+from corellarec.config import CrmConfig, LlmConfig
+from corellarec.crm.batch import CrmReader
+from corellarec.crm.build import build_crm
+from corellarec.crm.score import crm_logits
+from corellarec.data.log import Log, Samples, parse_layout
+from corellarec.errors import ArtifactError
+from corellarec.llm.layout import build_layout
+from corellarec.llm.load import AnswerModel, load_model, pick_dtype
+from corellarec.llm.lora import load_adapter
+from corellarec.llm.score import LlmScorer
+from corellarec.metrics import Floats, entropy, sigmoid
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the cascade says of each sample.
+
+    Args:
+        p: ``(n,)`` the cascade's probability.
+        p_crm: ``(n,)`` the calibrated CRM's probability.
+        p_llm: ``(n,)`` the calibrated language model's, NaN where it was not asked.
+        asked: ``(n,)`` whether the language model was asked.
+    """
+
+    p: Floats
+    p_crm: Floats
+    p_llm: Floats
+    asked: NDArray[np.bool_]
+
+    def to_frame(self) -> pl.DataFrame:
+        """Columns ``p``, ``p_crm``, ``p_llm`` (null where not asked), ``source``, ``entropy``."""
+        return pl.DataFrame(
+            {
+                "p": self.p,
+                "p_crm": self.p_crm,
+                "p_llm": pl.Series(self.p_llm).fill_nan(None),
+                "source": np.where(self.asked, "llm", "crm"),
+                "entropy": entropy(self.p_crm),
+            }
+        )
+
+
+class Cascade:
+    """A CRM, a language model and the router between them.
+
+    The language model is loaded when it is first asked: a cascade that asks nobody never loads it.
+
+    Args:
+        log: Users, items and the recent history of each user.
+        crm: The conventional model, in evaluation mode.
+        crm_config: Its settings.
+        llm_config: The language model's settings.
+        load_scorer: Makes the language model's scorer.
+        router: The fitted decision.
+        device: Where the models run.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        crm: nn.Module,
+        crm_config: CrmConfig,
+        llm_config: LlmConfig,
+        load_scorer: Callable[[], LlmScorer],
+        router: Router,
+        device: torch.device,
+    ) -> None:
+        self.log, self.crm, self.router = log, crm, router
+        self.crm_config, self.llm_config = crm_config, llm_config
+        self.reader = CrmReader(log, crm_config.history_length, device)
+        self._load_scorer = load_scorer
+        self._scorer: LlmScorer | None = None
+
+    @property
+    def scorer(self) -> LlmScorer:
+        """The language model's scorer, loaded on first use."""
+        if self._scorer is None:
+            self._scorer = self._load_scorer()
+        return self._scorer
+
+    def predict(
+        self, samples: Samples, progress: Callable[[int], None] = lambda answered: None
+    ) -> Prediction:
+        """Score samples: the CRM all of them, the language model those the router sends it.
+
+        Args:
+            samples: What to score, over this cascade's log.
+            progress: Called with the number of samples the language model has just answered.
+        """
+        crm_logit = crm_logits(self.crm, self.reader, samples).double().numpy()
+        asked = self.router.asks(crm_logit)
+        p_crm = sigmoid(self.router.crm(crm_logit))
+        p, p_llm = p_crm.copy(), np.full(len(samples), np.nan)
+        if asked.any():
+            chosen = torch.from_numpy(np.flatnonzero(asked))
+            llm_logit = self.scorer.logits(samples[chosen], progress).double().numpy()
+            p[asked] = self.router.answer(crm_logit[asked], llm_logit)
+            p_llm[asked] = sigmoid(self.router.llm(llm_logit))
+        return Prediction(p, p_crm, p_llm, asked)
+
+    def save(self, directory: Path, save_adapter: Callable[[Path], None]) -> None:
+        """Write the directory that :meth:`load` reads: models' weights, log, decision.
+
+        Args:
+            directory: Replaced if it exists.
+            save_adapter: Writes the language model's adapter into a directory.
+        """
+        facts = {
+            "crm": self.crm_config.model_dump(mode="json"),
+            "llm": self.llm_config.model_dump(mode="json"),
+            "router": self.router.to_json(),
+            "user_fields": [vars(feature) for feature in self.log.user_layout],
+            "item_fields": [vars(feature) for feature in self.log.item_layout],
+        }
+        keep = max(self.crm_config.history_length, self.llm_config.history_length)
+        with writing(directory, {"kind": "cascade"}) as unfinished:
+            (unfinished / "cascade.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+            save_file(self.crm.state_dict(), unfinished / "crm.safetensors")
+            self.log.rows.group_by("user", maintain_order=True).tail(keep).write_parquet(
+                unfinished / "rows.parquet"
+            )
+            self.log.users.write_parquet(unfinished / "users.parquet")
+            self.log.items.write_parquet(unfinished / "items.parquet")
+            save_adapter(unfinished / "adapter")
+
+    @classmethod
+    def load(cls, directory: Path, device: torch.device) -> "Cascade":
+        """Read a cascade saved by :meth:`save`.
+
+        Raises:
+            ArtifactError: If the directory is missing, incomplete or damaged.
+            ModelError: Later, when the language model is first asked and cannot be loaded.
+        """
+        read_manifest(directory)
+        facts: dict[str, Any] = json.loads((directory / "cascade.json").read_text("utf-8"))
+        crm_config = CrmConfig.model_validate(facts["crm"])
+        llm_config = LlmConfig.model_validate(facts["llm"])
+        log = Log(
+            *(
+                pl.read_parquet(directory / f"{name}.parquet")
+                for name in ("rows", "users", "items")
+            ),
+            user_layout=parse_layout(facts["user_fields"]),
+            item_layout=parse_layout(facts["item_fields"]),
+        )
+        crm = build_crm(crm_config, log.user_layout, log.item_layout)
+        state: dict[str, Tensor] = load_file(directory / "crm.safetensors")
+        try:
+            crm.load_state_dict(state)
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"{directory}: crm.safetensors does not fit its settings"
+            ) from error
+
+        def load_scorer() -> LlmScorer:
+            dtype = pick_dtype(llm_config.dtype, device)
+            model, tokenizer = load_model(llm_config.model, dtype, device)
+            layout = build_layout(llm_config, log, tokenizer)
+            adapted = load_adapter(model, directory / "adapter")
+            answer_model = AnswerModel(adapted, layout.answers)
+            return LlmScorer(answer_model, layout, llm_config.tokens_per_batch, device)
+
+        router = Router.from_json(facts["router"])
+        return cls(log, crm.to(device).eval(), crm_config, llm_config, load_scorer, router, device)

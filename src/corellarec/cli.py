@@ -1,0 +1,304 @@
+"""The command line: parse, call, print."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import polars as pl
+import torch
+import typer
+from rich.console import Console
+
+from corellarec.artifacts import write_text
+from corellarec.cascade.cascade import Cascade
+from corellarec.config import Config, load_config, preset_names
+from corellarec.data.fetch import cache_dir, fetch_movielens_100k
+from corellarec.errors import ArtifactError, ConfigError, CorellarecError, DataError
+from corellarec.llm.models import find_model
+from corellarec.pipeline import Run, explain, remove_run
+from corellarec.study.report import render, tables
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help=(
+        "Train a recommender (CRM) and a language model (LLM) together, and let each answer what "
+        "it is good at.\n\nStart with `corellarec run --preset quick`."
+    ),
+)
+console = Console(stderr=True)
+
+Preset = Annotated[
+    str | None, typer.Option(help=f"Settings to start from: {', '.join(preset_names())}.")
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="Settings to start from, in a TOML file.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="One setting, such as `cascade.budget=0.2`; may be repeated."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")]
+Out = Annotated[Path | None, typer.Option(help="Directory of the run; the default is runs/PRESET.")]
+
+
+def _settings(
+    preset: str | None, config: Path | None, settings: list[str] | None, out: Path | None
+) -> tuple[Config, Path]:
+    """The configuration, and the directory it goes into."""
+    if preset is None and config is None:
+        preset = "quick"
+    name = preset or (config.stem if config else "quick")
+    return load_config(preset=preset, file=config, settings=settings or ()), out or Path(
+        "runs", name
+    )
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+
+
+@app.command()
+def run(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    out: Out = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the directory, if there is one.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the run in the directory first.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch, prepare, train all stages, fit the cascade, evaluate, and write the report."""
+    resolved, directory = _settings(preset, config, settings, out)
+    if overwrite:
+        remove_run(directory)
+    if not resume and (directory / "config.toml").exists():
+        raise ConfigError(
+            f"{directory} holds a run: --resume goes on with it, --overwrite deletes it, and --out "
+            "takes another directory"
+        )
+    here = Run(resolved, directory, console)
+    _finish(here, here.everything(), as_json)
+
+
+def _finish(here: Run, result: dict[str, Any], as_json: bool) -> None:
+    if not here.accelerator.is_main_process:
+        return
+    report_path = here.directory / "report.html"
+    write_text(report_path, render(result))
+    if as_json:
+        _print_json(result)
+        return
+    # A table cut off at 80 columns would hide figures: a pipe or file gets the width it needs.
+    out = Console() if sys.stdout.isatty() else Console(width=150)
+    out.print(tables(result))
+    out.print(f"Cascade: {result['router']['explanation']}.", highlight=False)
+    out.print(f"Report: {report_path}", highlight=False)
+
+
+@app.command()
+def fetch(preset: Preset = None, config: ConfigFile = None, settings: Settings = None,
+          as_json: Json = False) -> None:  # fmt: skip
+    """Get the data set and the language model into the cache, and check them."""
+    resolved, _ = _settings(preset, config, settings, None)
+    data = resolved.data.path or str(fetch_movielens_100k()[0])
+    model = find_model(resolved.llm.model)
+    if as_json:
+        _print_json({"cache": str(cache_dir()), "data": data, "model": model})
+    else:
+        console.print(f"data: {data}\nmodel: {model}", highlight=False)
+
+
+@app.command()
+def prepare(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Prepare the log: labels, time split, vocabularies. Does nothing if it is up to date."""
+    here = _start(preset, config, settings, out)
+    facts = here.prepare()
+    if as_json:
+        _print_json({name: value for name, value in facts.items() if name != "files"})
+
+
+def _start(
+    preset: str | None, config: Path | None, settings: list[str] | None, out: Path | None
+) -> Run:
+    """A run to take one step of; a directory that is there keeps its own settings."""
+    resolved, directory = _settings(preset, config, settings, out)
+    here = Run(resolved, directory, console)
+    here.start()
+    return here
+
+
+@app.command()
+def train(
+    stage: Annotated[int, typer.Option(min=1, max=3, help="The stage to train: 1, 2 or 3.")],
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Train one stage; continues an interrupted one. The stages before it must be done."""
+    here = _start(preset, config, settings, out)
+    here.prepare()
+    facts = here.train_stage(stage)
+    if as_json:
+        _print_json({name: value for name, value in facts.items() if name != "files"})
+
+
+@app.command()
+def evaluate(run: RunDirectory, as_json: Json = False) -> None:
+    """Fit the cascade on validation data if need be, and measure everything on the test split."""
+    here = Run.open(run, console)
+    _finish(here, here.evaluate(), as_json)
+
+
+@app.command()
+def report(run: RunDirectory, as_json: Json = False) -> None:
+    """Write report.html again from metrics.json, and print its tables."""
+    here = Run.open(run, console)
+    _finish(here, _read_metrics(run), as_json)
+
+
+def _read_metrics(run: Path) -> dict[str, Any]:
+    path = run / "metrics.json"
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} is not there: `corellarec evaluate {run}` writes it"
+        ) from error
+    except ValueError as error:
+        raise ArtifactError(
+            f"{path} is damaged: `corellarec evaluate {run}` writes it again"
+        ) from error
+
+
+@app.command()
+def info(run: RunDirectory, as_json: Json = False) -> None:
+    """Say what a run's directory holds: which steps are done, and the figures if there are any."""
+    here = Run.open(run, console)
+    names = ("data", "stage1", "stage2", "stage3", "cascade")
+    done = {name: (run / name / "manifest.json").exists() for name in names}
+    done["evaluated"] = (run / "metrics.json").exists()
+    found: dict[str, Any] = {"run": str(run), "done": done}
+    found["config"] = here.config.model_dump(mode="json")
+    if done["evaluated"]:
+        found["metrics"] = _read_metrics(run)
+    if as_json:
+        _print_json(found)
+        return
+    out = Console()
+    for name, is_done in done.items():
+        out.print(f"{name:10} {'done' if is_done else 'not yet'}", highlight=False)
+    if done["evaluated"]:
+        out.print(tables(found["metrics"]))
+
+
+@app.command()
+def predict(
+    run: RunDirectory,
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="CSV or Parquet with columns user and item.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="CSV or Parquet to write.")],
+    as_json: Json = False,
+) -> None:
+    """Score (user, item) pairs: adds p, p_crm, p_llm, source and entropy.
+
+    A user's history is all that the log knows of them. Users the log does not know are scored
+    without history.
+    """
+    pairs = _read_table(source)
+    write = {".csv": pl.DataFrame.write_csv, ".parquet": pl.DataFrame.write_parquet}
+    if output.suffix not in write:
+        raise DataError(f"{output}: the name must end in .csv or .parquet")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    cascade = Cascade.load(run / "cascade", device)
+    user, item, unknown = _numbers(cascade, pairs, source)
+    with console.status(f"scoring {pairs.height:,} pairs"):
+        prediction = cascade.predict(cascade.log.pairs(user, item))
+    scored = pl.concat([pairs, prediction.to_frame()], how="horizontal")
+    unfinished = output.with_name(f".{output.name}.unfinished")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write[output.suffix](scored, unfinished)
+    unfinished.replace(output)
+    facts = {
+        "pairs": pairs.height,
+        "unknown_users": unknown,
+        "asked": int(prediction.asked.sum()),
+        "output": str(output),
+        "router": explain(cascade.router),
+    }
+    if as_json:
+        _print_json(facts)
+        return
+    console.print(
+        f"{facts['pairs']:,} pairs scored into {output}; the LLM answered {facts['asked']:,}"
+        + (f"; {unknown:,} pairs have a user the log does not know" if unknown else ""),
+        highlight=False,
+    )
+    console.print(f"Cascade: {facts['router']}.", highlight=False)
+
+
+def _read_table(path: Path) -> pl.DataFrame:
+    """The pairs, with ``user`` and ``item`` as text."""
+    if not path.is_file():
+        raise DataError(f"{path} is not there")
+    try:
+        if path.suffix == ".parquet":
+            table = pl.read_parquet(path)
+        else:
+            table = pl.read_csv(path, infer_schema=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    for name in ("user", "item"):
+        if name not in table.columns:
+            raise DataError(f"{path}: no column {name!r}; found: {', '.join(table.columns)}")
+    clash = {"p", "p_crm", "p_llm", "source", "entropy"} & set(table.columns)
+    if clash:
+        raise DataError(f"{path}: rename the column {sorted(clash)[0]!r}, which the output adds")
+    return table
+
+
+def _numbers(
+    cascade: Cascade, pairs: pl.DataFrame, source: Path
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """User and item numbers of the pairs, and how many pairs have an unknown user."""
+    numbers = {}
+    for side, table in (("user", cascade.log.users), ("item", cascade.log.items)):
+        index = table.select(pl.col("id").alias(side), pl.int_range(pl.len()).alias("number"))
+        texts = pairs.select(pl.col(side).cast(pl.String))
+        joined = texts.join(index, on=side, how="left", maintain_order="left")
+        numbers[side] = joined["number"].fill_null(-1)
+    unknown = (numbers["item"] == -1).arg_true()
+    if len(unknown):
+        place = int(unknown[0])
+        raise DataError(
+            f"{source}, row {place + 1}: item {pairs['item'][place]!r} is not in the log's items; "
+            f"{len(unknown)} such row(s) in all: remove them, or prepare a log that lists them"
+        )
+    tensors = {side: torch.from_numpy(column.to_numpy().copy()) for side, column in numbers.items()}
+    return tensors["user"], tensors["item"], int((numbers["user"] == -1).sum())
+
+
+def main() -> None:
+    """Entry point: the input's fault is one line on stderr and exit code 2."""
+    try:
+        app()
+    except CorellarecError as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,592 @@
+"""A run: one directory, filled step by step; every step that is already there is left alone."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import polars as pl
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from peft import PeftModel
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as ProgressBar,
+)
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from corellarec.artifacts import MANIFEST, read_manifest, write_text, writing
+from corellarec.cascade.cascade import Cascade
+from corellarec.cascade.router import Router, fit_router
+from corellarec.config import Config, LlmStageConfig, StageConfig, load_config, to_toml
+from corellarec.crm.batch import CrmReader
+from corellarec.crm.build import build_crm
+from corellarec.crm.score import crm_logits
+from corellarec.data.log import Log
+from corellarec.data.prepare import prepare
+from corellarec.errors import ArtifactError, ConfigError
+from corellarec.llm.layout import Layout, build_layout
+from corellarec.llm.load import AnswerModel, load_model, pick_dtype
+from corellarec.llm.lora import add_adapter
+from corellarec.llm.score import LlmScorer
+from corellarec.study.evaluate import Scores, evaluate
+from corellarec.train.align import Alignment
+from corellarec.train.checkpoint import Progress, load_tensors, load_trainable
+from corellarec.train.loop import Task, train
+from corellarec.train.stages import CrmTask, LlmStageModel, LlmTask, draw_rows, take
+
+STAGES = (1, 2, 3)
+COST_SAMPLE = 300  # test rows whose prompts are encoded to compare the layouts' tokens
+
+
+class Run:
+    """The steps of one run and the models they share.
+
+    Args:
+        config: What to do.
+        directory: Where everything is written.
+        console: Where progress goes.
+    """
+
+    def __init__(self, config: Config, directory: Path, console: Console) -> None:
+        self.config, self.directory, self.console = config, directory, console
+        transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
+        if config.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("device = 'cuda': this machine has none; use 'auto' or 'cpu'")
+        cpu = config.device == "cpu" or not torch.cuda.is_available()
+        self.accelerator = Accelerator(cpu=cpu)
+        self.device = self.accelerator.device
+
+    @classmethod
+    def open(cls, directory: Path, console: Console) -> "Run":
+        """The run in an existing directory, with the configuration it was made with.
+
+        Raises:
+            ArtifactError: If the directory is not that of a run.
+        """
+        return cls(load_run_config(directory), directory, console)
+
+    def start(self) -> None:
+        """Record the configuration; must agree with the one already there.
+
+        Raises:
+            ConfigError: If the directory was made with other settings.
+        """
+        path = self.directory / "config.toml"
+        if path.exists():
+            before = load_run_config(self.directory)
+            if before != self.config:
+                raise ConfigError(
+                    f"{self.directory} was made with other settings "
+                    f"({_difference(before, self.config)}): use another --out, or --overwrite"
+                )
+        elif self.accelerator.is_main_process:
+            write_text(path, to_toml(self.config))
+        self.accelerator.wait_for_everyone()
+
+    def everything(self) -> dict[str, Any]:
+        """All steps in order; returns the metrics."""
+        self.start()
+        self.prepare()
+        for number in STAGES:
+            self.train_stage(number)
+        self.fit()
+        return self.evaluate()
+
+    # Data and models, each made once.
+
+    def prepare(self) -> dict[str, Any]:
+        """Prepare the log; returns what was counted."""
+        facts = prepare(self.config.data, self.directory / "data")
+        self.say(
+            f"data: {facts['rows']:,} rows, {facts['users']:,} users, {facts['items']:,} items, "
+            f"{facts['positives']:,} positives"
+        )
+        return facts
+
+    @cached_property
+    def log(self) -> Log:
+        """The prepared log."""
+        return Log.load(self.directory / "data")
+
+    @cached_property
+    def reader(self) -> CrmReader:
+        """Builds the CRM's batches."""
+        return CrmReader(self.log, self.config.crm.history_length, self.device)
+
+    def new_crm(self) -> nn.Module:
+        """A CRM with fresh weights."""
+        set_seed(self.config.seed)
+        crm = build_crm(self.config.crm, self.log.user_layout, self.log.item_layout)
+        return crm.to(self.device)
+
+    def trained_crm(self, stage: int = 2) -> nn.Module:
+        """The CRM as stage 1 or 2 left it; stage 1 where stage 2 was left out."""
+        stage = stage if self.stage_rows(2) else 1
+        crm = self.new_crm()
+        directory = self.directory / f"stage{stage}"
+        _load_part(crm, directory, "crm.")
+        return crm.eval()
+
+    @cached_property
+    def llm_parts(self) -> tuple[AnswerModel, PreTrainedTokenizerBase, Layout]:
+        """The language model with a fresh adapter, its tokenizer and its layout."""
+        with self.waiting("loading the language model"):
+            config = self.config.llm
+            dtype = pick_dtype(config.dtype, self.device)
+            model, tokenizer = load_model(config.model, dtype, self.device)
+            layout = build_layout(config, self.log, tokenizer)
+            set_seed(self.config.seed)
+            adapted = add_adapter(model, config.lora)
+            return AnswerModel(adapted, layout.answers), tokenizer, layout
+
+    @property
+    def llm(self) -> AnswerModel:
+        """The language model."""
+        return self.llm_parts[0]
+
+    @cached_property
+    def scorer(self) -> LlmScorer:
+        """Scores with the language model as it is now."""
+        model, _, layout = self.llm_parts
+        return LlmScorer(model, layout, self.config.llm.tokens_per_batch, self.device)
+
+    def stage_rows(self, number: int) -> int:
+        """Training rows of stage 2 or 3."""
+        return (self.config.stage2 if number == 2 else self.config.stage3).rows
+
+    # Training.
+
+    def train_stage(self, number: int) -> dict[str, Any]:
+        """Train stage 1, 2 or 3, or find it done; returns its manifest's facts.
+
+        Raises:
+            ArtifactError: If the stage before it is missing or damaged.
+        """
+        directory = self.directory / f"stage{number}"
+        if number > 1 and not self.stage_rows(number):
+            self.say(f"stage {number}: left out (stage{number}.rows = 0)")
+            return {}
+        key = self.key(f"stage{number}")
+        if (facts := _done(directory, key)) is not None:
+            self.say(f"stage {number}: done before")
+            return facts
+        settings: StageConfig = getattr(self.config, f"stage{number}")
+        task = self.task(number)
+        progress = Progress(self.directory / f"stage{number}.progress", key)
+        if progress.newest() is not None:
+            self.say(f"stage {number}: going on from step {progress.newest()[1]['step']}")  # pyright: ignore[reportOptionalSubscript]
+        titles = ("the CRM alone", "both models, aligned", "the LLM alone")
+        with self.bar(f"stage {number}: {titles[number - 1]}") as report:
+            state = train(
+                task,
+                settings,
+                progress=progress,
+                seed=self.config.seed * 10 + number,
+                accelerator=self.accelerator,
+                report=report,
+            )
+        facts = {"kind": f"stage{number}", "key": key, **vars(state), **_versions()}
+        if self.accelerator.is_main_process:
+            with writing(directory, facts) as unfinished:
+                save_file(
+                    {
+                        name: p.detach().cpu().contiguous()
+                        for name, p in task.model.named_parameters()
+                        if p.requires_grad
+                    },
+                    unfinished / "model.safetensors",
+                )
+            progress.clear()
+        self.accelerator.wait_for_everyone()
+        best = ", ".join(
+            f"{part.rstrip('.').upper()} log loss {state.best[part]:.4f} at step {step}"
+            for part, step in state.best_step.items()
+            if part != "alignment."
+        )
+        self.say(f"stage {number}: {state.step} steps in {state.seconds:.0f} s; best {best}")
+        return facts
+
+    def task(self, number: int) -> Task:
+        """What a stage trains, its models as the stages before left them."""
+        config, log = self.config, self.log
+        if number == 1:
+            return CrmTask(self.new_crm(), self.reader, log, config.stage1, config.seed)
+        chunk = config.llm.window - config.llm.history_length
+        chunks = draw_rows(log, "train", chunk, config.seed)
+        rows, rest = take(chunks, config.stage2.rows)
+        settings: LlmStageConfig = config.stage2
+        parts: dict[str, Any] = {}
+        if number == 2:
+            crm = self.trained_crm(stage=1)
+            parts = {"crm": crm, "reader": self.reader, "config": config.stage2}
+            parts["alignment"] = self.alignment(crm)
+        else:
+            settings = config.stage3
+            rows, _ = take(rest, config.stage3.rows)
+            if config.stage2.rows:
+                _load_part(self.llm, self.directory / "stage2", "llm.")
+        if not len(rows):
+            raise ConfigError(
+                f"stage{number}.rows: stages 2 and 3 ask for "
+                f"{config.stage2.rows + config.stage3.rows} rows; the training split has "
+                f"{len(log.rows_of('train'))}, and stage 3 takes others than stage 2"
+            )
+        validation, _ = take(
+            draw_rows(log, "validation", chunk, config.seed), settings.validation_rows
+        )
+        model = LlmStageModel(self.llm, log, rows, **parts)
+        return LlmTask(model, self.scorer, settings, validation, config.seed)
+
+    def alignment(self, crm: nn.Module) -> Alignment:
+        """The alignment loss; its layers are checked against both models.
+
+        Raises:
+            ConfigError: If a pair names a layer that is not there.
+        """
+        try:
+            for name, _ in self.config.align.pairs:
+                self.llm.layer_number(name)
+            set_seed(self.config.seed)
+            return Alignment(
+                self.config.align.pairs,
+                llm_width=self.llm.width,
+                crm_widths=crm.layer_widths,  # pyright: ignore[reportArgumentType]
+                width=self.config.align.width,
+                exponent=self.config.align.exponent,
+            ).to(self.device)
+        except ValueError as error:
+            raise ConfigError(f"align.pairs: {error}") from error
+
+    # The cascade.
+
+    def load_adapter(self) -> None:
+        """Put the last trained adapter into the language model."""
+        for number in (3, 2):
+            if self.stage_rows(number):
+                _load_part(self.llm, self.directory / f"stage{number}", "llm.")
+                return
+
+    def scores(self, split: str, count: int) -> tuple[Scores, Tensor, dict[str, Any]]:
+        """Both models' logits on random rows of a split, read from the run if they are there.
+
+        Args:
+            split: ``validation`` or ``test``.
+            count: Rows the language model scores, drawn as chunks; 0 is all.
+
+        Returns:
+            The scores, their row numbers, and the cost of the language model's part.
+        """
+        directory = self.directory / "scores" / split
+        key = self.key("scores", split, count)
+        facts = _done(directory, key)
+        if facts is None:
+            chunk = self.config.llm.window - self.config.llm.history_length
+            chunks = draw_rows(self.log, split, chunk, self.config.seed)
+            rows, _ = take(chunks, count or len(self.log))
+            crm_logit = crm_logits(self.trained_crm(), self.reader, self.log.samples(rows))
+            self.load_adapter()
+            cost = self.scorer.cost = type(self.scorer.cost)()
+            with self.bar(f"LLM scores {len(rows):,} {split} rows", total=len(rows)) as report:
+                done = 0
+
+                def answered(number: int) -> None:
+                    nonlocal done
+                    done += number
+                    report(done, len(rows), "")
+
+                llm_logit = self.scorer.logits(self.log.samples(rows), answered)
+            facts = {"kind": "scores", "key": key, "cost": vars(cost)}
+            with writing(directory, facts) as unfinished:
+                pl.DataFrame(
+                    {
+                        "row": rows.numpy(),
+                        "crm_logit": crm_logit.numpy(),
+                        "llm_logit": llm_logit.numpy(),
+                    }
+                ).write_parquet(unfinished / "scores.parquet")
+        table = pl.read_parquet(directory / "scores.parquet")
+        rows = torch.from_numpy(table["row"].to_numpy().copy())
+        scores = Scores(
+            user=self.log.user[rows].long().numpy(),
+            label=self.log.label[rows].numpy(),
+            crm_logit=table["crm_logit"].cast(pl.Float64).to_numpy(),
+            llm_logit=table["llm_logit"].cast(pl.Float64).to_numpy(),
+        )
+        return scores, rows, facts["cost"]
+
+    def fit(self) -> Router:
+        """Fit the cascade on validation data and write its directory, or find it done."""
+        directory = self.directory / "cascade"
+        key = self.key("cascade")
+        marker = self.directory / "cascade.key"
+        settings = self.config.cascade
+        if marker.exists() and marker.read_text("utf-8") == key and directory.exists():
+            read_manifest(directory)
+            facts = json.loads((directory / "cascade.json").read_text("utf-8"))
+            return Router.from_json(facts["router"])
+        scores, _, _ = self.scores("validation", settings.validation_rows)
+        crm = self.trained_crm()
+        rows = self.log.rows_of("validation")
+        router = fit_router(
+            crm_logit=scores.crm_logit,
+            llm_logit=scores.llm_logit,
+            label=scores.label,
+            user=scores.user,
+            all_crm_logit=crm_logits(crm, self.reader, self.log.samples(rows)).double().numpy(),
+            all_label=self.log.label[rows].numpy(),
+            budget=settings.budget,
+            combine=settings.combine,
+            seed=self.config.seed,
+        )
+        self.load_adapter()
+
+        def save_adapter(path: Path) -> None:
+            assert isinstance(self.llm.model, PeftModel)
+            self.llm.model.save_pretrained(str(path))
+
+        def no_scorer() -> NoReturn:
+            raise AssertionError("this cascade is only saved")
+
+        cascade = Cascade(
+            self.log, crm, self.config.crm, self.config.llm, no_scorer, router, self.device
+        )
+        cascade.save(directory, save_adapter)
+        write_text(marker, key)
+        self.say(f"cascade: {explain(router)}")
+        return router
+
+    # Evaluation.
+
+    def evaluate(self) -> dict[str, Any]:
+        """Measure on the test split and write ``metrics.json``; returns the metrics."""
+        router = self.fit()
+        config = self.config
+        scores, rows, cost = self.scores("test", config.evaluate.test_rows)
+        with self.waiting("measuring, with bootstrap intervals"):
+            found = evaluate(
+                scores,
+                router,
+                bootstrap=config.evaluate.bootstrap,
+                groups=config.evaluate.groups,
+                seed=config.seed,
+            )
+        data = read_manifest(self.directory / "data", verify=False)
+        stages = {
+            f"stage{n}": read_manifest(self.directory / f"stage{n}", verify=False)
+            for n in STAGES
+            if n == 1 or self.stage_rows(n)
+        }
+        result = {
+            "corellarec": version("corellarec"),
+            "run": str(self.directory),
+            "machine": _machine(self.device),
+            "config": config.model_dump(mode="json"),
+            "data": {
+                name: data[name] for name in ("rows", "users", "items", "positives", "splits")
+            },
+            "stages": {
+                name: {
+                    key: facts[key] for key in ("step", "seconds", "best", "best_step", "history")
+                }
+                for name, facts in stages.items()
+            },
+            "router": router.to_json() | {"explanation": explain(router)},
+            "test": found | {"split_rows": data["splits"]["test"]["rows"]},
+            "cost": self.cost(rows, cost),
+        }
+        write_text(self.directory / "metrics.json", json.dumps(result, indent=1) + "\n")
+        return result
+
+    def cost(self, rows: Tensor, llm: dict[str, Any]) -> dict[str, Any]:
+        """Tokens a sample in both layouts, and time a sample of each model."""
+        _, tokenizer, layout = self.llm_parts
+        samples = self.log.samples(rows[:: max(1, len(rows) // COST_SAMPLE)])
+        paper = self.config.llm.model_copy(update={"layout": "paper"})
+        lengths = {
+            "paper": build_layout(paper, self.log, tokenizer),
+            self.config.llm.layout: layout,
+        }
+        tokens = {
+            name: float(
+                np.mean(
+                    [
+                        len(s.ids)
+                        for i in range(len(samples))
+                        for s in one.encode(samples[i : i + 1])
+                    ]
+                )
+            )
+            for name, one in lengths.items()
+        }
+        samples = self.log.samples(rows)
+        crm, start = self.trained_crm(), time.perf_counter()
+        crm_logits(crm, self.reader, samples)
+        crm_seconds = time.perf_counter() - start
+        return {
+            "llm": llm,
+            "llm_tokens_per_sample": llm["tokens"] / max(1, llm["samples"]),
+            "llm_ms_per_sample": 1e3 * llm["seconds"] / max(1, llm["samples"]),
+            "crm_ms_per_sample": 1e3 * crm_seconds / max(1, len(rows)),
+            "tokens_per_sample_alone": tokens,
+        }
+
+    # Keys, progress.
+
+    def key(self, step: str, *more: Any) -> str:  # noqa: ANN401 (any JSON)
+        """Hash of everything a step depends on: settings, data, and the steps before it."""
+        config = self.config.model_dump(mode="json")
+        names = {
+            "stage1": ["seed", "crm", "stage1"],
+            "stage2": ["llm", "align", "stage2"],
+            "stage3": ["stage3"],
+            "scores": [],
+            "cascade": ["cascade"],
+        }
+        before = list(names)[: list(names).index(step) + 1]
+        data = read_manifest(self.directory / "data", verify=False)["key"]
+        parts = [data, *({name: config[name]} for key in before for name in names[key]), *more]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def say(self, message: str) -> None:
+        """One line on the console, from the main process."""
+        if self.accelerator.is_main_process:
+            self.console.print(message, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def waiting(self, message: str) -> Iterator[None]:
+        """A spinner while the body runs."""
+        with self.console.status(message):
+            yield
+
+    @contextmanager
+    def bar(
+        self, title: str, total: int | None = None
+    ) -> Iterator[Callable[[int, int, str], None]]:
+        """A progress bar; the yielded function takes (done, total, message)."""
+        bar = ProgressBar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[message]}"),
+            console=self.console,
+            transient=True,
+            disable=not (self.accelerator.is_main_process and self.console.is_terminal),
+        )
+        with bar:
+            task = bar.add_task(title, total=total, message="")
+
+            def report(done: int, total: int, message: str) -> None:
+                bar.update(task, completed=done, total=total, message=message)
+
+            yield report
+
+
+def load_run_config(directory: Path) -> Config:
+    """The configuration a run was made with.
+
+    Raises:
+        ArtifactError: If the directory is not that of a run.
+    """
+    path = directory / "config.toml"
+    if not path.is_file():
+        raise ArtifactError(
+            f"{directory} is no run (it has no config.toml): `corellarec run` makes one"
+        )
+    return load_config(file=path)
+
+
+def remove_run(directory: Path) -> None:
+    """Delete a run's directory.
+
+    Raises:
+        ArtifactError: If it is the directory of something else.
+    """
+    if directory.exists():
+        load_run_config(directory)
+        shutil.rmtree(directory)
+
+
+def explain(router: Router) -> str:
+    """The verdict of validation in one sentence."""
+    verdict = router.verdict
+    if not verdict.routed:
+        return "nothing is routed: the budget leaves no validation row to judge by"
+    measured = (
+        f"on the {verdict.routed:,} validation rows it would answer, the LLM ({router.combine}) "
+        f"saves {verdict.gain:+.4f} nats a row, 95 % interval {verdict.low:+.4f} to "
+        f"{verdict.high:+.4f}"
+    )
+    if verdict.helps:
+        return f"the least confident {router.budget:.0%} go to the LLM: {measured}"
+    return f"nothing is routed, the CRM answers alone: {measured}, which does not show a gain"
+
+
+def _done(directory: Path, key: str) -> dict[str, Any] | None:
+    """The facts of a finished step of the same key; None if it is not there.
+
+    Raises:
+        ArtifactError: If it is there but damaged.
+    """
+    if not (directory / MANIFEST).exists():
+        return None
+    facts = read_manifest(directory)
+    return facts if facts.get("key") == key else None
+
+
+def _load_part(module: nn.Module, directory: Path, prefix: str) -> None:
+    read_manifest(directory)
+    state = load_tensors(directory, "model")
+    part = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+    load_trainable(module, part, directory)
+
+
+def _difference(before: Config, after: Config) -> str:
+    def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        leaves = {}
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                leaves |= flat(value, f"{prefix}{name}.")
+            else:
+                leaves[prefix + name] = value
+        return leaves
+
+    old, new = flat(before.model_dump(mode="json")), flat(after.model_dump(mode="json"))
+    changed = [
+        f"{name} was {old[name]!r}, is {new[name]!r}" for name in new if old[name] != new[name]
+    ]
+    return "; ".join(changed[:3]) + (" ..." if len(changed) > 3 else "")
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("corellarec", "torch", "transformers", "peft")}
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    name = platform.processor() or platform.machine()
+    if device.type == "cpu":
+        name = str(torch.cpu.get_capabilities().get("cpu_name", name))
+    elif device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {"device": device.type, "name": name, "cores": os.cpu_count(), **_versions()}

@@ -1,0 +1,60 @@
+"""The alignment loss: paired layers of the two models, projected into one space."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Alignment(nn.Module):
+    """Distance between paired hidden layers of the language model and the CRM.
+
+    ``L = mean_i sum_j || g_llm_j(h_llm[i, S_j]) - g_crm_j(h_crm[i, T_j]) ||_2 ^ exponent`` with
+    ``g`` fully connected. The paper sums over samples i; the mean keeps the weight of the loss
+    independent of the batch size.
+
+    Args:
+        pairs: Layer names (language model S_j, CRM T_j).
+        llm_width: Width of the language model's hidden states.
+        crm_widths: Width of each CRM layer, by name.
+        width: Width of the common space.
+        exponent: Power of the distance.
+
+    Raises:
+        ValueError: If a pair names a CRM layer that is not there.
+
+    Source: Xi et al. 2024, https://arxiv.org/abs/2403.16378
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        llm_width: int,
+        crm_widths: Mapping[str, int],
+        width: int,
+        exponent: float,
+    ) -> None:
+        super().__init__()
+        for _, name in pairs:
+            if name not in crm_widths:
+                raise ValueError(
+                    f"the CRM has no layer {name!r}; there are: {', '.join(crm_widths)}"
+                )
+        self.pairs = tuple(pairs)
+        self.exponent = exponent
+        self.llm_projections = nn.ModuleList(nn.Linear(llm_width, width) for _ in pairs)
+        self.crm_projections = nn.ModuleList(
+            nn.Linear(crm_widths[name], width) for _, name in pairs
+        )
+
+    def forward(self, llm_layers: Mapping[str, Tensor], crm_layers: Mapping[str, Tensor]) -> Tensor:
+        """The loss, a scalar, of layers by name, each ``(samples, width of the layer)``."""
+        total = torch.zeros((), device=next(iter(crm_layers.values())).device)
+        for (llm_name, crm_name), project_llm, project_crm in zip(
+            self.pairs, self.llm_projections, self.crm_projections, strict=True
+        ):
+            gap = project_llm(llm_layers[llm_name]) - project_crm(crm_layers[crm_name])
+            # The squared norm has a gradient at zero, where the norm has none.
+            total = total + (gap.square().sum(1) + 1e-12).pow(self.exponent / 2).mean()
+        return total

@@ -1,0 +1,205 @@
+"""The one training loop: steps, schedule, validation, best weights, checkpoints.
+
+Nothing random outlives a step: the batches follow from (seed, epoch) and each step seeds torch
+anew from (seed, step), so that a run continued from a checkpoint is the run that was interrupted.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
+from corellarec.config import StageConfig
+from corellarec.train.checkpoint import (
+    Progress,
+    load_optimizer,
+    load_tensors,
+    load_trainable,
+    optimizer_state,
+    trainable_state,
+)
+
+CHECKPOINT_SECONDS = 60.0
+
+
+class Task(Protocol):
+    """What a stage trains.
+
+    Attributes:
+        model: Maps a batch to ``(loss, parts)``; parts are detached scalars to log.
+        parameter_groups: Groups for the optimizer, each with ``params`` and peak ``lr``.
+        selection: For each part of the model, by the prefix of its parameters' names, the
+            validation metric, lower is better, that picks its best weights.
+    """
+
+    @property
+    def model(self) -> nn.Module: ...  # noqa: D102 (see Attributes)
+
+    parameter_groups: list[dict[str, Any]]
+    selection: dict[str, str]
+
+    def batches(self, epoch: int) -> Sequence[Any]:
+        """The batches of an epoch, the same for the same epoch."""
+        ...
+
+    def validate(self) -> dict[str, float]:
+        """Metrics on validation data."""
+        ...
+
+
+class Report(Protocol):
+    """Where the loop tells how far it is."""
+
+    def __call__(self, step: int, steps: int, message: str) -> None:
+        """Step ``step`` of ``steps`` is done."""
+        ...
+
+
+@dataclass
+class State:
+    """Where a stage stands; all of it is in a checkpoint."""
+
+    step: int = 0
+    waited: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    best_step: dict[str, int] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak learning rate at ``step`` (from 0) of ``steps``.
+
+    Rises linearly over the share ``warmup`` of the steps, then falls as a cosine to a tenth.
+    """
+    rise = max(1, round(steps * warmup))
+    if step < rise:
+        return (step + 1) / rise
+    through = (step - rise) / max(1, steps - rise)
+    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * through))
+
+
+def train(
+    task: Task,
+    config: StageConfig,
+    *,
+    progress: Progress,
+    seed: int,
+    accelerator: Accelerator,
+    report: Report = lambda step, steps, message: None,
+) -> State:
+    """Train, validate and keep the best weights, which the model holds afterwards.
+
+    Args:
+        task: The model, its batches and its validation.
+        config: Learning rates' shape, epochs, validations, patience.
+        progress: Where to continue from and write to.
+        seed: Seed of everything random.
+        accelerator: Places the model, and splits batches among processes under ``torchrun``.
+        report: Called after every step.
+    """
+    groups = [dict(group, peak=group["lr"]) for group in task.parameter_groups]
+    fused = accelerator.device.type in ("cpu", "cuda")
+    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=fused)
+    state, best = State(), trainable_state(task.model)
+    if (found := progress.newest()) is not None:
+        directory, facts = found
+        load_trainable(task.model, load_tensors(directory, "model"), directory)
+        load_optimizer(optimizer, load_tensors(directory, "optimizer"))
+        best = load_tensors(directory, "best")
+        state = State(**facts["state"])
+    model, prepared = accelerator.prepare(task.model, optimizer)
+    share = accelerator.num_processes
+    steps_per_epoch = len(task.batches(0)) // share
+    steps = steps_per_epoch * config.epochs
+    validation_steps = _spread(steps_per_epoch, config.evaluations)
+    started = saved = time.monotonic()
+
+    def save() -> None:
+        if accelerator.is_main_process:
+            state.seconds += time.monotonic() - started
+            progress.save(
+                state.step,
+                {
+                    "model": trainable_state(task.model),
+                    "best": best,
+                    "optimizer": optimizer_state(optimizer),
+                },
+                {"state": vars(state)},
+            )
+
+    if state.step == 0 and not state.history:
+        _validate(task, state, best, {})
+        report(0, steps, _summary(state))
+    while state.step < steps and state.waited < config.patience:
+        epoch, start = divmod(state.step, steps_per_epoch)
+        batches = task.batches(epoch)[accelerator.process_index :: share][:steps_per_epoch]
+        losses: list[Tensor] = []
+        for batch in batches[start:]:
+            set_seed(_seed(seed, state.step * share + accelerator.process_index))
+            task.model.train()
+            factor = learning_rate_factor(state.step, steps, config.warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+            loss, parts = model(batch)
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
+            prepared.step()
+            prepared.zero_grad()
+            losses.append(torch.stack([loss.detach(), *parts.values()]))
+            state.step += 1
+            if (state.step - 1) % steps_per_epoch + 1 in validation_steps:
+                means = torch.stack(losses).mean(0).tolist()
+                names = ["loss", *parts]
+                losses.clear()
+                _validate(task, state, best, dict(zip(names, means, strict=True)))
+            due = time.monotonic() - saved > CHECKPOINT_SECONDS
+            if due:
+                save()
+                started = saved = time.monotonic()
+            report(state.step, steps, _summary(state))
+            if state.waited >= config.patience:
+                break
+    state.seconds += time.monotonic() - started
+    load_trainable(task.model, best, "best weights")
+    return state
+
+
+def _spread(steps: int, count: int) -> set[int]:
+    """``count`` steps, spread evenly over 1 to ``steps``, the last among them."""
+    return {round(steps * (i + 1) / count) for i in range(count)}
+
+
+def _seed(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+
+
+def _validate(
+    task: Task, state: State, best: dict[str, Tensor], training: dict[str, float]
+) -> None:
+    """Validate, and update the best weights of every part that got better."""
+    task.model.eval()
+    metrics = task.validate()
+    state.history.append({"step": state.step, **training, **metrics})
+    current, improved = trainable_state(task.model), False
+    for prefix, metric in task.selection.items():
+        if metrics[metric] < state.best.get(prefix, math.inf):
+            state.best[prefix], state.best_step[prefix] = metrics[metric], state.step
+            best.update({name: t for name, t in current.items() if name.startswith(prefix)})
+            improved = True
+    state.waited = 0 if improved else state.waited + 1
+
+
+def _summary(state: State) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value:.4f}"
+        for name, value in state.history[-1].items()
+        if name.endswith(("auc", "log_loss"))
+    )

@@ -1,0 +1,235 @@
+"""The three stages: the CRM alone, both with their alignment, the language model alone.
+
+Source: Xi et al. 2024, https://arxiv.org/abs/2403.16378
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from corellarec import metrics
+from corellarec.config import LlmStageConfig, Stage1Config, Stage2Config
+from corellarec.crm.batch import CrmBatch, CrmReader
+from corellarec.crm.score import crm_logits
+from corellarec.data.log import Log
+from corellarec.llm.layout import LlmBatch, make_batches
+from corellarec.llm.load import AnswerModel
+from corellarec.llm.score import LlmScorer
+from corellarec.train.align import Alignment
+
+
+class StageOutput(NamedTuple):
+    """The loss of a batch and its named parts, detached, for the log."""
+
+    loss: Tensor
+    parts: dict[str, Tensor]
+
+
+def draw_rows(log: Log, split: str, chunk: int, seed: int) -> list[Tensor]:
+    """A split's rows in random order of chunks, each up to ``chunk`` successive rows of one user.
+
+    A chunk costs one stream window; the same number of rows drawn one by one would cost a
+    history each. Returns int64 row numbers.
+    """
+    rows = log.rows_of(split)
+    user = log.user[rows]
+    same = user[1:] == user[:-1]
+    starts = torch.cat([torch.zeros(1, dtype=torch.long), (~same).nonzero().squeeze(1) + 1])
+    sizes = torch.diff(torch.cat([starts, torch.tensor([len(rows)])]))
+    chunks = [
+        part
+        for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)
+        for part in rows[start : start + size].split(chunk)
+    ]
+    order = np.random.default_rng(seed).permutation(len(chunks))
+    return [chunks[i] for i in order]
+
+
+def take(chunks: list[Tensor], count: int) -> tuple[Tensor, list[Tensor]]:
+    """The first chunks that hold ``count`` rows, ascending, cut to the count; and the rest."""
+    taken, total = 0, 0
+    while taken < len(chunks) and total < count:
+        total += len(chunks[taken])
+        taken += 1
+    rows = torch.cat([*chunks[:taken], torch.zeros(0, dtype=torch.long)])[:count]
+    return rows.sort().values, chunks[taken:]
+
+
+def quality(prefix: str, label: Tensor, logit: Tensor) -> dict[str, float]:
+    """Log loss and AUC under names with a prefix."""
+    p = metrics.sigmoid(logit.double().numpy())
+    return {
+        f"{prefix}_log_loss": metrics.log_loss(label.numpy(), p),
+        f"{prefix}_auc": metrics.auc(label.numpy(), p),
+    }
+
+
+class CrmStageModel(nn.Module):
+    """The loss of the CRM on a batch."""
+
+    def __init__(self, crm: nn.Module) -> None:
+        super().__init__()
+        self.crm = crm
+
+    def forward(self, batch: tuple[CrmBatch, Tensor]) -> StageOutput:
+        """Binary cross-entropy of ``(batch, labels)``."""
+        inputs, label = batch
+        return StageOutput(binary_cross_entropy_with_logits(self.crm(inputs).logit, label), {})
+
+
+class CrmTask:
+    """Stage 1: the CRM on all training rows.
+
+    Args:
+        crm: The model.
+        reader: Builds its batches.
+        log: The prepared log.
+        config: The stage's settings.
+        seed: Seed of the order of rows.
+    """
+
+    def __init__(
+        self, crm: nn.Module, reader: CrmReader, log: Log, config: Stage1Config, seed: int
+    ) -> None:
+        self.model = CrmStageModel(crm)
+        self.parameter_groups = [{"params": list(crm.parameters()), "lr": config.learning_rate}]
+        self.selection = {"crm.": "crm_log_loss"}
+        self.reader, self.log, self.config, self.seed = reader, log, config, seed
+        self.rows = log.rows_of("train")
+        self.validation = log.rows_of("validation")
+
+    def batches(self, epoch: int) -> Sequence[Any]:
+        """Lazy batches of randomly ordered training rows."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = self.rows[torch.randperm(len(self.rows), generator=generator)]
+        return CrmBatches(self.reader, self.log, order, self.config.batch_size)
+
+    def validate(self) -> dict[str, float]:
+        """Log loss and AUC on all validation rows."""
+        logit = crm_logits(self.model.crm, self.reader, self.log.samples(self.validation))
+        return quality("crm", self.log.label[self.validation], logit)
+
+
+class CrmBatches(Sequence[tuple[CrmBatch, Tensor]]):
+    """Batches gathered when they are asked for."""
+
+    def __init__(self, reader: CrmReader, log: Log, rows: Tensor, batch_size: int) -> None:
+        self.reader, self.log, self.parts = reader, log, rows.split(batch_size)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401 (a batch, or batches for a slice)
+        if isinstance(index, slice):
+            batches = CrmBatches.__new__(CrmBatches)
+            batches.reader, batches.log, batches.parts = self.reader, self.log, self.parts[index]
+            return batches
+        rows = self.parts[index]
+        label = self.log.label[rows].float().to(self.reader.device)
+        return self.reader(self.log.samples(rows)), label
+
+
+class LlmStageModel(nn.Module):
+    """The losses of the language model, and, where a CRM is given, of the CRM and the alignment.
+
+    Args:
+        llm: The language model.
+        log: The prepared log.
+        rows: The training rows that batches' ``sample`` counts in.
+        crm, reader, alignment, config: Stage 2's further parts; None in stage 3.
+    """
+
+    def __init__(
+        self,
+        llm: AnswerModel,
+        log: Log,
+        rows: Tensor,
+        crm: nn.Module | None = None,
+        reader: CrmReader | None = None,
+        alignment: Alignment | None = None,
+        config: Stage2Config | None = None,
+    ) -> None:
+        super().__init__()
+        self.llm, self.crm, self.alignment = llm, crm, alignment
+        self.log, self.rows, self.reader, self.config = log, rows, reader, config
+
+    def forward(self, batch: LlmBatch) -> StageOutput:
+        """``alpha * L_llm + beta * L_crm + gamma * L_cal`` over the batch's answers."""
+        device = next(self.llm.parameters()).device
+        layers = [llm_name for llm_name, _ in self.alignment.pairs] if self.alignment else []
+        out = self.llm(batch.ids.to(device), batch.row.to(device), batch.place.to(device), layers)
+        rows = self.rows[batch.sample]
+        label = self.log.label[rows].float().to(device)
+        llm_loss = binary_cross_entropy_with_logits(out.logit, label)
+        if self.crm is None or self.alignment is None or self.config is None:
+            return StageOutput(llm_loss, {})
+        assert self.reader is not None
+        crm_out = self.crm(self.reader(self.log.samples(rows)))
+        crm_loss = binary_cross_entropy_with_logits(crm_out.logit, label)
+        align_loss = self.alignment(out.layers, crm_out.layers)
+        loss = (
+            self.config.llm_weight * llm_loss
+            + self.config.crm_weight * crm_loss
+            + self.config.align_weight * align_loss
+        )
+        return StageOutput(
+            loss,
+            {
+                "llm_loss": llm_loss.detach(),
+                "crm_loss": crm_loss.detach(),
+                "align_loss": align_loss.detach(),
+            },
+        )
+
+
+class LlmTask:
+    """Stages 2 and 3: the language model on a subset, in stage 2 with the CRM beside it.
+
+    Args:
+        model: The losses.
+        scorer: Validates the language model, and knows the layout.
+        config: The stage's settings.
+        validation: Validation rows the language model scores.
+        seed: Seed of the order of batches.
+    """
+
+    def __init__(
+        self,
+        model: LlmStageModel,
+        scorer: LlmScorer,
+        config: LlmStageConfig,
+        validation: Tensor,
+        seed: int,
+    ) -> None:
+        self.model, self.scorer, self.config = model, scorer, config
+        self.validation, self.seed = validation, seed
+        self.sequences = scorer.layout.encode(model.log.samples(model.rows))
+        trainable = [p for p in model.llm.parameters() if p.requires_grad]
+        self.parameter_groups = [{"params": trainable, "lr": config.learning_rate}]
+        self.selection = {"llm.": "llm_log_loss"}
+        if model.crm is not None and model.alignment is not None:
+            assert isinstance(config, Stage2Config)
+            others = [*model.crm.parameters(), *model.alignment.parameters()]
+            self.parameter_groups.append({"params": others, "lr": config.crm_learning_rate})
+            self.selection |= {"crm.": "crm_log_loss", "alignment.": "llm_log_loss"}
+
+    def batches(self, epoch: int) -> Sequence[LlmBatch]:
+        """Batches of similar lengths in random order."""
+        generator = np.random.default_rng([self.seed, epoch])
+        shuffled = [self.sequences[i] for i in generator.permutation(len(self.sequences))]
+        batches = make_batches(shuffled, self.config.tokens_per_batch)
+        return [batches[i] for i in generator.permutation(len(batches))]
+
+    def validate(self) -> dict[str, float]:
+        """Log loss and AUC of the language model, and in stage 2 of the CRM on all rows."""
+        log, found = self.model.log, {}
+        if self.model.crm is not None and self.model.reader is not None:
+            rows = log.rows_of("validation")
+            logit = crm_logits(self.model.crm, self.model.reader, log.samples(rows))
+            found = quality("crm", log.label[rows], logit)
+        logit = self.scorer.logits(log.samples(self.validation))
+        return found | quality("llm", log.label[self.validation], logit)
