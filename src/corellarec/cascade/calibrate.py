@@ -50,7 +50,7 @@ def fit_logistic(label: Labels, *inputs: Floats) -> LogisticMap:
         weights[:] = 0
         weights[kept] = model.coef_[0]
         if weights.min() >= 0:
-            return LogisticMap(tuple(weights.tolist()), float(model.intercept_[0]))
+            return LogisticMap(tuple(weights.tolist()), float(np.ravel(model.intercept_)[0]))
         kept.remove(int(weights.argmin()))
     rate = np.clip(label.mean(), 1e-6, 1 - 1e-6)
     return LogisticMap((0.0,) * len(inputs), float(np.log(rate / (1 - rate))))

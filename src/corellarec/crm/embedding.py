@@ -30,6 +30,7 @@ class FusedEmbedding(nn.Module):
         for feature in layout:
             offsets += [offset] * feature.width
             offset += feature.vocabulary
+        self.offsets: Tensor
         self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
         self.table = nn.Embedding(offset, dim)
         nn.init.normal_(self.table.weight, std=0.01)

@@ -160,7 +160,7 @@ class StreamLayout:
         order = order[np.argsort(end[order], kind="stable")]
         first = 0
         while first < len(order):
-            start = max(begin[order[first]], end[order[first]] - self.history_length)
+            start = max(int(begin[order[first]]), int(end[order[first]]) - self.history_length)
             after = first
             while (
                 after < len(order)
@@ -169,11 +169,12 @@ class StreamLayout:
             ):
                 after += 1
             answered = order[first:after]
-            rows = np.arange(start, end[answered[-1]] + 1)
+            rows = np.arange(start, int(end[answered[-1]]) + 1)
             sequences.append(self._sequence(rows, None, end[answered] - start, answered))
             first = after
         for sample in np.flatnonzero(~in_log):
-            rows = np.arange(max(begin[sample], end[sample] - self.history_length), end[sample])
+            first, last = int(begin[sample]), int(end[sample])
+            rows = np.arange(max(first, last - self.history_length), last)
             answered = np.array([sample])
             sequences.append(self._sequence(rows, item[sample], np.array([len(rows)]), answered))
         return sequences

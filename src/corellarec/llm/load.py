@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from corellarec.errors import ModelError
-from corellarec.llm.models import find_model, first_line
+from corellarec.llm.models import OUR_FAULT, find_model, first_line
 
 
 class LlmOutput(NamedTuple):
@@ -90,7 +90,8 @@ class AnswerModel(nn.Module):
         base = self.base
         out = base.get_decoder()(input_ids=ids, use_cache=False, output_hidden_states=bool(layers))
         last = out.last_hidden_state[row, place].float()
-        no, yes = base.get_output_embeddings().weight[list(self.answers)].float()
+        head: nn.Linear = base.get_output_embeddings()  # pyright: ignore[reportAssignmentType]
+        no, yes = head.weight[list(self.answers)].float()
         head_logits = last @ torch.stack([no, yes]).T
         if cap := getattr(base.config, "final_logit_softcapping", None):
             head_logits = torch.tanh(head_logits / cap) * cap
@@ -125,7 +126,7 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(place)
         model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, use_safetensors=True)
     except Exception as error:  # transformers, hub and safetensors raise many unrelated types
-        if isinstance(error, (MemoryError, TypeError, AttributeError)):
+        if isinstance(error, OUR_FAULT):
             raise
         hint = "check the files, or delete the directory and fetch it again"
         if place == name and not name.startswith((".", "/")):
@@ -136,4 +137,5 @@ def load_model(
         raise ModelError(
             f"llm.model {name!r} cannot be loaded ({first_line(error)}): {hint}"
         ) from error
-    return model.to(device).eval(), tokenizer
+    nn.Module.to(model, device)
+    return model.eval(), tokenizer

@@ -1,6 +1,8 @@
 """The low-rank adapter: added, saved and loaded through peft."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from peft import LoraConfig as PeftLoraConfig
@@ -20,8 +22,7 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
         ModelError: If the model has no layer of a name in ``target_modules``.
     """
     try:
-        with warnings.catch_warnings():  # peft asks transformers about a name it has renamed
-            warnings.simplefilter("ignore", FutureWarning)
+        with _peft():
             adapted = get_peft_model(
                 model,
                 PeftLoraConfig(
@@ -43,4 +44,13 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
 
 def load_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
     """Add the adapter saved in ``directory``, for scoring."""
-    return PeftModel.from_pretrained(model, directory)
+    with _peft():
+        return PeftModel.from_pretrained(model, directory)
+
+
+@contextmanager
+def _peft() -> Iterator[None]:
+    """Keeps quiet that peft asks transformers about a name it has renamed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield

@@ -133,7 +133,9 @@ def _converted(gguf: Path, target: Path) -> Path:
                 quantization_config=GgufConfig(dequantize=True),
             )
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except Exception as error:  # the reader raises many unrelated types
+            if isinstance(error, OUR_FAULT):
+                raise
             raise ModelError(f"{gguf} cannot be read as GGUF ({first_line(error)})") from error
         with writing(target, {"source": gguf.name}) as unfinished:
             model.save_pretrained(unfinished)
@@ -141,6 +143,10 @@ def _converted(gguf: Path, target: Path) -> Path:
     del model
     gc.collect()
     return target
+
+
+# What a wrong call raises; a wrong file raises anything else.
+OUR_FAULT = (MemoryError, TypeError, AttributeError)
 
 
 def first_line(error: BaseException) -> str:

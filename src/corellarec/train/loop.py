@@ -6,7 +6,7 @@ anew from (seed, step), so that a run continued from a checkpoint is the run tha
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -54,14 +54,6 @@ class Task(Protocol):
         ...
 
 
-class Report(Protocol):
-    """Where the loop tells how far it is."""
-
-    def __call__(self, step: int, steps: int, message: str) -> None:
-        """Step ``step`` of ``steps`` is done."""
-        ...
-
-
 @dataclass
 class State:
     """Where a stage stands; all of it is in a checkpoint."""
@@ -93,7 +85,7 @@ def train(
     progress: Progress,
     seed: int,
     accelerator: Accelerator,
-    report: Report = lambda step, steps, message: None,
+    report: Callable[[int, int, str], None] = lambda step, steps, message: None,
 ) -> State:
     """Train, validate and keep the best weights, which the model holds afterwards.
 
@@ -103,7 +95,7 @@ def train(
         progress: Where to continue from and write to.
         seed: Seed of everything random.
         accelerator: Places the model, and splits batches among processes under ``torchrun``.
-        report: Called after every step.
+        report: Called after every step with the step, all steps, and the last validation.
     """
     groups = [dict(group, peak=group["lr"]) for group in task.parameter_groups]
     fused = accelerator.device.type in ("cpu", "cuda")

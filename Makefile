@@ -1,0 +1,47 @@
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: help setup setup-dev demo test check format clean
+
+help:  ## Say what there is to make
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: .venv/.installed  ## Install the program into .venv
+
+setup-dev: .venv/.installed-dev  ## Install what tests, checks and benchmarks need, too
+
+# torch goes first, by its pinned version, so that no other package pulls a larger build.
+.venv/.torch: constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	@echo "installing torch, then the rest: a few minutes the first time"
+	$(PIP) -c constraints.txt "$$(grep ^torch== constraints.txt)"
+	@touch $@
+
+.venv/.installed: .venv/.torch pyproject.toml constraints.txt
+	$(PIP) -c constraints.txt -e .
+	@touch $@
+
+.venv/.installed-dev: .venv/.torch pyproject.toml constraints.txt
+	$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@ .venv/.installed
+
+demo: setup  ## Train both models on MovieLens-100K and write runs/quick/report.html
+	$(BIN)/corellarec run --preset quick --resume
+
+test: setup-dev  ## Run the tests
+	$(BIN)/python -m pytest
+
+check: setup-dev  ## Lint, check types, check that imports point down
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: setup-dev  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove .venv; runs/ and the cache stay
+	rm -rf .venv

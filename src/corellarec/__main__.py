@@ -1,0 +1,5 @@
+"""``python -m corellarec`` is the command ``corellarec``."""
+
+from corellarec.cli import main
+
+main()

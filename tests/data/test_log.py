@@ -1,0 +1,40 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corellarec.data.log import Log
+from corellarec.errors import ArtifactError
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_a_history_is_the_users_own_earlier_rows(log, data):
+    row = data.draw(st.integers(0, len(log) - 1))
+    samples = log.samples(torch.tensor([row]))
+    begin, end = int(samples.begin), int(samples.end)
+    assert begin <= end == row  # the row itself is not in its history
+    assert (log.user[begin:end] == log.user[row]).all()
+    assert (log.time[begin:end] <= log.time[row]).all()
+    earlier = (log.user == log.user[row]) & (torch.arange(len(log)) < row)
+    assert earlier.sum() == end - begin
+
+
+def test_pairs_have_all_of_the_users_rows_and_unknown_users_none(log):
+    samples = log.pairs(torch.tensor([3, -1]), torch.tensor([5, 5]))
+    assert samples.end[0] - samples.begin[0] == (log.user == 3).sum()
+    assert samples.end[1] == samples.begin[1]
+
+
+def test_code_matrix_holds_every_value_once(log):
+    names = [feature.name for feature in log.item_layout]
+    start = sum(f.width for f in log.item_layout[: names.index("genres")])
+    width = log.item_layout[names.index("genres")].width
+    for item, codes in enumerate(log.items["genres_code"].to_list()):
+        found = log.item_codes[item, start : start + width].tolist()
+        assert found == codes + [0] * (width - len(codes))
+
+
+def test_missing_log_is_an_artifact_error(tmp_path):
+    with pytest.raises(ArtifactError, match="is not there"):
+        Log.load(tmp_path / "none")

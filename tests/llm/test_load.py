@@ -1,0 +1,84 @@
+import shutil
+
+import pytest
+import torch
+
+from corellarec.config import LoraConfig
+from corellarec.errors import ModelError
+from corellarec.llm.load import AnswerModel, load_model, pick_dtype
+from corellarec.llm.lora import add_adapter, load_adapter
+from corellarec.llm.models import find_model
+
+CPU = torch.device("cpu")
+
+
+def test_adapter_equals_pefts_merge(tiny_llm, tmp_path):
+    model, _ = load_model(str(tiny_llm), torch.float32, CPU)
+    adapted = add_adapter(model, LoraConfig(rank=4))
+    torch.manual_seed(0)
+    for name, parameter in adapted.named_parameters():
+        if "lora" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    ids = torch.randint(0, 300, (2, 9))
+    row, place = torch.tensor([0, 1, 1]), torch.tensor([8, 3, 8])
+    answer = AnswerModel(adapted, (5, 6)).eval()
+    with torch.inference_mode():
+        before = answer(ids, row, place).logit
+    adapted.save_pretrained(str(tmp_path / "adapter"))
+    again, _ = load_model(str(tiny_llm), torch.float32, CPU)
+    merged = load_adapter(again, tmp_path / "adapter").merge_and_unload()
+    with torch.inference_mode():
+        full = merged(input_ids=ids).logits[row, place]
+        untouched = load_model(str(tiny_llm), torch.float32, CPU)[0](input_ids=ids).logits[
+            row, place
+        ]
+    torch.testing.assert_close(before, full[:, 6] - full[:, 5], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(full, untouched, atol=1e-2)
+
+
+def test_layers_are_named_and_checked(tiny_llm):
+    model = AnswerModel(load_model(str(tiny_llm), torch.float32, CPU)[0], (5, 6))
+    assert [model.layer_number(name) for name in ("last", "middle", "1")] == [2, 1, 1]
+    for name in ("3", "0", "first"):
+        with pytest.raises(ValueError, match="last, middle, 1 to 2"):
+            model.layer_number(name)
+    ids = torch.randint(0, 300, (1, 5))
+    out = model(ids, torch.tensor([0]), torch.tensor([4]), ["last", "1"])
+    hidden = model.base(input_ids=ids, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(out.layers["1"], hidden[1][:, 4])
+    torch.testing.assert_close(out.layers["last"], hidden[2][:, 4])
+
+
+def test_unusable_models_say_why(tiny_llm, tmp_path):
+    broken = tmp_path / "m"
+    shutil.copytree(tiny_llm, broken)
+    (broken / "model.safetensors").rename(broken / "model.bin")
+    with pytest.raises(ModelError, match=r"weights as \.bin, which can run code"):
+        find_model(str(broken))
+    (broken / "model.bin").unlink()
+    with pytest.raises(ModelError, match=r"has no weights"):
+        find_model(str(broken))
+    (broken / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(str(broken), torch.float32, CPU)
+    (broken / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        find_model(str(broken))
+    with pytest.raises(ModelError, match="known models: smollm2"):
+        find_model("no-such-model")
+    with pytest.raises(ModelError, match="is not there"):
+        find_model(str(tmp_path / "none.gguf"))
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF but not really")
+    with pytest.raises(ModelError, match="cannot be read as GGUF"):
+        find_model(str(tmp_path / "bad.gguf"))
+
+
+def test_unknown_target_modules_are_listed(tiny_llm):
+    model, _ = load_model(str(tiny_llm), torch.float32, CPU)
+    with pytest.raises(ModelError, match=r"no layer named qq_proj; there are: .*q_proj"):
+        add_adapter(model, LoraConfig(target_modules=("qq_proj",)))
+
+
+def test_dtype():
+    assert pick_dtype("float32", CPU) == torch.float32
+    assert pick_dtype("auto", CPU) in (torch.float32, torch.bfloat16)

@@ -1,0 +1,246 @@
+"""End to end, through the command line, on a small MovieLens and a tiny language model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+
+import polars as pl
+import pytest
+import torch
+
+from corellarec import cli
+from corellarec.cascade.cascade import Cascade
+from corellarec.train import loop
+
+
+def call(monkeypatch, capsys, *arguments):
+    """Exit code, stdout and stderr of a command, in this process."""
+    monkeypatch.setattr(sys, "argv", ["corellarec", *map(str, arguments)])
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as stop:
+        code = stop.code or 0
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def options(settings):
+    return [part for setting in settings for part in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_settings):
+    """A run's directory and the JSON it printed."""
+    directory = tmp_path_factory.mktemp("runs") / "tiny"
+    done = subprocess.run(
+        [sys.executable, "-m", "corellarec", "run", "--out", str(directory), "--json",
+         *options(tiny_settings)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return directory, json.loads(done.stdout)
+
+
+def test_run_fills_the_directory(finished):
+    directory, result = finished
+    for name in ("config.toml", "metrics.json", "report.html", "cascade/cascade.json",
+                 "cascade/adapter/adapter_model.safetensors", "stage1/model.safetensors",
+                 "stage2/model.safetensors", "stage3/manifest.json"):  # fmt: skip
+        assert (directory / name).is_file(), name
+    assert not list(directory.glob("*.progress"))
+    assert json.loads((directory / "metrics.json").read_text()) == result
+    assert result["test"]["rows"] == result["data"]["splits"]["test"]["rows"]
+    assert result["stages"]["stage2"]["history"][-1].keys() >= {
+        "llm_log_loss", "crm_log_loss", "align_loss",
+    }  # fmt: skip
+    assert result["test"]["table"]["crm"]["auc"]["value"] > 0.55
+    tokens = result["cost"]["tokens_per_sample_alone"]
+    assert result["cost"]["llm_tokens_per_sample"] < tokens["stream"] < tokens["paper"]
+
+
+def test_the_report_is_one_file_that_needs_no_other(finished):
+    directory, _ = finished
+    needs = []
+
+    class Links(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            for name, value in attrs:
+                if name in ("src", "href", "xlink:href") and not value.startswith("#"):
+                    needs.append((tag, value))
+
+    text = (directory / "report.html").read_text()
+    Links().feed(text)
+    assert needs == []
+    assert text.count("<svg") == 4
+
+
+def test_resume_of_a_finished_run_does_nothing_again(finished, monkeypatch, capsys, tiny_settings):
+    directory, result = finished
+    code, out, err = call(monkeypatch, capsys, "run", "--out", directory, "--resume", "--json",
+                          *options(tiny_settings))  # fmt: skip
+    assert code == 0
+    assert err.count("done before") == 3
+    again = json.loads(out)
+    assert again["test"] == result["test"]
+
+
+def test_an_existing_run_is_not_overwritten(finished, monkeypatch, capsys, tiny_settings):
+    directory, _ = finished
+    arguments = ["run", "--out", directory, *options(tiny_settings)]
+    code, _, err = call(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert "--resume goes on with it" in err
+    code, _, err = call(monkeypatch, capsys, *arguments, "--resume", "--set", "seed=5")
+    assert code == 2
+    assert "seed was 0, is 5" in err
+
+
+def test_report_info_and_evaluate(finished, monkeypatch, capsys):
+    directory, result = finished
+    code, out, _ = call(monkeypatch, capsys, "report", directory)
+    assert code == 0
+    assert "shipped cascade" in out
+    code, out, _ = call(monkeypatch, capsys, "info", directory, "--json")
+    assert json.loads(out)["done"] == dict.fromkeys(
+        ("data", "stage1", "stage2", "stage3", "cascade", "evaluated"), True
+    )
+    code, out, _ = call(monkeypatch, capsys, "evaluate", directory, "--json")
+    assert json.loads(out)["test"] == result["test"]
+
+
+def test_predict_writes_all_columns(finished, monkeypatch, capsys, tmp_path):
+    directory, _ = finished
+    pairs = pl.DataFrame({"user": ["1", "1", "nobody"], "item": ["3", "4", "3"], "note": [1, 2, 3]})
+    pairs.write_csv(tmp_path / "in.csv")
+    pairs.write_parquet(tmp_path / "in.parquet")
+    for suffix in ("csv", "parquet"):
+        code, out, _ = call(monkeypatch, capsys, "predict", directory, tmp_path / f"in.{suffix}",
+                            "-o", tmp_path / f"out.{suffix}", "--json")  # fmt: skip
+        assert code == 0
+        assert json.loads(out)["unknown_users"] == 1
+    found = pl.read_parquet(tmp_path / "out.parquet")
+    assert found.columns == ["user", "item", "note", "p", "p_crm", "p_llm", "source", "entropy"]
+    assert found["user"].to_list() == ["1", "1", "nobody"]
+    assert found["p"].is_between(0, 1).all()
+    asked = found["source"] == "llm"
+    assert (found["p_llm"].is_not_null() == asked).all()
+    assert (found.filter(~asked)["p"] == found.filter(~asked)["p_crm"]).all()
+
+
+def test_a_cascade_that_asks_answers_alike_in_batch_and_alone(finished):
+    directory, _ = finished
+    cpu = torch.device("cpu")
+    cascade = Cascade.load(directory / "cascade", cpu)
+    verdict = cascade.router.verdict
+    object.__setattr__(verdict, "helps", True)  # the tiny model is not worth asking; ask it
+    object.__setattr__(cascade.router, "threshold", 0.6)
+    user, item = torch.arange(30) % 7, torch.arange(30)
+    together = cascade.predict(cascade.log.pairs(user, item))
+    assert 0 < together.asked.sum() < 30
+    for i in range(30):
+        alone = cascade.predict(cascade.log.pairs(user[i : i + 1], item[i : i + 1]))
+        assert alone.p[0] == pytest.approx(together.p[i], abs=1e-4)
+        assert alone.asked[0] == together.asked[i]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("user,movie\n1,2\n", "no column 'item'; found: user, movie"),
+        ("user,item\n1,2\n1,none\n", "row 2: item 'none' is not in the log's items; 1 such"),
+        ("user,item,p\n1,2,3\n", "rename the column 'p'"),
+        ("", "cannot be read"),
+    ],
+)
+def test_bad_pairs(finished, monkeypatch, capsys, tmp_path, text, message):
+    (tmp_path / "in.csv").write_text(text)
+    code, _, err = call(monkeypatch, capsys, "predict", finished[0], tmp_path / "in.csv",
+                        "-o", tmp_path / "out.csv")  # fmt: skip
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_flipped_byte_is_found(tiny_settings, monkeypatch, capsys, tmp_path):
+    arguments = ["--out", tmp_path / "r", *options(tiny_settings)]
+    assert call(monkeypatch, capsys, "train", "--stage", 1, *arguments)[0] == 0
+    path = tmp_path / "r" / "stage1" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    code, _, err = call(monkeypatch, capsys, "train", "--stage", 2, *arguments)
+    assert code == 2
+    assert "stage1/model.safetensors has changed since it was written" in err
+    assert not (tmp_path / "r" / "stage2").exists()
+
+
+def test_stages_go_in_order(tiny_settings, monkeypatch, capsys, tmp_path):
+    arguments = ["--out", tmp_path / "r", *options(tiny_settings)]
+    code, _, err = call(monkeypatch, capsys, "train", "--stage", 3, *arguments)
+    assert code == 2
+    assert "stage2 is not there" in err
+    code, _, err = call(monkeypatch, capsys, "evaluate", tmp_path / "r")
+    assert code == 2
+
+
+def test_stages_can_be_left_out(tiny_settings, monkeypatch, capsys, tmp_path):
+    settings = [*tiny_settings, "stage2.rows=0"]
+    code, out, _ = call(monkeypatch, capsys, "run", "--out", tmp_path / "r", "--json",
+                        *options(settings))  # fmt: skip
+    assert code == 0
+    assert list(json.loads(out)["stages"]) == ["stage1", "stage3"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("align.pairs=[['last', 'deep9']]", "align.pairs: the CRM has no layer 'deep9'"),
+        ("align.pairs=[['9', 'deep1']]", "align.pairs: the language model has no layer '9'"),
+        ("data.path=/nowhere", "/nowhere is not there"),
+        ("llm.model=/nowhere", "is no directory, .gguf file"),
+    ],
+)
+def test_wrong_settings_end_with_one_line(tiny_settings, monkeypatch, capsys, tmp_path, setting,
+                                          message):  # fmt: skip
+    code, out, err = call(monkeypatch, capsys, "run", "--out", tmp_path / "r",
+                          *options([*tiny_settings, setting]))  # fmt: skip
+    assert code == 2
+    assert message in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_a_run_killed_at_any_moment_ends_like_an_undisturbed_one(finished, tiny_settings, tmp_path):
+    """kill -9 at four moments, each time going on with --resume."""
+    directory, expected = finished
+    target = tmp_path / "r"
+    command = [sys.executable, "-c",
+               "from corellarec.train import loop; loop.CHECKPOINT_SECONDS = 0.0\n"
+               "from corellarec.cli import main; main()",
+               "run", "--out", str(target), "--resume", "--json", *options(tiny_settings)]  # fmt: skip
+    assert loop.CHECKPOINT_SECONDS > 0
+    marks = ["stage1.progress/step-*", "stage2.progress/step-*", "stage3", "scores/test"]
+    for mark in marks:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not list(target.glob(mark)) and process.poll() is None:
+            assert time.monotonic() < deadline, mark
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for name, row in expected["test"]["table"].items():
+        for metric in ("auc", "log_loss"):
+            again = found["test"]["table"][name][metric]["value"]
+            assert again == pytest.approx(row[metric]["value"], abs=1e-4), name
+    assert found["stages"]["stage2"]["best"] == pytest.approx(
+        expected["stages"]["stage2"]["best"], abs=1e-4
+    )

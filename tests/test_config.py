@@ -1,0 +1,53 @@
+import pytest
+
+from corellarec.config import Config, load_config, preset_names, to_toml
+from corellarec.errors import ConfigError
+
+
+def test_every_preset_is_valid():
+    for name in preset_names():
+        assert isinstance(load_config(preset=name), Config)
+
+
+def test_toml_round_trip(tmp_path):
+    config = load_config(settings=["data.path=x.zip", "cascade.budget=0.25", "seed=7"])
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(config))
+    assert load_config(file=path) == config
+
+
+def test_settings_override_the_file_and_bare_words_are_text(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text("[cascade]\nbudget = 0.5\ncombine = 'blend'\n")
+    config = load_config(file=path, settings=["cascade.combine=replace"])
+    assert (config.cascade.budget, config.cascade.combine) == (0.5, "replace")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("stage2.row=3", "did you mean 'stage2.rows'"),
+        ("budget=0.2", "did you mean 'cascade.budget'"),
+        ("cascade.budget=1.5", "cascade.budget.*less than or equal to 1.*1.5"),
+        ("cascade.budget", "expected key=value"),
+        ("seed.x.y=1", "seed"),
+        ("data.split=[0.5, 0.5, 0.5]", "sum to 1"),
+        ("llm.window=10", "must be larger than history_length"),
+        ("llm.layout=steam", "'stream' or 'paper'"),
+    ],
+)
+def test_a_wrong_setting_says_what_is_right(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(settings=[setting])
+
+
+def test_wrong_sources(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'quick'"):
+        load_config(preset="quik")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(file=tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("a = [")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_config(file=tmp_path / "bad.toml")
+    with pytest.raises(ConfigError, match="exclude each other"):
+        load_config(preset="quick", file=tmp_path / "bad.toml")

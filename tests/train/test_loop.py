@@ -1,0 +1,127 @@
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from corellarec.config import StageConfig
+from corellarec.errors import ArtifactError
+from corellarec.train import loop
+from corellarec.train.checkpoint import Progress, load_trainable
+from corellarec.train.loop import learning_rate_factor, train
+
+
+class Regression(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 1))
+
+    def forward(self, batch):
+        x, y = batch
+        loss = (self.net(x).squeeze(1) - y).square().mean()
+        return loss, {"half": loss.detach() / 2}
+
+
+class Task:
+    """Stops the process, in a manner of speaking, after ``die_after`` validations."""
+
+    def __init__(self, die_after=99, worse=False):
+        self.model = Regression()
+        self.parameter_groups = [{"params": list(self.model.parameters()), "lr": 0.01}]
+        self.selection = {"net.": "loss"}
+        self.die_after, self.worse, self.validations = die_after, worse, 0
+        generator = torch.Generator().manual_seed(1)
+        self.x = torch.randn(64, 3, generator=generator)
+        self.y = self.x @ torch.tensor([1.0, -2.0, 0.5])
+
+    def batches(self, epoch):
+        order = torch.randperm(64, generator=torch.Generator().manual_seed(epoch))
+        return [(self.x[part], self.y[part]) for part in order.split(8)]
+
+    def validate(self):
+        self.validations += 1
+        if self.validations > self.die_after:
+            raise KeyboardInterrupt
+        with torch.no_grad():
+            loss = float((self.model.net(self.x).squeeze(1) - self.y).square().mean())
+        return {"loss": float(self.validations) if self.worse else loss}
+
+
+CONFIG = StageConfig(epochs=4, evaluations=2, weight_decay=0.01)
+
+
+def run(task, directory, key="k", config=CONFIG):
+    return train(
+        task,
+        config,
+        progress=Progress(directory, key),
+        seed=3,
+        accelerator=Accelerator(cpu=True),
+    )
+
+
+def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    whole, cut = Task(), Task(die_after=4)
+    state = run(whole, tmp_path / "a")
+    with pytest.raises(KeyboardInterrupt):
+        run(cut, tmp_path / "b")
+    again = Task()
+    continued = run(again, tmp_path / "b")
+    assert again.validations < whole.validations
+    assert continued.best == pytest.approx(state.best)
+    assert continued.best_step == state.best_step
+    for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_checkpoints_of_another_key_or_damaged_ones_are_not_continued(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(Task(die_after=4), tmp_path / "p")
+    assert Progress(tmp_path / "p", "other").newest() is None
+    directory, facts = Progress(tmp_path / "p", "k").newest()
+    assert facts["step"] > 0
+    content = bytearray((directory / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (directory / "model.safetensors").write_bytes(content)
+    assert Progress(tmp_path / "p", "k").newest() is None
+
+
+def test_best_weights_and_patience(tmp_path):
+    task = Task(worse=True)
+    before = [p.detach().clone() for p in task.model.parameters()]
+    state = run(task, tmp_path / "p", config=CONFIG.model_copy(update={"patience": 2}))
+    assert state.step < 32
+    assert len(state.history) == 3
+    assert state.best_step == {"net.": 0}
+    for one, other in zip(before, task.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_training_learns_and_logs(tmp_path):
+    task = Task()
+    state = run(task, tmp_path / "p")
+    assert state.step == 32
+    assert [record["step"] for record in state.history] == [0, 4, 8, 12, 16, 20, 24, 28, 32]
+    assert state.best["net."] < state.history[0]["loss"]
+    assert state.history[1]["half"] > 0
+
+
+def test_learning_rate_counts_steps():
+    factors = [learning_rate_factor(step, 100, 0.1) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) == pytest.approx(1.0)
+    assert factors.index(max(factors)) in (9, 10)
+    assert factors[99] == pytest.approx(0.1, abs=0.01)
+    assert factors[55] == pytest.approx(0.1 + 0.45 * (1 + math.cos(math.pi / 2)))
+
+
+def test_a_state_of_another_shape_is_refused():
+    with pytest.raises(ArtifactError, match="does not fit"):
+        load_trainable(nn.Linear(2, 2), {"weight": torch.zeros(2, 2)}, "here")
+    state = {"weight": torch.zeros(3, 2), "bias": torch.zeros(2)}
+    with pytest.raises(ArtifactError, match=r"here: weight has shape \(3, 2\)"):
+        load_trainable(nn.Linear(2, 2), state, "here")
