@@ -18,9 +18,14 @@ def test_directory_appears_whole_with_its_facts(tmp_path):
 def test_failure_leaves_the_old_directory(tmp_path):
     with writing(tmp_path / "a") as unfinished:
         (unfinished / "x").write_text("one")
-    with pytest.raises(RuntimeError, match="stop"), writing(tmp_path / "a") as unfinished:
-        (unfinished / "x").write_text("two")
-        raise RuntimeError("stop")
+
+    def stopped_halfway():
+        with writing(tmp_path / "a") as unfinished:
+            (unfinished / "x").write_text("two")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        stopped_halfway()
     read_manifest(tmp_path / "a")
     assert (tmp_path / "a" / "x").read_text() == "one"
 

@@ -223,7 +223,8 @@ def test_a_run_killed_at_any_moment_ends_like_an_undisturbed_one(finished, tiny_
     command = [sys.executable, "-c",
                "from corellarec.train import loop; loop.CHECKPOINT_SECONDS = 0.0\n"
                "from corellarec.cli import main; main()",
-               "run", "--out", str(target), "--resume", "--json", *options(tiny_settings)]  # fmt: skip
+               "run", "--out", str(target), "--resume", "--json",
+               *options(tiny_settings)]  # fmt: skip
     assert loop.CHECKPOINT_SECONDS > 0
     marks = ["stage1.progress/step-*", "stage2.progress/step-*", "stage3", "scores/test"]
     for mark in marks:
