@@ -40,8 +40,11 @@ def test_attention_equals_one_sample_at_a_time():
         if not len(kept):
             assert (found[i] == 0).all()
             continue
-        inputs = [torch.cat([target[i], k, target[i] - k, target[i] * k]) for k in kept]
-        weights = torch.cat([pooling.score(x) for x in inputs]).softmax(0)
+        score = pooling.score
+        first = torch.cat([score.query.weight, score.row.weight, score.product.weight], 1)
+        inputs = [torch.cat([target[i], k, target[i] * k]) for k in kept]
+        hidden = [(first @ x + score.query.bias).relu() for x in inputs]
+        weights = torch.cat([score.out(h) for h in hidden]).softmax(0)
         expected = torch.cat([(weights.unsqueeze(1) * kept).sum(0), kept.mean(0)])
         torch.testing.assert_close(found[i], expected)
 

@@ -36,7 +36,7 @@ def _svg(figure: Figure) -> str:
 def curve_figure(curve: dict[str, Any], budget: float) -> str:
     """AUC and log loss against the share of rows the language model sees."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9, 3.4), layout="constrained")
+        figure = Figure(figsize=(9, 3.7), layout="constrained")
         axes = figure.subplots(1, 2)
         share = [100 * value for value in curve["budget"]]
         names = {
@@ -60,7 +60,13 @@ def curve_figure(curve: dict[str, Any], budget: float) -> str:
             axis.set_ylim(min(real) - pad, max(real) + pad)
             axis.set_xlabel("share of rows the LLM answers, %")
             axis.set_title(title, loc="left", fontweight="bold", fontsize=11)
-        axes[0].legend(frameon=False, fontsize=8.5)
+        figure.legend(
+            *axes[0].get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=4,
+            frameon=False,
+            fontsize=9,
+        )
         return _svg(figure)
 
 
