@@ -100,6 +100,22 @@ def test_an_existing_run_is_not_overwritten(finished, monkeypatch, capsys, tiny_
     assert "seed was 0, is 5" in err
 
 
+def test_a_finished_run_takes_another_budget_without_training(finished, monkeypatch, capsys,
+                                                               tiny_settings):  # fmt: skip
+    directory, result = finished
+    before = (directory / "stage3" / "manifest.json").stat().st_mtime_ns
+    scores = (directory / "scores" / "test" / "scores.parquet").stat().st_mtime_ns
+    changed = options([*tiny_settings, "cascade.budget=0.4"])
+    for settings, budget in ((changed, 0.4), (options(tiny_settings), 0.1)):
+        code, out, _ = call(monkeypatch, capsys, "run", "--out", directory, "--resume", "--json",
+                            *settings)  # fmt: skip
+        assert code == 0
+        assert json.loads(out)["router"]["budget"] == budget
+    assert json.loads(out)["test"] == result["test"]
+    assert (directory / "stage3" / "manifest.json").stat().st_mtime_ns == before
+    assert (directory / "scores" / "test" / "scores.parquet").stat().st_mtime_ns == scores
+
+
 def test_report_info_and_evaluate(finished, monkeypatch, capsys):
     directory, result = finished
     code, out, _ = call(monkeypatch, capsys, "report", directory)

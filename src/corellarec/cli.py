@@ -76,7 +76,11 @@ def run(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Fetch, prepare, train all stages, fit the cascade, evaluate, and write the report."""
+    """Fetch, prepare, train all stages, fit the cascade, evaluate, and write the report.
+
+    With --resume, settings of the sections cascade and evaluate may differ from the run's: both are
+    done again from stored scores.
+    """
     resolved, directory = _settings(preset, config, settings, out)
     if overwrite:
         remove_run(directory)

@@ -47,6 +47,7 @@ from corellarec.errors import ArtifactError, ConfigError
 from corellarec.llm.layout import Layout, build_layout
 from corellarec.llm.load import AnswerModel, load_model, pick_dtype
 from corellarec.llm.lora import add_adapter
+from corellarec.llm.models import find_model
 from corellarec.llm.score import LlmScorer
 from corellarec.study.evaluate import Scores, evaluate
 from corellarec.train.align import Alignment
@@ -55,6 +56,7 @@ from corellarec.train.loop import Task, train
 from corellarec.train.stages import CrmTask, LlmStageModel, LlmTask, draw_rows, take
 
 STAGES = (1, 2, 3)
+CHEAP = {"cascade", "evaluate"}  # sections that a run may change
 COST_SAMPLE = 300  # test rows whose prompts are encoded to compare the layouts' tokens
 
 
@@ -87,37 +89,45 @@ class Run:
         return cls(load_run_config(directory), directory, console)
 
     def start(self) -> None:
-        """Record the configuration; must agree with the one already there.
+        """Record the configuration.
+
+        Where one is there already, only the sections ``CHEAP`` may differ: what they change is
+        fitted again from stored scores, and no training is lost.
 
         Raises:
             ConfigError: If the directory was made with other settings.
         """
         path = self.directory / "config.toml"
-        if path.exists():
-            before = load_run_config(self.directory)
-            if before != self.config:
-                raise ConfigError(
-                    f"{self.directory} was made with other settings "
-                    f"({_difference(before, self.config)}): use another --out, or --overwrite"
-                )
-        elif self.accelerator.is_main_process:
+        before = load_run_config(self.directory) if path.exists() else self.config
+        if before.model_dump(exclude=CHEAP) != self.config.model_dump(exclude=CHEAP):
+            raise ConfigError(
+                f"{self.directory} was made with other settings "
+                f"({_difference(before, self.config)}): use another --out, or --overwrite"
+            )
+        if self.accelerator.is_main_process:
             write_text(path, to_toml(self.config))
         self.accelerator.wait_for_everyone()
 
     def everything(self) -> dict[str, Any]:
-        """All steps in order; returns the metrics."""
+        """All steps in order; returns the metrics.
+
+        Under ``torchrun`` every process trains; the main process alone does the rest, and the
+        others return nothing.
+        """
         self.start()
         self.prepare()
+        with self.accelerator.main_process_first():  # now, not after minutes of training
+            find_model(self.config.llm.model)
         for number in STAGES:
             self.train_stage(number)
-        self.fit()
-        return self.evaluate()
+        return self.evaluate() if self.accelerator.is_main_process else {}
 
     # Data and models, each made once.
 
     def prepare(self) -> dict[str, Any]:
         """Prepare the log; returns what was counted."""
-        facts = prepare(self.config.data, self.directory / "data")
+        with self.accelerator.main_process_first():
+            facts = prepare(self.config.data, self.directory / "data")
         self.say(
             f"data: {facts['rows']:,} rows, {facts['users']:,} users, {facts['items']:,} items, "
             f"{facts['positives']:,} positives"

@@ -52,7 +52,10 @@ def fetch_movielens_100k() -> tuple[Path, str]:
         download(ML100K_URL, official, ML100K_SHA256)
     except (urllib.error.URLError, TimeoutError, OSError) as error:
         reason = getattr(error, "reason", error)
-        console.print(f"GroupLens is out of reach ({reason}); taking the copy in the wheel recbole")
+        console.print(
+            f"GroupLens is out of reach ({reason}); taking the copy in the wheel recbole",
+            soft_wrap=True,
+        )
         return download_wheel(*RECBOLE), "atomic"
     return official, "movielens"
 
