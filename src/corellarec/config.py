@@ -116,7 +116,7 @@ class AlignConfig(Section):
     number from 1; CRM layers: ``cross1``..., ``deep1``..."""
     width: Positive = 64
     """Width of the space both sides are projected into."""
-    exponent: Rate = 2.0
+    exponent: Rate = 1.0
     """Exponent of the Euclidean distance."""
 
 

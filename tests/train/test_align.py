@@ -16,9 +16,11 @@ def test_loss_is_the_papers_formula(exponent):
     expected = 0.0
     for j, (llm_name, crm_name) in enumerate(pairs):
         for i in range(7):
-            gap = align.llm_projections[j](llm[llm_name][i]) - align.crm_projections[j](
-                crm[crm_name][i]
+            a, b = (
+                (h[i] - h[i].mean()) / (h[i].var(correction=0) + 1e-5).sqrt()
+                for h in (llm[llm_name], crm[crm_name])
             )
+            gap = align.llm_projections[j](a) - align.crm_projections[j](b)
             expected += float(torch.linalg.vector_norm(gap.detach()) ** exponent) / 7
     assert align(llm, crm).item() == pytest.approx(expected, rel=1e-5)
 

@@ -4,14 +4,16 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
 
 class Alignment(nn.Module):
     """Distance between paired hidden layers of the language model and the CRM.
 
     ``L = mean_i sum_j || g_llm_j(h_llm[i, S_j]) - g_crm_j(h_crm[i, T_j]) ||_2 ^ exponent`` with
-    ``g`` fully connected. The paper sums over samples i; the mean keeps the weight of the loss
-    independent of the batch size.
+    ``g`` fully connected, on layers brought to zero mean and unit variance: the hidden states of
+    language models have a few huge components, which would drown the other losses. The paper sums
+    over samples i; the mean keeps the weight of the loss independent of the batch size.
 
     Args:
         pairs: Layer names (language model S_j, CRM T_j).
@@ -54,7 +56,12 @@ class Alignment(nn.Module):
         for (llm_name, crm_name), project_llm, project_crm in zip(
             self.pairs, self.llm_projections, self.crm_projections, strict=True
         ):
-            gap = project_llm(llm_layers[llm_name]) - project_crm(crm_layers[crm_name])
+            llm, crm = llm_layers[llm_name], crm_layers[crm_name]
+            gap = project_llm(_normalised(llm)) - project_crm(_normalised(crm))
             # The squared norm has a gradient at zero, where the norm has none.
             total = total + (gap.square().sum(1) + 1e-12).pow(self.exponent / 2).mean()
         return total
+
+
+def _normalised(layer: Tensor) -> Tensor:
+    return layer_norm(layer, layer.shape[-1:])
