@@ -303,6 +303,6 @@ def main() -> None:
     """Entry point: the input's fault is one line on stderr and exit code 2."""
     try:
         app()
-    except CorellarecError as error:
+    except (CorellarecError, OSError) as error:  # OSError: a full disk, a folder not ours
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)

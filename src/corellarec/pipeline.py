@@ -36,7 +36,7 @@ from transformers.utils import logging as transformers_logging
 
 from corellarec.artifacts import MANIFEST, read_manifest, write_text, writing
 from corellarec.cascade.cascade import Cascade
-from corellarec.cascade.router import Router, fit_router
+from corellarec.cascade.router import MIN_ROUTED, Router, fit_router
 from corellarec.config import Config, LlmStageConfig, StageConfig, load_config, to_toml
 from corellarec.crm.batch import CrmReader
 from corellarec.crm.build import build_crm
@@ -541,8 +541,11 @@ def remove_run(directory: Path) -> None:
 def explain(router: Router) -> str:
     """The verdict of validation in one sentence."""
     verdict = router.verdict
-    if not verdict.routed:
-        return "nothing is routed: the budget leaves no validation row to judge by"
+    if verdict.routed < MIN_ROUTED:
+        return (
+            f"nothing is routed: only {verdict.routed} validation rows would be, and fewer than "
+            f"{MIN_ROUTED} cannot show a gain"
+        )
     measured = (
         f"on the {verdict.routed:,} validation rows it would answer, the LLM ({router.combine}) "
         f"saves {verdict.gain:+.4f} nats a row, 95 % interval {verdict.low:+.4f} to "
