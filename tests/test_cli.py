@@ -205,12 +205,16 @@ def test_stages_go_in_order(tiny_settings, monkeypatch, capsys, tmp_path):
     assert code == 2
 
 
-def test_stages_can_be_left_out(tiny_settings, monkeypatch, capsys, tmp_path):
-    settings = [*tiny_settings, "stage2.rows=0"]
+def test_stages_can_be_left_out_and_the_papers_prompt_used(
+    tiny_settings, monkeypatch, capsys, tmp_path
+):
+    settings = [*tiny_settings, "stage2.rows=0", "llm.layout=paper", "cascade.combine=replace"]
     code, out, _ = call(monkeypatch, capsys, "run", "--out", tmp_path / "r", "--json",
                         *options(settings))  # fmt: skip
     assert code == 0
-    assert list(json.loads(out)["stages"]) == ["stage1", "stage3"]
+    found = json.loads(out)
+    assert list(found["stages"]) == ["stage1", "stage3"]
+    assert list(found["cost"]["tokens_per_sample_alone"]) == ["paper"]
 
 
 @pytest.mark.parametrize(

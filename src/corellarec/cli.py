@@ -12,11 +12,12 @@ from rich.console import Console
 
 from corellarec.artifacts import write_text
 from corellarec.cascade.cascade import Cascade
+from corellarec.cascade.router import explain
 from corellarec.config import Config, load_config, preset_names
 from corellarec.data.fetch import cache_dir, fetch_movielens_100k
 from corellarec.errors import ArtifactError, ConfigError, CorellarecError, DataError
 from corellarec.llm.models import find_model
-from corellarec.pipeline import Run, explain, remove_run
+from corellarec.pipeline import Run, remove_run
 from corellarec.study.report import render, tables
 
 app = typer.Typer(

@@ -6,8 +6,6 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -20,15 +18,6 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from peft import PeftModel
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import (
-    Progress as ProgressBar,
-)
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -36,19 +25,20 @@ from transformers.utils import logging as transformers_logging
 
 from corellarec.artifacts import MANIFEST, read_manifest, write_text, writing
 from corellarec.cascade.cascade import Cascade
-from corellarec.cascade.router import MIN_ROUTED, Router, fit_router
+from corellarec.cascade.router import Router, explain, fit_router
 from corellarec.config import Config, LlmStageConfig, StageConfig, load_config, to_toml
 from corellarec.crm.batch import CrmReader
 from corellarec.crm.build import build_crm
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Log
 from corellarec.data.prepare import prepare
+from corellarec.display import Display
 from corellarec.errors import ArtifactError, ConfigError
 from corellarec.llm.layout import Layout, build_layout
 from corellarec.llm.load import AnswerModel, load_model, pick_dtype
 from corellarec.llm.lora import add_adapter
 from corellarec.llm.models import find_model
-from corellarec.llm.score import LlmScorer
+from corellarec.llm.score import Cost, LlmScorer
 from corellarec.study.evaluate import Scores, evaluate
 from corellarec.train.align import Alignment
 from corellarec.train.checkpoint import Progress, load_tensors, load_trainable
@@ -70,7 +60,7 @@ class Run:
     """
 
     def __init__(self, config: Config, directory: Path, console: Console) -> None:
-        self.config, self.directory, self.console = config, directory, console
+        self.config, self.directory = config, directory
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()
         if config.device == "cuda" and not torch.cuda.is_available():
@@ -78,6 +68,7 @@ class Run:
         cpu = config.device == "cpu" or not torch.cuda.is_available()
         self.accelerator = Accelerator(cpu=cpu)
         self.device = self.accelerator.device
+        self.display = Display(console, quiet=not self.accelerator.is_main_process)
 
     @classmethod
     def open(cls, directory: Path, console: Console) -> "Run":
@@ -128,7 +119,7 @@ class Run:
         """Prepare the log; returns what was counted."""
         with self.accelerator.main_process_first():
             facts = prepare(self.config.data, self.directory / "data")
-        self.say(
+        self.display.say(
             f"data: {facts['rows']:,} rows, {facts['users']:,} users, {facts['items']:,} items, "
             f"{facts['positives']:,} positives"
         )
@@ -161,7 +152,7 @@ class Run:
     @cached_property
     def llm_parts(self) -> tuple[AnswerModel, PreTrainedTokenizerBase, Layout]:
         """The language model with a fresh adapter, its tokenizer and its layout."""
-        with self.waiting("loading the language model"):
+        with self.display.waiting("loading the language model"):
             config = self.config.llm
             dtype = pick_dtype(config.dtype, self.device)
             model, tokenizer = load_model(config.model, dtype, self.device)
@@ -195,19 +186,19 @@ class Run:
         """
         directory = self.directory / f"stage{number}"
         if number > 1 and not self.stage_rows(number):
-            self.say(f"stage {number}: left out (stage{number}.rows = 0)")
+            self.display.say(f"stage {number}: left out (stage{number}.rows = 0)")
             return {}
         key = self.key(f"stage{number}")
         if (facts := _done(directory, key)) is not None:
-            self.say(f"stage {number}: done before")
+            self.display.say(f"stage {number}: done before")
             return facts
         settings: StageConfig = getattr(self.config, f"stage{number}")
         task = self.task(number)
         progress = Progress(self.directory / f"stage{number}.progress", key)
         if progress.newest() is not None:
-            self.say(f"stage {number}: going on from step {progress.newest()[1]['step']}")  # pyright: ignore[reportOptionalSubscript]
+            self.display.say(f"stage {number}: going on from step {progress.newest()[1]['step']}")  # pyright: ignore[reportOptionalSubscript]
         titles = ("the CRM alone", "both models, aligned", "the LLM alone")
-        with self.bar(f"stage {number}: {titles[number - 1]}") as report:
+        with self.display.bar(f"stage {number}: {titles[number - 1]}") as report:
             state = train(
                 task,
                 settings,
@@ -234,7 +225,9 @@ class Run:
             for part, step in state.best_step.items()
             if part != "alignment."
         )
-        self.say(f"stage {number}: {state.step} steps in {state.seconds:.0f} s; best {best}")
+        self.display.say(
+            f"stage {number}: {state.step} steps in {state.seconds:.0f} s; best {best}"
+        )
         return facts
 
     def task(self, number: int) -> Task:
@@ -316,8 +309,10 @@ class Run:
             rows, _ = take(chunks, count or len(self.log))
             crm_logit = crm_logits(self.trained_crm(), self.reader, self.log.samples(rows))
             self.load_adapter()
-            cost = self.scorer.cost = type(self.scorer.cost)()
-            with self.bar(f"LLM scores {len(rows):,} {split} rows", total=len(rows)) as report:
+            cost = self.scorer.cost = Cost()
+            with self.display.bar(
+                f"LLM scores {len(rows):,} {split} rows", total=len(rows)
+            ) as report:
                 done = 0
 
                 def answered(number: int) -> None:
@@ -383,7 +378,7 @@ class Run:
         )
         cascade.save(directory, save_adapter)
         write_text(marker, key)
-        self.say(f"cascade: {explain(router)}")
+        self.display.say(f"cascade: {explain(router)}")
         return router
 
     # Evaluation.
@@ -393,7 +388,7 @@ class Run:
         router = self.fit()
         config = self.config
         scores, rows, cost = self.scores("test", config.evaluate.test_rows)
-        with self.waiting("measuring, with bootstrap intervals"):
+        with self.display.waiting("measuring, with bootstrap intervals"):
             found = evaluate(
                 scores,
                 router,
@@ -461,7 +456,7 @@ class Run:
             "tokens_per_sample_alone": tokens,
         }
 
-    # Keys, progress.
+    # Keys.
 
     def key(self, step: str, *more: Any) -> str:  # noqa: ANN401 (any JSON)
         """Hash of everything a step depends on: settings, data, and the steps before it."""
@@ -477,40 +472,6 @@ class Run:
         data = read_manifest(self.directory / "data", verify=False)["key"]
         parts = [data, *({name: config[name]} for key in before for name in names[key]), *more]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-    def say(self, message: str) -> None:
-        """One line on the console, from the main process."""
-        if self.accelerator.is_main_process:
-            self.console.print(message, highlight=False, soft_wrap=True)
-
-    @contextmanager
-    def waiting(self, message: str) -> Iterator[None]:
-        """A spinner while the body runs."""
-        with self.console.status(message):
-            yield
-
-    @contextmanager
-    def bar(
-        self, title: str, total: int | None = None
-    ) -> Iterator[Callable[[int, int, str], None]]:
-        """A progress bar; the yielded function takes (done, total, message)."""
-        bar = ProgressBar(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[message]}"),
-            console=self.console,
-            transient=True,
-            disable=not (self.accelerator.is_main_process and self.console.is_terminal),
-        )
-        with bar:
-            task = bar.add_task(title, total=total, message="")
-
-            def report(done: int, total: int, message: str) -> None:
-                bar.update(task, completed=done, total=total, message=message)
-
-            yield report
 
 
 def load_run_config(directory: Path) -> Config:
@@ -536,24 +497,6 @@ def remove_run(directory: Path) -> None:
     if directory.exists():
         load_run_config(directory)
         shutil.rmtree(directory)
-
-
-def explain(router: Router) -> str:
-    """The verdict of validation in one sentence."""
-    verdict = router.verdict
-    if verdict.routed < MIN_ROUTED:
-        return (
-            f"nothing is routed: only {verdict.routed} validation rows would be, and fewer than "
-            f"{MIN_ROUTED} cannot show a gain"
-        )
-    measured = (
-        f"on the {verdict.routed:,} validation rows it would answer, the LLM ({router.combine}) "
-        f"saves {verdict.gain:+.4f} nats a row, 95 % interval {verdict.low:+.4f} to "
-        f"{verdict.high:+.4f}"
-    )
-    if verdict.helps:
-        return f"the least confident {router.budget:.0%} go to the LLM: {measured}"
-    return f"nothing is routed, the CRM answers alone: {measured}, which does not show a gain"
 
 
 def _done(directory: Path, key: str) -> dict[str, Any] | None:

@@ -149,6 +149,24 @@ def fit_router(
     )
 
 
+def explain(router: Router) -> str:
+    """The verdict of validation in one sentence."""
+    verdict = router.verdict
+    if verdict.routed < MIN_ROUTED:
+        return (
+            f"nothing is routed: only {verdict.routed} validation rows would be, and fewer than "
+            f"{MIN_ROUTED} cannot show a gain"
+        )
+    measured = (
+        f"on the {verdict.routed:,} validation rows it would answer, the LLM ({router.combine}) "
+        f"saves {verdict.gain:+.4f} nats a row, 95 % interval {verdict.low:+.4f} to "
+        f"{verdict.high:+.4f}"
+    )
+    if verdict.helps:
+        return f"the least confident {router.budget:.0%} go to the LLM: {measured}"
+    return f"nothing is routed, the CRM answers alone: {measured}, which does not show a gain"
+
+
 def _unjudged(routed: int) -> Verdict:
     return Verdict(helps=False, routed=routed, gain=0.0, low=0.0, high=0.0)
 
