@@ -31,6 +31,7 @@ def test_settings_override_the_file_and_bare_words_are_text(tmp_path):
         ("cascade.budget=1.5", "cascade.budget.*less than or equal to 1.*1.5"),
         ("cascade.budget", "expected key=value"),
         ("seed.x.y=1", "seed"),
+        ("crm=3", "crm: is a section of settings, found the value 3"),
         ("data.split=[0.5, 0.5, 0.5]", "sum to 1"),
         ("llm.window=10", "must be larger than history_length"),
         ("llm.layout=steam", "'stream' or 'paper'"),

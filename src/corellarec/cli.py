@@ -105,7 +105,7 @@ def _finish(here: Run, result: dict[str, Any], as_json: bool) -> None:
     # A table cut off at 80 columns would hide figures: a pipe or file gets the width it needs.
     out = Console() if sys.stdout.isatty() else Console(width=150)
     out.print(tables(result))
-    out.print(f"Cascade: {result['router']['explanation']}.", highlight=False)
+    out.print(f"Cascade: {result['router']['explanation']}.", highlight=False, soft_wrap=True)
     out.print(f"Report: {report_path}", highlight=False)
 
 
@@ -255,8 +255,9 @@ def predict(
         f"{facts['pairs']:,} pairs scored into {output}; the LLM answered {facts['asked']:,}"
         + (f"; {unknown:,} pairs have a user the log does not know" if unknown else ""),
         highlight=False,
+        soft_wrap=True,
     )
-    console.print(f"Cascade: {facts['router']}.", highlight=False)
+    console.print(f"Cascade: {facts['router']}.", highlight=False, soft_wrap=True)
 
 
 def _read_table(path: Path) -> pl.DataFrame:

@@ -305,6 +305,8 @@ def _explain(detail: Any) -> str:  # noqa: ANN401 (pydantic's own error record)
         known = _known_keys(Config)
         siblings = [key for key in known if key.rpartition(".")[0] == place.rpartition(".")[0]]
         return f"unknown setting {place!r}" + _suggestion(place, known, siblings)
+    if detail["type"] == "model_type":
+        return f"{place}: is a section of settings, found the value {detail['input']!r}"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{place}: {message}" + (f" (found {detail['input']!r})" if "ctx" in detail else "")
 

@@ -21,7 +21,6 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from corellarec.artifacts import MANIFEST, read_manifest, write_text, writing
 from corellarec.cascade.cascade import Cascade
@@ -61,8 +60,6 @@ class Run:
 
     def __init__(self, config: Config, directory: Path, console: Console) -> None:
         self.config, self.directory = config, directory
-        transformers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity_error()
         if config.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device = 'cuda': this machine has none; use 'auto' or 'cpu'")
         cpu = config.device == "cpu" or not torch.cuda.is_available()

@@ -11,6 +11,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from corellarec.errors import ModelError
 from corellarec.llm.models import OUR_FAULT, find_model, first_line
@@ -122,6 +123,8 @@ def load_model(
         ModelError: If the model or its tokenizer is absent, gated, damaged, or not causal.
     """
     place = find_model(name)
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         tokenizer = AutoTokenizer.from_pretrained(place)
         model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, use_safetensors=True)
