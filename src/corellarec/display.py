@@ -39,9 +39,7 @@ class Display:
             yield
 
     @contextmanager
-    def bar(
-        self, title: str, total: int | None = None
-    ) -> Iterator[Callable[[int, int, str], None]]:
+    def bar(self, title: str) -> Iterator[Callable[[int, int, str], None]]:
         """A progress bar; the yielded function takes (done, total, message)."""
         bar = Progress(
             TextColumn("{task.description}"),

@@ -307,9 +307,7 @@ class Run:
             crm_logit = crm_logits(self.trained_crm(), self.reader, self.log.samples(rows))
             self.load_adapter()
             cost = self.scorer.cost = Cost()
-            with self.display.bar(
-                f"LLM scores {len(rows):,} {split} rows", total=len(rows)
-            ) as report:
+            with self.display.bar(f"LLM scores {len(rows):,} {split} rows") as report:
                 done = 0
 
                 def answered(number: int) -> None:
@@ -341,10 +339,8 @@ class Run:
         """Fit the cascade on validation data and write its directory, or find it done."""
         directory = self.directory / "cascade"
         key = self.key("cascade")
-        marker = self.directory / "cascade.key"
         settings = self.config.cascade
-        if marker.exists() and marker.read_text("utf-8") == key and directory.exists():
-            read_manifest(directory)
+        if _done(directory, key) is not None:
             facts = json.loads((directory / "cascade.json").read_text("utf-8"))
             return Router.from_json(facts["router"])
         scores, _, _ = self.scores("validation", settings.validation_rows)
@@ -373,8 +369,7 @@ class Run:
         cascade = Cascade(
             self.log, crm, self.config.crm, self.config.llm, no_scorer, router, self.device
         )
-        cascade.save(directory, save_adapter)
-        write_text(marker, key)
+        cascade.save(directory, save_adapter, key)
         self.display.say(f"cascade: {explain(router)}")
         return router
 

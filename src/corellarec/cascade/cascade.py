@@ -115,12 +115,13 @@ class Cascade:
             p_llm[asked] = sigmoid(self.router.llm(llm_logit))
         return Prediction(p, p_crm, p_llm, asked)
 
-    def save(self, directory: Path, save_adapter: Callable[[Path], None]) -> None:
+    def save(self, directory: Path, save_adapter: Callable[[Path], None], key: str) -> None:
         """Write the directory that :meth:`load` reads: models' weights, log, decision.
 
         Args:
             directory: Replaced if it exists.
             save_adapter: Writes the language model's adapter into a directory.
+            key: Identifies what the cascade was made from; kept in the manifest.
         """
         facts = {
             "crm": self.crm_config.model_dump(mode="json"),
@@ -130,7 +131,7 @@ class Cascade:
             "item_fields": [vars(feature) for feature in self.log.item_layout],
         }
         keep = max(self.crm_config.history_length, self.llm_config.history_length)
-        with writing(directory, {"kind": "cascade"}) as unfinished:
+        with writing(directory, {"kind": "cascade", "key": key}) as unfinished:
             (unfinished / "cascade.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
             save_file(self.crm.state_dict(), unfinished / "crm.safetensors")
             self.log.rows.group_by("user", maintain_order=True).tail(keep).write_parquet(
