@@ -8,6 +8,7 @@ import sys
 import time
 from html.parser import HTMLParser
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -152,10 +153,13 @@ def test_a_cascade_that_asks_answers_alike_in_batch_and_alone(finished):
     directory, _ = finished
     cpu = torch.device("cpu")
     cascade = Cascade.load(directory / "cascade", cpu)
-    verdict = cascade.router.verdict
-    object.__setattr__(verdict, "helps", True)  # the tiny model is not worth asking; ask it
-    object.__setattr__(cascade.router, "threshold", 0.6)
     user, item = torch.arange(30) % 7, torch.arange(30)
+    router = cascade.router  # the tiny model is not worth asking; ask it
+    object.__setattr__(router, "policy", "entropy")
+    object.__setattr__(router.verdict, "helps", True)
+    router.thresholds["entropy"] = float(
+        np.median(cascade.predict(cascade.log.pairs(user, item)).to_frame()["entropy"].to_numpy())
+    )
     together = cascade.predict(cascade.log.pairs(user, item))
     assert 0 < together.asked.sum() < 30
     for i in range(30):

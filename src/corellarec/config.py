@@ -180,6 +180,9 @@ class Stage3Config(LlmStageConfig):
 class CascadeConfig(Section):
     """Whom to ask, and what to do with the answer."""
 
+    policy: Literal["gain", "entropy"] = "gain"
+    """Which samples go to the language model first: those expected to gain most, or those where
+    the CRM is least confident (the paper)."""
     budget: Share = 0.1
     """Share of the samples that the language model may see."""
     combine: Literal["blend", "replace"] = "blend"

@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from corellarec.artifacts import MANIFEST, read_manifest, write_text, writing
 from corellarec.cascade.cascade import Cascade
+from corellarec.cascade.policy import Known, known
 from corellarec.cascade.router import Router, explain, fit_router
 from corellarec.config import Config, LlmStageConfig, StageConfig, load_config, to_toml
 from corellarec.crm.batch import CrmReader
@@ -330,10 +331,15 @@ class Run:
         scores = Scores(
             user=self.log.user[rows].long().numpy(),
             label=self.log.label[rows].numpy(),
-            crm_logit=table["crm_logit"].cast(pl.Float64).to_numpy(),
+            known=self.known(rows, torch.from_numpy(table["crm_logit"].to_numpy().copy())),
             llm_logit=table["llm_logit"].cast(pl.Float64).to_numpy(),
         )
         return scores, rows, facts["cost"]
+
+    def known(self, rows: Tensor, crm_logit: Tensor) -> Known:
+        """What is known of log rows before asking."""
+        logit = crm_logit.double().numpy()
+        return known(self.log, self.log.samples(rows), logit, self.config.crm.history_length)
 
     def fit(self) -> Router:
         """Fit the cascade on validation data and write its directory, or find it done."""
@@ -347,12 +353,13 @@ class Run:
         crm = self.trained_crm()
         rows = self.log.rows_of("validation")
         router = fit_router(
-            crm_logit=scores.crm_logit,
+            known=scores.known,
             llm_logit=scores.llm_logit,
             label=scores.label,
             user=scores.user,
-            all_crm_logit=crm_logits(crm, self.reader, self.log.samples(rows)).double().numpy(),
+            all_known=self.known(rows, crm_logits(crm, self.reader, self.log.samples(rows))),
             all_label=self.log.label[rows].numpy(),
+            policy=settings.policy,
             budget=settings.budget,
             combine=settings.combine,
             seed=self.config.seed,

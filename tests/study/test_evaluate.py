@@ -3,6 +3,7 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
+from corellarec.cascade.policy import Known
 from corellarec.cascade.router import fit_router
 from corellarec.study.evaluate import Scores, evaluate
 
@@ -13,20 +14,22 @@ def found():
     crm, llm = generator.normal(size=(2, 2400)) * 1.2
     label = (generator.random(2400) < expit(crm + llm)).astype(np.int8)
     user = generator.integers(0, 60, 2400)
+    known = Known(crm, *generator.random((3, 2400)))
     half = slice(0, 1200)
     router = fit_router(
-        crm_logit=crm[half],
+        known=known[half],
         llm_logit=llm[half],
         label=label[half],
         user=user[half],
-        all_crm_logit=crm[half],
+        all_known=known[half],
         all_label=label[half],
+        policy="entropy",
         budget=0.3,
         combine="blend",
         seed=0,
     )
     rest = slice(1200, None)
-    scores = Scores(user[rest], label[rest], crm[rest], llm[rest])
+    scores = Scores(user[rest], label[rest], known[rest], llm[rest])
     return scores, router, evaluate(scores, router, bootstrap=50, groups=3, seed=0)
 
 
@@ -46,8 +49,8 @@ def test_table_agrees_with_scikit_learn(found):
 def test_the_shipped_cascade_is_the_routers(found):
     scores, router, result = found
     assert router.verdict.helps
-    assert result["table"]["cascade"] == result["table"]["blend"]
-    asked = router.asks(scores.crm_logit).mean()
+    assert result["table"]["cascade"] == result["table"]["blend_entropy"]
+    asked = router.asks(scores.known).mean()
     assert result["table"]["cascade"]["asked_share"] == asked
     assert result["table"]["cascade"]["log_loss_over_crm"]["high"] < 0
 
@@ -63,7 +66,7 @@ def test_groups_cover_the_rows_least_confident_first(found):
 def test_curve_starts_at_the_crm_and_ends_at_the_blend(found):
     _, _, result = found
     curve, table = result["curve"], result["table"]
-    for name in ("entropy", "random", "oracle"):
+    for name in ("entropy", "gain", "random", "oracle"):
         for metric in ("auc", "log_loss"):
             assert curve[name][metric][0] == table["crm_calibrated"][metric]["value"]
             assert curve[name][metric][-1] == table["blend_all"][metric]["value"]

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from corellarec.artifacts import read_manifest, writing
+from corellarec.cascade.policy import known
 from corellarec.cascade.router import Router
 from corellarec.config import CrmConfig, LlmConfig
 from corellarec.crm.batch import CrmReader
@@ -105,7 +106,8 @@ class Cascade:
             progress: Called with the number of samples the language model has just answered.
         """
         crm_logit = crm_logits(self.crm, self.reader, samples).double().numpy()
-        asked = self.router.asks(crm_logit)
+        facts = known(self.log, samples, crm_logit, self.crm_config.history_length)
+        asked = self.router.asks(facts)
         p_crm = sigmoid(self.router.crm(crm_logit))
         p, p_llm = p_crm.copy(), np.full(len(samples), np.nan)
         if asked.any():

@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold
 
 from corellarec.cascade.calibrate import LogisticMap, fit_logistic
-from corellarec.metrics import Floats, Labels, entropy, interval, losses, resampled_users, sigmoid
+from corellarec.cascade.policy import ENTROPY, Known, LinearValue, fit_gain
+from corellarec.metrics import Floats, Labels, interval, losses, resampled_users, sigmoid
 
+Policy = Literal["gain", "entropy"]
+POLICIES: tuple[Policy, ...] = ("gain", "entropy")
 FOLDS = 5
 RESAMPLES = 1000
 MIN_ROUTED = 30  # fewer routed validation rows cannot show anything
@@ -25,7 +28,7 @@ class Verdict:
     Args:
         helps: Whether the gain's 95 % interval lies above zero.
         routed: Validation rows that the policy routes.
-        gain: Mean log loss (nats) the answer saves on a routed row; NaN where none is routed.
+        gain: Mean log loss (nats) the answer saves on a routed row; 0 where too few are routed.
         low, high: Its 95 % interval, users resampled.
     """
 
@@ -41,33 +44,47 @@ class Router:
     """A fitted decision.
 
     Args:
+        policy: Whom to ask first: ``gain``, who is expected to gain most, or ``entropy``, the
+            paper's, where the CRM is least confident.
         budget: Share of samples the language model may see.
         combine: What a routed sample gets: the ``blend`` of both, or ``replace``: the language
             model's own calibrated answer.
-        threshold: Entropy (nats) of the calibrated CRM above which a sample is routed.
         crm: Calibration of the CRM.
         llm: Calibration of the language model.
         blend: Map from both logits to one.
-        verdict: Why the cascade asks, or does not.
+        values: Value of asking under each policy.
+        thresholds: Value above which a sample is routed, under each policy.
+        verdicts: What validation says of each policy.
     """
 
+    policy: Policy
     budget: float
     combine: Literal["blend", "replace"]
-    threshold: float
     crm: LogisticMap
     llm: LogisticMap
     blend: LogisticMap
-    verdict: Verdict
+    values: dict[str, LinearValue]
+    thresholds: dict[str, float]
+    verdicts: dict[str, Verdict]
 
-    def uncertainty(self, crm_logit: Floats) -> Floats:
-        """Entropy (nats) of the calibrated CRM."""
-        return entropy(sigmoid(self.crm(crm_logit)))
+    @property
+    def verdict(self) -> Verdict:
+        """Why the cascade asks, or does not."""
+        return self.verdicts[self.policy]
 
-    def asks(self, crm_logit: Floats) -> NDArray[np.bool_]:
+    def value(self, known: Known, policy: Policy) -> Floats:
+        """How much it is worth to ask about each sample."""
+        return self.values[policy](known.features(self.crm))
+
+    def would_ask(self, known: Known, policy: Policy) -> NDArray[np.bool_]:
+        """Whether each sample is above a policy's threshold, whatever the verdict."""
+        return self.value(known, policy) > self.thresholds[policy]
+
+    def asks(self, known: Known) -> NDArray[np.bool_]:
         """Whether each sample goes to the language model."""
         if not self.verdict.helps:
-            return np.zeros(len(crm_logit), dtype=bool)
-        return self.uncertainty(crm_logit) > self.threshold
+            return np.zeros(len(known.crm_logit), dtype=bool)
+        return self.would_ask(known, self.policy)
 
     def answer(self, crm_logit: Floats, llm_logit: Floats) -> Floats:
         """Probability for samples that were asked about."""
@@ -82,71 +99,91 @@ class Router:
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> "Router":
         """The router of :meth:`to_json`."""
-        maps = {
-            name: LogisticMap(tuple(facts[name]["weights"]), facts[name]["bias"])
-            for name in ("crm", "llm", "blend")
-        }
-        return cls(**{**facts, **maps, "verdict": Verdict(**facts["verdict"])})
+
+        def linear(kind: type, of: dict[str, Any]) -> Any:  # noqa: ANN401 (an instance of kind)
+            return kind(tuple(of["weights"]), of["bias"])
+
+        maps = {name: linear(LogisticMap, facts[name]) for name in ("crm", "llm", "blend")}
+        values = {name: linear(LinearValue, of) for name, of in facts["values"].items()}
+        verdicts = {name: Verdict(**of) for name, of in facts["verdicts"].items()}
+        return cls(**{**facts, **maps, "values": values, "verdicts": verdicts})
 
 
 def fit_router(
     *,
-    crm_logit: Floats,
+    known: Known,
     llm_logit: Floats,
     label: Labels,
     user: NDArray[np.int64],
-    all_crm_logit: Floats,
+    all_known: Known,
     all_label: Labels,
+    policy: Policy,
     budget: float,
     combine: Literal["blend", "replace"],
     seed: int,
 ) -> Router:
-    """Fit calibrations, blend and threshold on validation data, and judge whether asking helps.
+    """Fit everything on validation data, and judge whether asking helps.
 
-    The judgement is cross-fitted: each user's rows are predicted by maps fitted on other users,
-    and the gain is the CRM's loss minus the cascade's on the rows that would be routed. If its
-    95 % interval (users resampled) does not lie above zero, nothing is routed.
+    The judgement is cross-fitted: whether a user's rows are routed, and what they get, is decided
+    by maps, policy and threshold fitted on other users; the gain is the CRM's loss minus the
+    answer's on the rows routed. If its 95 % interval (users resampled) does not lie above zero,
+    nothing is routed.
 
     Args:
-        crm_logit: ``(n,)`` logits of the validation rows that both models scored ...
-        llm_logit: ``(n,)`` ... of both models ...
+        known: The ``n`` validation rows that both models scored ...
+        llm_logit: ``(n,)`` ... the language model's logits ...
         label: ``(n,)`` ... their labels ...
         user: ``(n,)`` ... and users.
-        all_crm_logit: ``(m,)`` logits of all validation rows; they fix the CRM's calibration and
-            the threshold ...
-        all_label: ``(m,)`` ... with their labels.
+        all_known: All validation rows; they fix the CRM's calibration and the thresholds ...
+        all_label: ... with their labels.
+        policy: Whom to ask first.
         budget: Share of samples the language model may see.
         combine: What a routed sample gets.
         seed: Seed of the bootstrap.
     """
-    crm = fit_logistic(all_label, all_crm_logit)
-    uncertainty = entropy(sigmoid(crm(all_crm_logit)))
-    threshold = float(np.quantile(uncertainty, 1 - budget)) if budget < 1 else -1.0
-    routed = entropy(sigmoid(crm(crm_logit))) > threshold
     gain = np.zeros(len(label))
+    routed = {name: np.zeros(len(label), dtype=bool) for name in POLICIES}
     folds = min(FOLDS, len(np.unique(user)))
-    judged = routed.sum() >= MIN_ROUTED and folds > 1
-    if judged:
-        for fit, held_out in GroupKFold(folds).split(label, groups=user):
-            if label[fit].min() == label[fit].max():
-                judged = False
-                break
-            crm_map = fit_logistic(label[fit], crm_logit[fit])
-            inputs = (llm_logit,) if combine == "replace" else (crm_logit, llm_logit)
-            answer_map = fit_logistic(label[fit], *(x[fit] for x in inputs))
-            answer = sigmoid(answer_map(*(x[held_out] for x in inputs)))
-            alone = sigmoid(crm_map(crm_logit[held_out]))
-            gain[held_out] = losses(label[held_out], alone) - losses(label[held_out], answer)
-    verdict = _judge(gain, routed, user, seed) if judged else _unjudged(int(routed.sum()))
+    for fit, held_out in GroupKFold(folds).split(label, groups=user) if folds > 1 else ():
+        if label[fit].min() == label[fit].max():
+            continue  # nothing to fit on: these rows are not routed and gain nothing
+        crm_map = fit_logistic(label[fit], known.crm_logit[fit])
+        inputs = (llm_logit,) if combine == "replace" else (known.crm_logit, llm_logit)
+        answer_map = fit_logistic(label[fit], *(x[fit] for x in inputs))
+        saved = losses(label, sigmoid(crm_map(known.crm_logit))) - losses(
+            label, sigmoid(answer_map(*inputs))
+        )
+        gain[held_out] = saved[held_out]
+        features = known.features(crm_map)
+        for name, value in _values(features[fit], saved[fit]).items():
+            threshold = _threshold(value(features[fit]), budget, name)
+            routed[name][held_out] = value(features[held_out]) > threshold
+    crm = fit_logistic(all_label, all_known.crm_logit)
+    values = _values(known.features(crm), gain)
     return Router(
+        policy=policy,
         budget=budget,
         combine=combine,
-        threshold=threshold,
         crm=crm,
         llm=fit_logistic(label, llm_logit),
-        blend=fit_logistic(label, crm_logit, llm_logit),
-        verdict=verdict,
+        blend=fit_logistic(label, known.crm_logit, llm_logit),
+        values=values,
+        thresholds={
+            name: _threshold(value(all_known.features(crm)), budget, name)
+            for name, value in values.items()
+        },
+        verdicts={name: _judge(gain[rows], user[rows], seed) for name, rows in routed.items()},
     )
+
+
+def _values(features: Floats, gain: Floats) -> dict[str, LinearValue]:
+    return {"entropy": ENTROPY, "gain": fit_gain(features, gain)}
+
+
+def _threshold(value: Floats, budget: float, policy: str) -> float:
+    """The value that a share ``budget`` lies above; a gain of zero is never worth asking."""
+    threshold = float(np.quantile(value, 1 - budget)) if budget < 1 else float(value.min()) - 1.0
+    return max(threshold, 0.0) if policy == "gain" else threshold
 
 
 def explain(router: Router) -> str:
@@ -163,16 +200,15 @@ def explain(router: Router) -> str:
         f"{verdict.high:+.4f}"
     )
     if verdict.helps:
-        return f"the least confident {router.budget:.0%} go to the LLM: {measured}"
+        whom = "least confident" if router.policy == "entropy" else "most promising"
+        return f"the {whom} {router.budget:.0%} go to the LLM: {measured}"
     return f"nothing is routed, the CRM answers alone: {measured}, which does not show a gain"
 
 
-def _unjudged(routed: int) -> Verdict:
-    return Verdict(helps=False, routed=routed, gain=0.0, low=0.0, high=0.0)
-
-
-def _judge(gain: Floats, routed: NDArray[np.bool_], user: NDArray[np.int64], seed: int) -> Verdict:
-    gain, user = gain[routed], user[routed]
+def _judge(gain: Floats, user: NDArray[np.int64], seed: int) -> Verdict:
+    """The verdict on routed rows that gain so much."""
+    if len(gain) < MIN_ROUTED:
+        return Verdict(helps=False, routed=len(gain), gain=0.0, low=0.0, high=0.0)
     means = np.array([gain[rows].mean() for rows in resampled_users(user, RESAMPLES, seed)])
     low, high = interval(means)
-    return Verdict(bool(low > 0), int(routed.sum()), float(gain.mean()), low, high)
+    return Verdict(bool(low > 0), len(gain), float(gain.mean()), low, high)

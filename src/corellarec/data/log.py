@@ -65,6 +65,7 @@ class Log:
         time: ``(rows,)`` int64, seconds.
         split: ``(rows,)`` int8, an index into ``SPLITS``.
         user_codes, item_codes: ``(entities, sum of widths)`` int32.
+        item_train_rows: ``(items,)`` int64, rows of each item in the training split.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Log:
         self.split = _tensor(rows["split"])
         self.users, self.items = users, items
         self.user_layout, self.item_layout = user_layout, item_layout
+        self.item_train_rows = _tensor(items["train_rows"])
         self.user_codes = _code_matrix(users, user_layout)
         self.item_codes = _code_matrix(items, item_layout)
         counts = torch.bincount(self.user, minlength=users.height)

@@ -5,7 +5,8 @@ The prepared log is one directory:
     rows.parquet    user, item (int32: row numbers of the tables below), label (int8),
                     time (int64, seconds), split (int8: 0 train, 1 validation, 2 test),
                     sorted by (user, time, item)
-    users.parquet   id, each feature as text, and FEATURE_code (int32, or list of int32)
+    users.parquet   id, train_rows (int64, rows in the training split), each feature as text, and
+                    FEATURE_code (int32, or list of int32)
     items.parquet   the same, and title
     manifest.json   what it was made from, what was counted, checksums
 
@@ -29,7 +30,7 @@ from corellarec.data.raw import Field, Folder, RawLog
 from corellarec.errors import ArtifactError, DataError
 
 SPLITS = ("train", "validation", "test")
-FORMAT = 1  # raised when the prepared log changes shape, so that old ones are made anew
+FORMAT = 2  # raised when the prepared log changes shape, so that old ones are made anew
 
 
 def prepare(config: DataConfig, directory: Path) -> dict[str, Any]:
@@ -184,7 +185,8 @@ def _encode(
         if field.multi:
             coded = pl.col(field.name).list.eval(coded)
         table = table.with_columns(coded.alias(f"{field.name}_code"))
-    keep = ["id", *(["title"] if "title" in table.columns else [])]
+    table = table.with_columns(pl.col("count").fill_null(0).cast(pl.Int64).alias("train_rows"))
+    keep = ["id", *(["title"] if "title" in table.columns else []), "train_rows"]
     names = [id_field, *_names(fields)]
     return table.select(*keep, *names[1:], *(f"{name}_code" for name in names))
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corellarec import metrics
+from corellarec.cascade.policy import Known
 from corellarec.cascade.router import Router
 from corellarec.metrics import METRICS, Floats, Labels, entropy, losses, sigmoid
 
@@ -23,13 +24,19 @@ class Scores:
     Args:
         user: ``(n,)`` user numbers.
         label: ``(n,)`` of 0 and 1.
-        crm_logit, llm_logit: ``(n,)`` raw logits.
+        known: What is known before asking, the CRM's raw logits among it.
+        llm_logit: ``(n,)`` the language model's raw logits.
     """
 
     user: NDArray[np.int64]
     label: Labels
-    crm_logit: Floats
+    known: Known
     llm_logit: Floats
+
+    @property
+    def crm_logit(self) -> Floats:
+        """``(n,)`` the CRM's raw logits."""
+        return self.known.crm_logit
 
 
 def evaluate(
@@ -52,10 +59,11 @@ def evaluate(
         "llm": 1.0,
         "llm_calibrated": 1.0,
         "paper": float(_top_entropy(scores, router).mean()),
-        "replace": float(_would_ask(scores, router).mean()),
-        "blend": float(_would_ask(scores, router).mean()),
+        "replace": float(router.would_ask(scores.known, "entropy").mean()),
+        "blend_entropy": float(router.would_ask(scores.known, "entropy").mean()),
+        "blend_gain": float(router.would_ask(scores.known, "gain").mean()),
         "blend_all": 1.0,
-        "cascade": float(router.asks(scores.crm_logit).mean()),
+        "cascade": float(router.asks(scores.known).mean()),
     }
     return {
         "rows": len(scores.label),
@@ -71,11 +79,6 @@ def evaluate(
     }
 
 
-def _would_ask(scores: Scores, router: Router) -> NDArray[np.bool_]:
-    """Rows above the threshold, whatever the verdict."""
-    return router.uncertainty(scores.crm_logit) > router.threshold
-
-
 def _top_entropy(scores: Scores, router: Router) -> NDArray[np.bool_]:
     """The paper's rule: the share ``budget`` of rows with the highest entropy of the raw CRM."""
     uncertainty = entropy(sigmoid(scores.crm_logit))
@@ -87,7 +90,9 @@ def _predictions(scores: Scores, router: Router) -> dict[str, Floats]:
     crm_calibrated = sigmoid(router.crm(scores.crm_logit))
     llm_calibrated = sigmoid(router.llm(scores.llm_logit))
     blend = sigmoid(router.blend(scores.crm_logit, scores.llm_logit))
-    ask, asks = _would_ask(scores, router), router.asks(scores.crm_logit)
+    entropy_asks = router.would_ask(scores.known, "entropy")
+    gain_asks = router.would_ask(scores.known, "gain")
+    asks = router.asks(scores.known)
     answer = router.answer(scores.crm_logit, scores.llm_logit)
     return {
         "crm": crm,
@@ -95,8 +100,9 @@ def _predictions(scores: Scores, router: Router) -> dict[str, Floats]:
         "llm": llm,
         "llm_calibrated": llm_calibrated,
         "paper": np.where(_top_entropy(scores, router), llm, crm),
-        "replace": np.where(ask, llm_calibrated, crm_calibrated),
-        "blend": np.where(ask, blend, crm_calibrated),
+        "replace": np.where(entropy_asks, llm_calibrated, crm_calibrated),
+        "blend_entropy": np.where(entropy_asks, blend, crm_calibrated),
+        "blend_gain": np.where(gain_asks, blend, crm_calibrated),
         "blend_all": blend,
         "cascade": np.where(asks, answer, crm_calibrated),
     }
@@ -138,7 +144,7 @@ def _groups(
     resamples: list[NDArray[np.int64]],
 ) -> list[dict[str, Any]]:
     """Groups of equal size by CRM confidence, least confident first (the paper's Figure 1)."""
-    order = np.argsort(-router.uncertainty(scores.crm_logit), kind="stable")
+    order = np.argsort(-router.value(scores.known, "entropy"), kind="stable")
     found = []
     for number, rows in enumerate(np.array_split(order, count)):
         inside = np.zeros(len(order), dtype=bool)
@@ -180,7 +186,7 @@ def _difference(
 def _curve(
     scores: Scores, router: Router, predictions: dict[str, Floats], seed: int
 ) -> dict[str, Any]:
-    """Quality against the share of rows asked about, for three orders of asking.
+    """Quality against the share of rows asked about, for four orders of asking.
 
     ``oracle`` knows the labels and asks where the answer helps most: a bound, not a policy.
     """
@@ -191,7 +197,8 @@ def _curve(
     n = len(alone)
     gain = losses(scores.label, alone) - losses(scores.label, answer)
     orders = {
-        "entropy": np.argsort(-router.uncertainty(scores.crm_logit), kind="stable"),
+        "entropy": np.argsort(-router.value(scores.known, "entropy"), kind="stable"),
+        "gain": np.argsort(-router.value(scores.known, "gain"), kind="stable"),
         "random": np.random.default_rng(seed).permutation(n),
         "oracle": np.argsort(-gain, kind="stable"),
     }

@@ -36,15 +36,16 @@ def _svg(figure: Figure) -> str:
 def curve_figure(curve: dict[str, Any], budget: float) -> str:
     """AUC and log loss against the share of rows the language model sees."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9, 3.7), layout="constrained")
+        figure = Figure(figsize=(9, 3.9), layout="constrained")
         axes = figure.subplots(1, 2)
         share = [100 * value for value in curve["budget"]]
         names = {
-            "oracle": "oracle (knows the labels: a bound)",
-            "entropy": "least confident first",
+            "oracle": "oracle (knows the labels)",
+            "gain": "most promising first (gain)",
+            "entropy": "least confident first (entropy)",
             "random": "random",
         }
-        colours = {"entropy": "cascade", "random": "random", "oracle": "oracle"}
+        colours = {"gain": "cascade", "entropy": "llm", "random": "random", "oracle": "oracle"}
         for axis, metric, title in zip(
             axes, ("auc", "log_loss"), ("AUC", "Log loss (nats)"), strict=True
         ):
@@ -55,7 +56,7 @@ def curve_figure(curve: dict[str, Any], budget: float) -> str:
             axis.axhline(curve["entropy"][metric][0], color=COLOURS["crm"], lw=1, label="CRM alone")
             axis.axvline(100 * budget, color="#c5c9d2", lw=1, ls=":")
             # The oracle's bound would flatten what a real policy can reach.
-            real = [*curve["entropy"][metric], *curve["random"][metric]]
+            real = [v for name in ("gain", "entropy", "random") for v in curve[name][metric]]
             pad = max(1e-3, 0.6 * (max(real) - min(real)))
             axis.set_ylim(min(real) - pad, max(real) + pad)
             axis.set_xlabel("share of rows the LLM answers, %")
@@ -63,7 +64,7 @@ def curve_figure(curve: dict[str, Any], budget: float) -> str:
         figure.legend(
             *axes[0].get_legend_handles_labels(),
             loc="outside lower center",
-            ncols=4,
+            ncols=3,
             frameon=False,
             fontsize=9,
         )

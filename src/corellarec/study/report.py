@@ -15,8 +15,9 @@ ROWS = {
     "llm": "LLM alone",
     "llm_calibrated": "LLM, calibrated",
     "paper": "cascade as in the paper (entropy, replace, raw)",
-    "replace": "cascade, replace",
-    "blend": "cascade, blend",
+    "replace": "cascade, entropy, replace",
+    "blend_entropy": "cascade, entropy, blend",
+    "blend_gain": "cascade, gain, blend",
     "blend_all": "blend on every row",
     "cascade": "shipped cascade",
 }
