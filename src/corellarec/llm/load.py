@@ -11,7 +11,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
 from corellarec.errors import ModelError
 from corellarec.llm.models import OUR_FAULT, find_model, first_line
@@ -123,8 +122,6 @@ def load_model(
         ModelError: If the model or its tokenizer is absent, gated, damaged, or not causal.
     """
     place = find_model(name)
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
     try:
         tokenizer = AutoTokenizer.from_pretrained(place)
         model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, use_safetensors=True)

