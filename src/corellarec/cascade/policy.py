@@ -12,7 +12,7 @@ from sklearn.linear_model import RidgeCV
 
 from corellarec.cascade.calibrate import LogisticMap
 from corellarec.data.log import Log, Samples
-from corellarec.metrics import Floats, entropy, sigmoid
+from corellarec.metrics import Floats, entropy, losses, sigmoid
 
 FEATURES = (
     "logit",
@@ -22,7 +22,7 @@ FEATURES = (
     "log item popularity",
     "share liked",
 )
-PENALTIES = np.logspace(-1, 4, 12)
+PENALTIES = np.logspace(-1, 7, 17)
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,35 @@ class LinearValue:
 ENTROPY = LinearValue(tuple(float(name == "entropy") for name in FEATURES), 0.0)
 
 
-def fit_gain(features: Floats, gain: Floats) -> LinearValue:
-    """Ridge regression of the log loss (nats) that asking saves; the penalty is cross-validated.
+def expected_gain(alone: Floats, answer: Floats, truth: Floats) -> Floats:
+    """Log loss (nats) that ``answer`` is expected to save over ``alone`` where ``truth`` holds.
+
+    All are probabilities ``(n,)``. With the calibrated blend of both models as ``truth`` this has
+    the same mean as the saving on the labels, and a fraction of its variance: no coin is flipped.
+    """
+    ones = np.ones(len(truth), dtype=np.int8)
+    yes = losses(ones, alone) - losses(ones, answer)
+    no = losses(1 - ones, alone) - losses(1 - ones, answer)
+    return truth * yes + (1 - truth) * no
+
+
+def fit_gain(features: Floats, expected: Floats, saved: Floats) -> LinearValue:
+    """Ridge regression of the log loss (nats) that asking saves; penalties are cross-validated.
+
+    What the blend expects is regressed first. Then what it did not foresee is, whose mean is zero
+    wherever the blend is calibrated, so that its penalty shrinks it to nothing unless the labels
+    speak clearly.
 
     Args:
         features: ``(n, 6)``.
-        gain: ``(n,)`` the CRM's loss minus the answer's.
+        expected: ``(n,)`` from :func:`expected_gain`.
+        saved: ``(n,)`` the CRM's loss minus the answer's, on the labels.
     """
     mean, deviation = features.mean(0), features.std(0).clip(min=1e-9)
-    ridge = RidgeCV(PENALTIES).fit((features - mean) / deviation, gain)
-    weights = ridge.coef_ / deviation
-    return LinearValue(tuple(weights.tolist()), float(ridge.intercept_ - weights @ mean))
+    scaled = (features - mean) / deviation
+    weights, bias = np.zeros(len(FEATURES)), 0.0
+    for target in (expected, saved - expected):
+        ridge = RidgeCV(PENALTIES).fit(scaled, target)
+        weights += ridge.coef_ / deviation
+        bias += float(ridge.intercept_)
+    return LinearValue(tuple(weights.tolist()), bias - float(weights @ mean))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold
 
 from corellarec.cascade.calibrate import LogisticMap, fit_logistic
-from corellarec.cascade.policy import ENTROPY, Known, LinearValue, fit_gain
+from corellarec.cascade.policy import ENTROPY, Known, LinearValue, expected_gain, fit_gain
 from corellarec.metrics import Floats, Labels, interval, losses, resampled_users, sigmoid
 
 Policy = Literal["gain", "entropy"]
@@ -141,25 +141,27 @@ def fit_router(
         combine: What a routed sample gets.
         seed: Seed of the bootstrap.
     """
-    gain = np.zeros(len(label))
+    gain, expected = np.zeros(len(label)), np.zeros(len(label))
     routed = {name: np.zeros(len(label), dtype=bool) for name in POLICIES}
     folds = min(FOLDS, len(np.unique(user)))
     for fit, held_out in GroupKFold(folds).split(label, groups=user) if folds > 1 else ():
         if label[fit].min() == label[fit].max():
             continue  # nothing to fit on: these rows are not routed and gain nothing
         crm_map = fit_logistic(label[fit], known.crm_logit[fit])
-        inputs = (llm_logit,) if combine == "replace" else (known.crm_logit, llm_logit)
-        answer_map = fit_logistic(label[fit], *(x[fit] for x in inputs))
-        saved = losses(label, sigmoid(crm_map(known.crm_logit))) - losses(
-            label, sigmoid(answer_map(*inputs))
-        )
-        gain[held_out] = saved[held_out]
+        blend_map = fit_logistic(label[fit], known.crm_logit[fit], llm_logit[fit])
+        alone = sigmoid(crm_map(known.crm_logit))
+        answer = blended = sigmoid(blend_map(known.crm_logit, llm_logit))
+        if combine == "replace":
+            answer = sigmoid(fit_logistic(label[fit], llm_logit[fit])(llm_logit))
+        saved = losses(label, alone) - losses(label, answer)
+        saving = expected_gain(alone, answer, blended)
+        gain[held_out], expected[held_out] = saved[held_out], saving[held_out]
         features = known.features(crm_map)
-        for name, value in _values(features[fit], saved[fit]).items():
+        for name, value in _values(features[fit], saving[fit], saved[fit]).items():
             threshold = _threshold(value(features[fit]), budget, name)
             routed[name][held_out] = value(features[held_out]) > threshold
     crm = fit_logistic(all_label, all_known.crm_logit)
-    values = _values(known.features(crm), gain)
+    values = _values(known.features(crm), expected, gain)
     return Router(
         policy=policy,
         budget=budget,
@@ -176,8 +178,8 @@ def fit_router(
     )
 
 
-def _values(features: Floats, gain: Floats) -> dict[str, LinearValue]:
-    return {"entropy": ENTROPY, "gain": fit_gain(features, gain)}
+def _values(features: Floats, expected: Floats, saved: Floats) -> dict[str, LinearValue]:
+    return {"entropy": ENTROPY, "gain": fit_gain(features, expected, saved)}
 
 
 def _threshold(value: Floats, budget: float, policy: str) -> float:
