@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,10 @@ from corellarec.artifacts import write_text
 from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.router import explain
 from corellarec.config import Config, load_config, preset_names
-from corellarec.data.fetch import cache_dir, fetch_movielens_100k
+from corellarec.data.fetch import cache_dir, fetch_movielens
+from corellarec.data.prepare import build, peak_memory_mb
+from corellarec.data.wizard import propose
+from corellarec.display import preparation, say_warnings
 from corellarec.errors import ArtifactError, ConfigError, CorellarecError, DataError
 from corellarec.llm.models import find_model
 from corellarec.pipeline import Run, remove_run
@@ -30,6 +34,8 @@ app = typer.Typer(
         "it is good at.\n\nStart with `corellarec run --preset quick`."
     ),
 )
+data_app = typer.Typer(no_args_is_help=True, help="Look at logs.")
+app.add_typer(data_app, name="data")
 console = Console(stderr=True)
 
 Preset = Annotated[
@@ -42,6 +48,10 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="One setting, such as `cascade.budget=0.2`; may be repeated."),
 ]
+SkipBadRows = Annotated[
+    int | None,
+    typer.Option(min=0, help="Bad rows of the log that may be left out (data.skip_bad_rows)."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")]
 Out = Annotated[Path | None, typer.Option(help="Directory of the run; the default is runs/PRESET.")]
@@ -53,7 +63,7 @@ def _settings(
     """The configuration, and the directory it goes into."""
     if preset is None and config is None:
         preset = "quick"
-    name = preset or (config.stem if config else "quick")
+    name = config.stem if config else preset or "quick"
     return load_config(preset=preset, file=config, settings=settings or ()), out or Path(
         "runs", name
     )
@@ -114,12 +124,14 @@ def fetch(preset: Preset = None, config: ConfigFile = None, settings: Settings =
           as_json: Json = False) -> None:  # fmt: skip
     """Get the data set and the language model into the cache, and check them."""
     resolved, _ = _settings(preset, config, settings, None)
-    data = resolved.data.path or str(fetch_movielens_100k()[0])
+    data = resolved.data.path
+    if not data and not resolved.data.interactions and resolved.data.fetch != "nothing":
+        data = str(fetch_movielens(resolved.data.fetch))
     model = find_model(resolved.llm.model)
     if as_json:
         _print_json({"cache": str(cache_dir()), "data": data, "model": model})
     else:
-        console.print(f"data: {data}\nmodel: {model}", highlight=False)
+        console.print(f"data: {data or 'your own'}\nmodel: {model}", highlight=False)
 
 
 @app.command()
@@ -128,13 +140,88 @@ def prepare(
     config: ConfigFile = None,
     settings: Settings = None,
     out: Out = None,
+    skip_bad_rows: SkipBadRows = None,
     as_json: Json = False,
 ) -> None:
     """Prepare the log: labels, time split, vocabularies. Does nothing if it is up to date."""
-    here = _start(preset, config, settings, out)
+    here = _start(preset, config, _with_skip(settings, skip_bad_rows), out)
     facts = here.prepare()
     if as_json:
         _print_json({name: value for name, value in facts.items() if name != "files"})
+    else:
+        Console().print(preparation(facts), highlight=False, soft_wrap=True)
+
+
+def _with_skip(settings: list[str] | None, skip_bad_rows: int | None) -> list[str]:
+    given = [] if skip_bad_rows is None else [f"data.skip_bad_rows={skip_bad_rows}"]
+    return [*(settings or []), *given]
+
+
+@data_app.command()
+def check(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    skip_bad_rows: SkipBadRows = None,
+    as_json: Json = False,
+) -> None:
+    """Read and check a log, say what it holds and what looks wrong, and write nothing."""
+    resolved, _ = _settings(preset, config, _with_skip(settings, skip_bad_rows), None)
+    start = time.perf_counter()
+    with console.status("reading the log"):
+        facts = build(resolved.data).facts
+    facts |= {
+        "seconds": round(time.perf_counter() - start, 2),
+        "peak_memory_mb": peak_memory_mb(),
+    }
+    if as_json:
+        _print_json(facts)
+        return
+    Console().print(preparation(facts), highlight=False, soft_wrap=True)
+    say_warnings(console, facts["warnings"])
+    console.print(
+        f"{len(facts['warnings'])} warning(s)" if facts["warnings"] else "nothing looks wrong",
+        highlight=False,
+    )
+
+
+@app.command("init-data")
+def init_data(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Your files, or a directory of them.", metavar="PATH...")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="TOML file to write.")] = Path(
+        "corellarec.toml"
+    ),
+    user: Annotated[str | None, typer.Option(help="Column of the user's id.")] = None,
+    item: Annotated[str | None, typer.Option(help="Column of the item's id.")] = None,
+    time_column: Annotated[str | None, typer.Option("--time", help="Column of the time.")] = None,
+    rating: Annotated[str | None, typer.Option(help="Column of the rating.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the label, 0 or 1.")] = None,
+    title: Annotated[str | None, typer.Option(help="Column of the item's title.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the TOML file if it is there.")
+    ] = False,
+) -> None:
+    """Look at your own files and write a first configuration for them.
+
+    Columns are told by their names and first rows; what is guessed is printed. Read the file that
+    is written, correct it, and check it with `corellarec data check --config FILE`.
+    """
+    if output.exists() and not overwrite:
+        raise ConfigError(f"{output} is there: --overwrite replaces it, -o takes another name")
+    told = {"user": user, "item": item, "time": time_column, "rating": rating, "label": label,
+            "title": title}  # fmt: skip
+    text, said = propose(paths, {role: column for role, column in told.items() if column})
+    write_text(output, f"# Written by corellarec init-data; every setting: docs/guide.md\n\n{text}")
+    for line in said:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    console.print(
+        f"written: {output}\nnext: corellarec data check --config {output}\n"
+        f"then: corellarec run --preset quick --config {output} --out runs/{output.stem}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _start(

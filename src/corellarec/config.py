@@ -1,4 +1,4 @@
-"""One frozen, typed tree of settings: a preset or a TOML file, then ``--set key=value``."""
+"""One frozen, typed tree of settings: a preset, a TOML file, ``--set key=value``."""
 
 import difflib
 import tomllib
@@ -25,22 +25,126 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class TableConfig(Section):
+    """Where a table of your own lies: files, or a query to a database."""
+
+    files: str | tuple[str, ...] | None = None
+    """Paths or globs of CSV, TSV, Parquet or JSON-lines files, ``.gz`` and ``.zst`` too; relative
+    ones start from the current directory."""
+    separator: str | None = None
+    """Character between the values of delimited text; the default goes by the file's name."""
+    encoding: str = "utf-8"
+    """Encoding of delimited text."""
+    database: str | None = None
+    """DuckDB or SQLite file, or an address such as ``postgresql://...``; ``$NAME`` takes it from
+    the environment."""
+    query: str | None = None
+    """SQL whose answer is the table."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "TableConfig":
+        if (self.database is None) != (self.query is None):
+            raise ValueError("database and query go together")
+        if self.files and self.query:
+            raise ValueError("files and query exclude each other")
+        return self
+
+
+class InteractionsConfig(TableConfig):
+    """Your own log: which columns are what."""
+
+    user: str
+    """Column of the user's id."""
+    item: str
+    """Column of the item's id."""
+    time: str
+    """Column of the time: a number, a date, or text such as ``2024-05-01 12:30:00``."""
+    rating: str | None = None
+    """Column of a rating; ``data.positive_rating`` makes it a label."""
+    label: str | None = None
+    """Column of the label: 1 or 0, true or false, yes or no ..."""
+    positive_values: tuple[str, ...] | None = None
+    """... or of anything, and these values of it are the positive ones."""
+    split: str | None = None
+    """Column of a given split: ``train``, ``validation`` (or ``valid``, ``val``, ``dev``) and
+    ``test``."""
+
+    @model_validator(mode="after")
+    def _one_label(self) -> "InteractionsConfig":
+        if (self.rating is None) == (self.label is None):
+            raise ValueError("give one of rating and label")
+        if self.positive_values and not self.label:
+            raise ValueError("positive_values are values of the column that label names")
+        if not (self.files or self.query):
+            raise ValueError("give files, or database and query")
+        return self
+
+
+class FeaturesConfig(TableConfig):
+    """Features of users or items.
+
+    Without a source of its own, they are columns of the interactions, whose earliest value counts.
+    """
+
+    id: str | None = None
+    """Column of the id; the default has the name it has in the interactions."""
+    categorical: tuple[str, ...] = ()
+    """Columns of one token."""
+    multi: dict[str, str] = {}
+    """Columns of several tokens, and the text between two of them, such as ``|``."""
+    numeric: tuple[str, ...] = ()
+    """Columns of numbers; each becomes one of 32 buckets of equal size in training."""
+
+
+class ItemsConfig(FeaturesConfig):
+    """Features of items, and the text the language model reads."""
+
+    title: str
+    """Column of the title, or a template of columns such as ``{name} by {brand}``."""
+
+
 class DataConfig(Section):
     """Where the log comes from and how it becomes labels and splits."""
 
-    source: Literal["movielens", "atomic"] = "movielens"
-    """File layout of ``path``: MovieLens's own files, or RecBole's atomic files."""
+    fetch: Literal["ml-100k", "ml-1m", "nothing"] = "ml-100k"
+    """What to fetch into the cache where neither ``path`` nor ``interactions`` is given."""
     path: str | None = None
-    """Directory or zip of the log; the default fetches MovieLens-100K into the cache."""
+    """Directory or zip in a known layout: MovieLens, Amazon reviews, RecBole's atomic files."""
+    interactions: InteractionsConfig | None = None
+    """Your own log."""
+    items: ItemsConfig | None = None
+    """Titles and features of its items."""
+    users: FeaturesConfig | None = None
+    """Features of its users."""
+    time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+    """Unit of numeric times in your own log; ``auto`` goes by their size."""
+    skip_bad_rows: Count = 0
+    """Rows of the log that may be left out because they cannot be read."""
     positive_rating: float = 4.0
     """A rating at or above this is a positive label."""
+    min_user_rows: Count = 0
+    """Users with fewer rows are left out ..."""
+    min_item_rows: Count = 0
+    """... and items with fewer, again and again until all that is left has enough (k-core)."""
+    untitled: Literal["keep", "drop"] = "keep"
+    """What happens to the rows of items without a title."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of train, validation and test, cut by time over the whole log."""
+    min_history: Count = 0
+    """The first so many rows of each user are history only: neither trained on nor tested."""
+    history: Literal["all", "positives"] = "all"
+    """Which earlier rows of the user make the history."""
 
     @model_validator(mode="after")
-    def _shares_fill_the_log(self) -> "DataConfig":
+    def _is_whole(self) -> "DataConfig":
         if min(self.split) <= 0 or abs(sum(self.split) - 1) > 1e-9:
             raise ValueError(f"split: three positive shares that sum to 1, found {self.split}")
+        if self.path and self.interactions:
+            raise ValueError("path and interactions exclude each other")
+        if self.interactions and not self.items:
+            raise ValueError("interactions need items, with the title the language model reads")
+        if (self.items or self.users) and not self.interactions:
+            raise ValueError("items and users belong to interactions, which are not given")
         return self
 
 
@@ -92,6 +196,8 @@ class LlmConfig(Section):
     """Lines in one stream window, overlap included."""
     title_year: bool = True
     """Whether titles keep a year at their end, as in ``Heat (1995)``; it doubles their tokens."""
+    heading: str = "Movies a user rated, in order, and whether the user liked each:"
+    """First line of a stream: what the lines are about."""
     tokens_per_batch: Positive = 4096
     """Padded tokens in one forward pass."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -229,18 +335,16 @@ def preset_names() -> list[str]:
 def load_config(
     *, preset: str | None = None, file: Path | None = None, settings: Iterable[str] = ()
 ) -> Config:
-    """Read a preset or a TOML file and apply ``key=value`` settings on top.
+    """Read a preset, a TOML file and ``key=value`` settings, each on top of the one before.
 
     Args:
         preset: One of :func:`preset_names`.
-        file: A TOML file; excludes ``preset``.
+        file: A TOML file, which goes on top of the preset.
         settings: ``section.key=value`` texts; values are TOML, and bare words are strings.
 
     Raises:
         ConfigError: If the source is missing or malformed, or a key or value is not allowed.
     """
-    if preset is not None and file is not None:
-        raise ConfigError("--preset and --config exclude each other: give one of them")
     tree: dict[str, Any] = {}
     if preset is not None:
         if preset not in preset_names():
@@ -252,7 +356,7 @@ def load_config(
         tree = _parse(source.read_text("utf-8"), f"preset {preset}")
     if file is not None:
         try:
-            tree = _parse(file.read_text("utf-8"), str(file))
+            tree = _merge(tree, _parse(file.read_text("utf-8"), str(file)))
         except OSError as error:
             raise ConfigError(f"{file}: cannot be read ({error.strerror})") from error
         except UnicodeDecodeError as error:
@@ -284,6 +388,16 @@ def _parse(text: str, place: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{place}: not valid TOML: {error}") from error
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two trees of settings, where both have one the one above's."""
+    sections = {
+        key: _merge(below[key], value)
+        for key, value in above.items()
+        if isinstance(value, dict) and isinstance(below.get(key), dict)
+    }
+    return below | above | sections
 
 
 def _apply(tree: dict[str, Any], setting: str) -> None:

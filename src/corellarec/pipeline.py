@@ -32,7 +32,7 @@ from corellarec.crm.build import build_crm
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Log
 from corellarec.data.prepare import prepare
-from corellarec.display import Display
+from corellarec.display import Display, left_out, say_warnings
 from corellarec.errors import ArtifactError, ConfigError
 from corellarec.llm.layout import Layout, build_layout
 from corellarec.llm.load import AnswerModel, load_model, pick_dtype
@@ -80,14 +80,15 @@ class Run:
     def start(self) -> None:
         """Record the configuration.
 
-        Where one is there already, only the sections ``CHEAP`` may differ: what they change is
+        Where training has begun, only the sections ``CHEAP`` may differ: what they change is
         fitted again from stored scores, and no training is lost.
 
         Raises:
             ConfigError: If the directory was made with other settings.
         """
         path = self.directory / "config.toml"
-        before = load_run_config(self.directory) if path.exists() else self.config
+        begun = path.exists() and any(self.directory.glob("stage*"))
+        before = load_run_config(self.directory) if begun else self.config
         if before.model_dump(exclude=CHEAP) != self.config.model_dump(exclude=CHEAP):
             raise ConfigError(
                 f"{self.directory} was made with other settings "
@@ -121,6 +122,10 @@ class Run:
             f"data: {facts['rows']:,} rows, {facts['users']:,} users, {facts['items']:,} items, "
             f"{facts['positives']:,} positives"
         )
+        if omitted := left_out(facts):
+            self.display.say(f"left out: {omitted}")
+        if not self.display.quiet:
+            say_warnings(self.display.console, facts["warnings"])
         return facts
 
     @cached_property

@@ -131,12 +131,16 @@ class Cascade:
             "router": self.router.to_json(),
             "user_fields": [vars(feature) for feature in self.log.user_layout],
             "item_fields": [vars(feature) for feature in self.log.item_layout],
+            "history": self.log.history,
         }
         keep = max(self.crm_config.history_length, self.llm_config.history_length)
         with writing(directory, {"kind": "cascade", "key": key}) as unfinished:
             (unfinished / "cascade.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
             save_file(self.crm.state_dict(), unfinished / "crm.safetensors")
-            self.log.rows.group_by("user", maintain_order=True).tail(keep).write_parquet(
+            rows = self.log.rows
+            if self.log.history == "positives":
+                rows = rows.filter(pl.col("label") == 1)
+            rows.group_by("user", maintain_order=True).tail(keep).write_parquet(
                 unfinished / "rows.parquet"
             )
             self.log.users.write_parquet(unfinished / "users.parquet")
@@ -162,6 +166,7 @@ class Cascade:
             ),
             user_layout=parse_layout(facts["user_fields"]),
             item_layout=parse_layout(facts["item_fields"]),
+            history=facts["history"],
         )
         crm = build_crm(crm_config, log.user_layout, log.item_layout)
         state: dict[str, Tensor] = load_file(directory / "crm.safetensors")

@@ -62,7 +62,7 @@ class Known:
 def known(log: Log, samples: Samples, crm_logit: Floats, history_length: int) -> Known:
     """Look up what the log knows of samples; ``history_length`` is the most rows to look back."""
     begin = torch.maximum(samples.begin, samples.end - history_length)
-    liked = torch.cat([torch.zeros(1, dtype=torch.long), log.label.long().cumsum(0)])
+    liked = torch.cat([torch.zeros(1, dtype=torch.long), log.history_label.long().cumsum(0)])
     length = (samples.end - begin).double()
     share = ((liked[samples.end] - liked[begin]).double() + 0.5) / (length + 1)
     return Known(

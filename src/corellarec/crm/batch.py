@@ -40,30 +40,36 @@ class CrmReader:
     def __init__(self, log: Log, history_length: int, device: torch.device) -> None:
         self.device = device
         self.history_length = history_length
-        self.item = log.item.to(device)
-        self.label = log.label.to(device)
+        self.item = log.history_item.to(device)
+        self.label = log.history_label.to(device)
         self.item_codes = log.item_codes.to(device)
         # A last row of zeros is the user nobody knows; number -1 picks it.
         unknown = log.user_codes.new_zeros(1, log.user_codes.shape[1])
         self.user_codes = torch.cat([log.user_codes, unknown]).to(device)
         self.back = torch.arange(1, history_length + 1, device=device)
 
+    def window(self, samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
+        """The last rows of each sample's history, newest first.
+
+        Returns ``(batch, length)`` item numbers (int32), labels (int8), and whether there is such
+        a row (bool); where there is none, item and label are of some other row.
+        """
+        rows = samples.end.to(self.device).unsqueeze(1) - self.back
+        mask = rows >= samples.begin.to(self.device).unsqueeze(1)
+        rows = rows.clamp(min=0)
+        return self.item[rows], self.label[rows], mask
+
     def __call__(self, samples: Samples) -> CrmBatch:
         """The batch of ``samples``, which may lie on the CPU."""
-        user, target, begin, end = (
-            column.to(self.device)
-            for column in (samples.user, samples.item, samples.begin, samples.end)
-        )
-        rows = end.unsqueeze(1) - self.back
-        mask = rows >= begin.unsqueeze(1)
-        rows = rows.clamp(min=0)
-        met = torch.cat([target.unsqueeze(1), self.item[rows].long()], 1)
+        items, liked, mask = self.window(samples)
+        target = samples.item.to(self.device)
+        met = torch.cat([target.unsqueeze(1), items.long()], 1)
         distinct, place = met.unique(return_inverse=True)
         return CrmBatch(
-            user_codes=self.user_codes[user],
+            user_codes=self.user_codes[samples.user.to(self.device)],
             item_codes=self.item_codes[distinct],
             target=place[:, 0],
             history=place[:, 1:],
-            liked=self.label[rows].long(),
+            liked=liked.long(),
             mask=mask,
         )

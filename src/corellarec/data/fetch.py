@@ -15,9 +15,11 @@ from rich.progress import Progress
 from corellarec.artifacts import sha256
 from corellarec.errors import FetchError
 
-ML100K_URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
-ML100K_SHA256 = "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
-ML100K_FOLDER_IN_WHEEL = "recbole/dataset_example/ml-100k"
+GROUPLENS = "https://files.grouplens.org/datasets/movielens/{}.zip"
+MOVIELENS_SHA256 = {
+    "ml-100k": "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
+    "ml-1m": "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
+}
 RECBOLE = ("recbole==1.2.1", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407")
 CONNECT_TIMEOUT_S = 10
 
@@ -30,34 +32,38 @@ def cache_dir() -> Path:
     return Path(os.environ.get("CORELLAREC_CACHE", default)).expanduser()
 
 
-def fetch_movielens_100k() -> tuple[Path, str]:
-    """The cached MovieLens-100K and its layout, ``movielens`` or ``atomic``; fetched if absent.
+def fetch_movielens(name: str) -> Path:
+    """The cached zip of MovieLens ``ml-100k`` or ``ml-1m``, fetched from GroupLens if absent.
 
-    GroupLens's own zip is asked for first. Where it is out of reach, the copy in atomic files
-    inside the PyPI wheel ``recbole`` serves; both hold the same 100,000 ratings.
+    Where GroupLens is out of reach, the copy of 100K in atomic files inside the PyPI wheel
+    ``recbole`` serves; both hold the same 100,000 ratings.
 
     Raises:
-        FetchError: If both sources fail, or what came has another checksum.
+        FetchError: If it cannot be had, or what came has another checksum.
     """
-    official = cache_dir() / "ml-100k.zip"
+    official = cache_dir() / f"{name}.zip"
     wheel = cache_dir() / "recbole-1.2.1-py3-none-any.whl"
-    for path, digest, layout in (
-        (official, ML100K_SHA256, "movielens"),
-        (wheel, RECBOLE[1], "atomic"),
-    ):
-        if path.exists():
-            check(path, digest)
-            return path, layout
+    if official.exists():
+        check(official, MOVIELENS_SHA256[name])
+        return official
+    if name == "ml-100k" and wheel.exists():
+        check(wheel, RECBOLE[1])
+        return wheel
     try:
-        download(ML100K_URL, official, ML100K_SHA256)
+        download(GROUPLENS.format(name), official, MOVIELENS_SHA256[name])
     except (urllib.error.URLError, TimeoutError, OSError) as error:
         reason = getattr(error, "reason", error)
+        if name != "ml-100k":
+            raise FetchError(
+                f"GroupLens is out of reach ({reason}): try again later, or give the path of a "
+                f"{name}.zip that you have with --set data.path=PATH"
+            ) from error
         console.print(
             f"GroupLens is out of reach ({reason}); taking the copy in the wheel recbole",
             soft_wrap=True,
         )
-        return download_wheel(*RECBOLE), "atomic"
-    return official, "movielens"
+        return download_wheel(*RECBOLE)
+    return official
 
 
 def check(path: Path, digest: str) -> None:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -30,12 +31,12 @@ class FeatureLayout:
 
 @dataclass(frozen=True)
 class Samples:
-    """What is to be scored: a target item each, and the user's history as a window of log rows.
+    """What is to be scored: a target item each, and the user's history as a window of rows.
 
     Args:
         user: ``(n,)`` int64, number in the user table.
         item: ``(n,)`` int64, number in the item table.
-        end: ``(n,)`` int64; the history is the rows of the log before this one ...
+        end: ``(n,)`` int64; the history is the log's history rows before this one ...
         begin: ``(n,)`` int64; ... back to the user's first.
     """
 
@@ -58,14 +59,18 @@ class Log:
         rows: The columns ``user``, ``item``, ``label``, ``time``, ``split``.
         users, items: The tables, with codes.
         user_layout, item_layout: The features' places in the code matrices.
+        history: Whether ``all`` rows of a user make the history, or the ``positives``.
 
     Attributes:
         user, item: ``(rows,)`` int32, numbers in the user and item tables.
         label: ``(rows,)`` int8, 0 or 1.
-        time: ``(rows,)`` int64, seconds.
-        split: ``(rows,)`` int8, an index into ``SPLITS``.
+        time: ``(rows,)`` int64, microseconds since 1970.
+        split: ``(rows,)`` int8, an index into ``SPLITS``, or 3 where a row is history only.
+        history_user, history_item, history_label: the rows that make histories: all, or the
+            positive ones; :class:`Samples` counts in these.
         user_codes, item_codes: ``(entities, sum of widths)`` int32.
-        item_train_rows: ``(items,)`` int64, rows of each item in the training split.
+        user_train_rows, item_train_rows: ``(users,)``, ``(items,)`` int64, rows of each in the
+            training split; 0 is a cold user or item.
     """
 
     def __init__(
@@ -75,19 +80,29 @@ class Log:
         items: pl.DataFrame,
         user_layout: tuple[FeatureLayout, ...],
         item_layout: tuple[FeatureLayout, ...],
+        history: Literal["all", "positives"] = "all",
     ) -> None:
-        self.rows = rows
+        self.rows, self.history = rows, history
         self.user = _tensor(rows["user"])
         self.item = _tensor(rows["item"])
         self.label = _tensor(rows["label"])
-        self.time = _tensor(rows["time"])
+        self.time = _tensor(rows["time"].to_physical())
         self.split = _tensor(rows["split"])
         self.users, self.items = users, items
         self.user_layout, self.item_layout = user_layout, item_layout
+        self.user_train_rows = _tensor(users["train_rows"])
         self.item_train_rows = _tensor(items["train_rows"])
         self.user_codes = _code_matrix(users, user_layout)
         self.item_codes = _code_matrix(items, item_layout)
-        counts = torch.bincount(self.user, minlength=users.height)
+        self.history_user, self.history_item = self.user, self.item
+        self.history_label = self.label
+        self._history_before: Tensor | None = None
+        if history == "positives":
+            positive = self.label == 1
+            self.history_user, self.history_item = self.user[positive], self.item[positive]
+            self.history_label = self.label[positive]
+            self._history_before = positive.cumsum(0) - positive.long()
+        counts = torch.bincount(self.history_user, minlength=users.height)
         self.user_begin = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
     @classmethod
@@ -105,6 +120,7 @@ class Log:
             ),
             user_layout=parse_layout(facts["user_fields"]),
             item_layout=parse_layout(facts["item_fields"]),
+            history=facts["history"],
         )
 
     def __len__(self) -> int:
@@ -117,7 +133,8 @@ class Log:
     def samples(self, rows: Tensor) -> Samples:
         """The samples of log rows: row i's target with the user's rows before i as history."""
         user = self.user[rows].long()
-        return Samples(user, self.item[rows].long(), self.user_begin[user], rows)
+        end = rows if self._history_before is None else self._history_before[rows]
+        return Samples(user, self.item[rows].long(), self.user_begin[user], end)
 
     def pairs(self, user: Tensor, item: Tensor) -> Samples:
         """Samples of (user, item) pairs not in the log; the history is all the user's rows.
@@ -132,8 +149,8 @@ class Log:
 
     @cached_property
     def titles(self) -> list[str]:
-        """Title of each item in the item table."""
-        return self.items["title"].to_list()
+        """Title of each item in the item table; empty where it has none."""
+        return self.items["title"].fill_null("").to_list()
 
 
 def parse_layout(fields: list[dict[str, Any]]) -> tuple[FeatureLayout, ...]:
@@ -147,12 +164,5 @@ def _tensor(column: pl.Series) -> Tensor:
 
 def _code_matrix(table: pl.DataFrame, layout: tuple[FeatureLayout, ...]) -> Tensor:
     """``(entities, sum of widths)`` int32; 0 where an entity has fewer values than the width."""
-    blocks = []
-    for feature in layout:
-        column = table[f"{feature.name}_code"]
-        if column.dtype == pl.List:
-            values = [column.list.get(i, null_on_oob=True) for i in range(feature.width)]
-            blocks += [_tensor(value.fill_null(0)).unsqueeze(1) for value in values]
-        else:
-            blocks.append(_tensor(column).unsqueeze(1))
-    return torch.cat(blocks, 1)
+    columns = [table[f"{feature.name}_code"].to_numpy() for feature in layout]
+    return torch.from_numpy(np.column_stack(columns))

@@ -3,235 +3,352 @@
 The prepared log is one directory:
 
     rows.parquet    user, item (int32: row numbers of the tables below), label (int8),
-                    time (int64, seconds), split (int8: 0 train, 1 validation, 2 test),
-                    sorted by (user, time, item)
-    users.parquet   id, train_rows (int64, rows in the training split), each feature as text, and
-                    FEATURE_code (int32, or list of int32)
-    items.parquet   the same, and title
-    manifest.json   what it was made from, what was counted, checksums
+                    time (datetime, microseconds, UTC), split (int8: 0 train, 1 validation, 2 test,
+                    3 history only), sorted by (user, time, item)
+    users.parquet   id, train_rows (int64, rows in the training split; 0 is a cold user), each
+                    feature, and FEATURE_code (int32, or a fixed number of int32)
+    items.parquet   the same, and title (text or null)
+    manifest.json   what it was made from, what was counted and left out, warnings, checksums
 
 Code 0 means out of vocabulary; vocabularies hold what the training split shows, no more.
 """
 
 import hashlib
 import json
+import resource
+import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from corellarec.artifacts import MANIFEST, read_manifest, writing
+from corellarec.artifacts import MANIFEST, read_manifest, sha256, writing
 from corellarec.config import DataConfig
-from corellarec.data.atomic import read_atomic
-from corellarec.data.fetch import fetch_movielens_100k
-from corellarec.data.movielens import read_movielens
-from corellarec.data.raw import Field, Folder, RawLog
-from corellarec.errors import ArtifactError, DataError
+from corellarec.data.amazon import is_amazon, read_amazon
+from corellarec.data.atomic import is_atomic, read_atomic
+from corellarec.data.check import check_rows, check_tables
+from corellarec.data.encode import encode, layout
+from corellarec.data.fetch import fetch_movielens
+from corellarec.data.movielens import is_movielens, read_movielens
+from corellarec.data.raw import Folder, RawLog
+from corellarec.data.rows import Rows, read_rows
+from corellarec.data.tables import read_tables, source_files
+from corellarec.errors import ArtifactError, ConfigError, DataError
 
 SPLITS = ("train", "validation", "test")
-FORMAT = 2  # raised when the prepared log changes shape, so that old ones are made anew
+HISTORY_ONLY = 3
+GIVEN_SPLITS = {"train": 0, "training": 0, "0": 0, "validation": 1, "valid": 1, "val": 1,
+                "dev": 1, "1": 1, "test": 2, "testing": 2, "2": 2}  # fmt: skip
+FORMAT = 3  # raised when the prepared log changes shape, so that old ones are made anew
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared log before it is written.
+
+    Args:
+        rows, users, items: The tables.
+        facts: What the manifest will say.
+    """
+
+    rows: pl.DataFrame
+    users: pl.DataFrame
+    items: pl.DataFrame
+    facts: dict[str, Any]
 
 
 def prepare(config: DataConfig, directory: Path) -> dict[str, Any]:
     """Prepare the log that ``config`` names into ``directory``; returns the manifest's facts.
 
-    Does nothing where ``directory`` already holds the same source prepared with the same settings.
+    Does nothing where ``directory`` already holds the same source prepared with the same settings;
+    a log from a database server is always read again.
 
     Raises:
+        ConfigError: If the settings name no log, or a section cannot be used.
         DataError: If the source is missing, malformed, or cannot be split into usable parts.
         FetchError: If the default data set cannot be obtained.
     """
     start = time.perf_counter()
-    path, layout = (
-        (Path(config.path).expanduser(), config.source) if config.path else fetch_movielens_100k()
-    )
-    folder = Folder(path)
-    key = _content_key(config, folder, layout)
-    if (directory / MANIFEST).exists():
+    key = _content_key(config)
+    if key and (directory / MANIFEST).exists():
         try:
             facts = read_manifest(directory)
         except ArtifactError:
             facts = {}
         if facts.get("key") == key:
-            return facts
-    raw = read_atomic(folder) if layout == "atomic" else read_movielens(folder)
-    _check_titles(raw)
-    rows, dropped = _label_and_split(raw, config)
-    train = rows.filter(pl.col("split") == 0)
-    users = _encode(raw.users, raw.user_fields, "user_id", train["user"])
-    items = _encode(raw.items, raw.item_fields, "item_id", train["item"])
-    rows = (
-        rows.join(_numbers(users, "user"), on="user", how="left")
-        .join(_numbers(items, "item"), on="item", how="left")
-        .sort("user_number", "time", "item_number")
-        .select(
-            user="user_number",
-            item="item_number",
-            label=pl.col("label").cast(pl.Int8),
-            time="time",
-            split=pl.col("split").cast(pl.Int8),
-        )
-    )
-    facts = _facts(rows, users, items) | {
-        "duplicates_dropped": dropped,
-        "source": str(path),
-        "layout": layout,
-        "settings": config.model_dump(mode="json"),
-        "user_fields": _layout(users, ("user_id", *_names(raw.user_fields))),
-        "item_fields": _layout(items, ("item_id", *_names(raw.item_fields))),
-        "key": key,
+            return facts | {"up_to_date": True}
+    prepared = build(config)
+    with writing(directory, prepared.facts | {"key": key}) as unfinished:
+        prepared.rows.write_parquet(unfinished / "rows.parquet")
+        prepared.users.write_parquet(unfinished / "users.parquet")
+        prepared.items.write_parquet(unfinished / "items.parquet")
+    return prepared.facts | {
+        "up_to_date": False,
+        "seconds": round(time.perf_counter() - start, 2),
+        "peak_memory_mb": peak_memory_mb(),
     }
-    with writing(directory, facts) as unfinished:
-        rows.write_parquet(unfinished / "rows.parquet")
-        users.write_parquet(unfinished / "users.parquet")
-        items.write_parquet(unfinished / "items.parquet")
-    facts["seconds"] = round(time.perf_counter() - start, 2)
-    return facts
 
 
-def _content_key(config: DataConfig, folder: Folder, layout: str) -> str:
+def build(config: DataConfig) -> Prepared:
+    """Everything that :func:`prepare` does but for writing it."""
+    raw = read_raw(config)
+    read = read_rows(raw.files, raw.time_unit, config.skip_bad_rows)
+    warnings = check_rows(read, raw)
+    if raw.labelled:
+        config = config.model_copy(update={"positive_rating": 0.5})
+    rows, user_ids, item_ids, left_out = _clean(read, raw, config)
+    label = rows["value"].to_numpy() >= config.positive_rating
+    split = _split(rows, config)
+    _check_labels(label, split, config)
+    # What is known when training ends: a history-only row of before counts, too.
+    cut = rows["time"].to_numpy()[split == 0].max()
+    known = (split == 0) | ((split == HISTORY_ONLY) & (rows["time"].to_numpy() <= cut))
+    tables = {}
+    for side, ids, features, fields in (
+        ("user", user_ids, raw.users, raw.user_fields),
+        ("item", item_ids, raw.items, raw.item_fields),
+    ):
+        train_rows = np.bincount(rows[side].to_numpy()[known], minlength=len(ids))
+        tables[side] = encode(ids, features, fields, side, train_rows)
+    users, items = tables["user"], tables["item"]
+    rows = rows.select(
+        "user",
+        "item",
+        label=pl.Series(label.astype(np.int8)),
+        time=pl.col("time").cast(pl.Datetime("us", "UTC")),
+        split=pl.Series(split),
+    )
+    facts = _count(rows, users, items) | {
+        "left_out": {"bad_rows": read.skipped, **left_out},
+        "first_bad_row": read.first_skipped,
+        "time_unit": read.time_unit,
+        "history": config.history,
+        "settings": config.model_dump(mode="json"),
+        "user_fields": layout(users, ["user_id", *sorted(f.name for f in raw.user_fields)]),
+        "item_fields": layout(items, ["item_id", *sorted(f.name for f in raw.item_fields)]),
+    }
+    facts["warnings"] = warnings + check_tables(facts, rows, items)
+    return Prepared(rows, users, items, facts)
+
+
+def peak_memory_mb() -> int:
+    """Most memory that this process has held so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+def read_raw(config: DataConfig) -> RawLog:
+    """The log that the settings name, in whichever layout it is.
+
+    Raises:
+        ConfigError: If they name none.
+        DataError: If the layout is not known, or a file missing or malformed.
+    """
+    if config.interactions:
+        return read_tables(config)
+    folder = Folder(_path(config))
+    if is_atomic(folder):
+        return read_atomic(folder)
+    if is_movielens(folder):
+        return read_movielens(folder)
+    if is_amazon(folder):
+        return read_amazon(folder)
+    raise DataError(
+        f"{folder.path} holds no log in a known layout: MovieLens (u.data, ratings.dat or "
+        "ratings.csv), Amazon reviews (meta_CATEGORY.json.gz and its ratings or reviews), or "
+        f"RecBole (.inter); for your own files: corellarec init-data {folder.path}"
+    )
+
+
+def _path(config: DataConfig) -> Path:
+    if config.path:
+        return Path(config.path).expanduser()
+    if config.fetch == "nothing":
+        raise ConfigError(
+            "data.path is not set, and this data set is not fetched: download it and give its "
+            "directory with --set data.path=DIRECTORY"
+        )
+    return fetch_movielens(config.fetch)
+
+
+def _content_key(config: DataConfig) -> str | None:
+    """A hash of settings and source; None where the source is a server."""
     digest = hashlib.sha256()
-    settings = config.model_dump(mode="json", exclude={"path"}) | {"layout": layout}
+    settings = config.model_dump(mode="json", exclude={"path", "fetch"})
     digest.update(json.dumps([FORMAT, settings], sort_keys=True).encode())
-    if folder.path.is_file():
-        with folder.path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    if config.interactions:
+        files = source_files(config)
+        if files is None:
+            return None
     else:
-        for name in sorted(folder.names):
-            if (folder.path / name).is_file():
-                digest.update(name.encode())
-                digest.update(folder.read(name))
+        path = _path(config)
+        files = sorted(file for file in path.rglob("*") if file.is_file()) or [path]
+    for file in files:
+        digest.update(file.name.encode() if len(files) > 1 else b"")
+        if file.is_file():
+            digest.update(sha256(file).encode())
     return digest.hexdigest()
 
 
-def _check_titles(raw: RawLog) -> None:
-    untitled = raw.items.filter(pl.col("title").fill_null("").str.strip_chars() == "")
-    if untitled.height:
-        raise DataError(
-            f"item {untitled['id'][0]!r} (line {untitled['line'][0]} of the items file) has no "
-            f"title, which the language model reads; {untitled.height} such item(s) in all: "
-            "give them titles or remove them"
-        )
+# From rows as read to rows in order.
 
 
-def _label_and_split(raw: RawLog, config: DataConfig) -> tuple[pl.DataFrame, int]:
-    """Rows with ``label`` and ``split``, and how many duplicates were dropped."""
-    for side, table in (("user", raw.users), ("item", raw.items)):
-        repeated = table.filter(pl.col("id").is_duplicated())
-        if repeated.height:
-            raise DataError(f"{side} {repeated['id'][0]!r} is listed twice: keep one line for each")
-        unknown = raw.rows.join(table, left_on=side, right_on="id", how="anti")
-        if unknown.height:
-            line = unknown.sort("line").row(0, named=True)
-            raise DataError(
-                f"line {line['line']} of the ratings names {side} {line[side]!r}, which the "
-                f"{side}s file does not list; {unknown.height} such line(s) in all"
-            )
-    rows = raw.rows.unique(["user", "item", "time"], keep="last", maintain_order=True)
+def _clean(
+    read: Rows, raw: RawLog, config: DataConfig
+) -> tuple[pl.DataFrame, pl.Series, pl.Series, dict[str, int]]:
+    """Rows sorted by (user, time, item) with ids as numbers, the ids, and what was left out."""
+    rows = read.table
+    user_ids, users = _dense(rows["user"])
+    item_ids, items = _dense(rows["item"])
+    rows = rows.with_columns(user=users, item=items)
+    # One interaction noted twice: the higher rating stays, whatever the order in the file.
+    rows = rows.sort("user", "time", "item", "value")
+    again = _same_as_next(rows, "user") & _same_as_next(rows, "time") & _same_as_next(rows, "item")
+    counts = {"duplicate_rows": int(again.sum())}
+    rows = rows.filter(~again) if again.any() else rows
+    if config.untitled == "drop":
+        titled = raw.items.filter(pl.col("title").str.strip_chars() != "")["id"]
+        drop = ~item_ids.is_in(titled.implode()).to_numpy()[rows["item"].to_numpy()]
+        rows = rows.filter(~drop)
+        counts["rows_of_untitled_items"] = int(drop.sum())
+    before = rows.height
+    rows = _core(rows, config.min_user_rows, config.min_item_rows)
+    counts["rows_below_core"] = before - rows.height
     if rows.is_empty():
-        raise DataError("the log has no rows: nothing to prepare")
-    times = rows["time"].sort()
-    last = rows.height - 1
-    train_end = times[min(last, round(rows.height * config.split[0]))]
-    validation_end = times[min(last, round(rows.height * sum(config.split[:2])))]
-    rows = rows.with_columns(
-        label=pl.col("rating") >= config.positive_rating,
-        split=(pl.col("time") >= train_end).cast(pl.Int8)
-        + (pl.col("time") >= validation_end).cast(pl.Int8),
+        raise DataError(
+            "nothing is left of the log: "
+            + ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
+            + "; ask for less with data.untitled, data.min_user_rows, data.min_item_rows"
+        )
+    users, user_ids = _compact(rows["user"], user_ids)
+    items, item_ids = _compact(rows["item"], item_ids)
+    return rows.with_columns(user=users, item=items), user_ids, item_ids, counts
+
+
+def _dense(column: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """Distinct values in order, and the place of each row's value among them."""
+    values = column.cat.get_categories()
+    order = values.arg_sort()
+    place = np.empty(len(order), dtype=np.int32)
+    place[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
+    return values.gather(order), pl.Series(place[column.to_physical().to_numpy()])
+
+
+def _same_as_next(rows: pl.DataFrame, name: str) -> NDArray[np.bool_]:
+    column = rows[name].to_numpy()
+    return np.append(column[:-1] == column[1:], False)
+
+
+def _core(rows: pl.DataFrame, min_user_rows: int, min_item_rows: int) -> pl.DataFrame:
+    """The largest part in which every user and item has enough rows."""
+    if max(min_user_rows, min_item_rows) <= 1:
+        return rows
+    user, item = rows["user"].to_numpy(), rows["item"].to_numpy()
+    kept = np.arange(len(user))
+    while True:
+        enough = (np.bincount(user)[user] >= min_user_rows) & (
+            np.bincount(item)[item] >= min_item_rows
+        )
+        if enough.all():
+            return rows if len(kept) == rows.height else rows[kept]
+        kept, user, item = kept[enough], user[enough], item[enough]
+
+
+def _compact(numbers: pl.Series, ids: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """Numbers without gaps, in the same order, and the ids that are left."""
+    found = np.zeros(len(ids), dtype=bool)
+    found[numbers.to_numpy()] = True
+    places = np.cumsum(found, dtype=np.int32) - 1
+    return pl.Series(places[numbers.to_numpy()].astype(np.int32)), ids.filter(pl.Series(found))
+
+
+def _split(rows: pl.DataFrame, config: DataConfig) -> NDArray[np.int8]:
+    """0, 1, 2 for the splits, 3 for rows that are history only."""
+    user, times = rows["user"].to_numpy(), rows["time"].to_numpy()
+    first = np.append(0, np.flatnonzero(np.diff(user)) + 1)
+    lengths = np.diff(np.append(first, len(user)))
+    early = np.arange(len(user)) - np.repeat(first, lengths) < config.min_history
+    if "split" in rows.columns:
+        split = _given_split(rows["split"])
+    else:
+        sampled = times[~early]
+        if not len(sampled):
+            raise DataError(
+                f"no user has more than data.min_history = {config.min_history} rows: ask for less"
+            )
+        places = np.minimum(
+            len(sampled) - 1, np.round(len(sampled) * np.cumsum(config.split[:2])).astype(int)
+        )
+        train_end, validation_end = np.partition(sampled, places)[places]
+        split = (times >= train_end).astype(np.int8) + (times >= validation_end).astype(np.int8)
+    split[early] = HISTORY_ONLY
+    return split
+
+
+def _given_split(names: pl.Series) -> NDArray[np.int8]:
+    found = names.str.strip_chars().str.to_lowercase()
+    known = found.replace_strict(
+        list(GIVEN_SPLITS), list(GIVEN_SPLITS.values()), default=None, return_dtype=pl.Int8
     )
+    if known.null_count():
+        other = names.filter(known.is_null())[0]
+        raise DataError(
+            f"the split column holds {other!r}; it may hold train, validation (or valid, val, "
+            "dev) and test"
+        )
+    return known.to_numpy().copy()
+
+
+def _check_labels(label: NDArray[np.bool_], split: NDArray[np.int8], config: DataConfig) -> None:
     for number, name in enumerate(SPLITS):
-        part = rows.filter(pl.col("split") == number)["label"]
-        if part.is_empty():
+        part = label[split == number]
+        if not len(part):
             raise DataError(
                 f"the {name} split is empty: the log's times do not allow data.split = "
-                f"{list(config.split)} ({times.n_unique()} different times in {rows.height} rows)"
+                f"{list(config.split)}"
             )
-        if part.n_unique() == 1:
+        if part.min() == part.max():
             raise DataError(
                 f"every label in the {name} split is {int(part[0])} with positive_rating = "
-                f"{config.positive_rating}: choose a threshold or split that leaves both"
+                f"{config.positive_rating:g}: choose a threshold or split that leaves both, or add "
+                "rows of the other kind"
             )
-    return rows, raw.rows.height - rows.height
 
 
-def _names(fields: tuple[Field, ...]) -> list[str]:
-    return sorted(field.name for field in fields)
-
-
-def _encode(
-    table: pl.DataFrame, fields: tuple[Field, ...], id_field: str, train_ids: pl.Series
-) -> pl.DataFrame:
-    """Sort entities by id and add the codes of every feature, most frequent in training first."""
-    seen = train_ids.value_counts(name="count").rename({train_ids.name: "id"})
-    table = (
-        table.sort("id").join(seen, on="id", how="left").with_columns(pl.col("id").alias(id_field))
-    )
-    for field in (Field(id_field), *fields):
-        counted = table.filter(pl.col("count").is_not_null()).select(
-            pl.col(field.name).alias("token"), "count"
-        )
-        codes = (
-            (counted.explode("token") if field.multi else counted)
-            .filter(pl.col("token").is_not_null() & (pl.col("token") != ""))
-            .group_by("token")
-            .agg(pl.col("count").sum())
-            .sort(["count", "token"], descending=[True, False])
-            .select("token", code=pl.int_range(1, pl.len() + 1, dtype=pl.Int32))
-        )
-        tokens, numbers = codes["token"].to_list(), codes["code"].to_list()
-        coded = pl.element() if field.multi else pl.col(field.name)
-        coded = coded.replace_strict(tokens, numbers, default=0, return_dtype=pl.Int32)
-        if field.multi:
-            coded = pl.col(field.name).list.eval(coded)
-        table = table.with_columns(coded.alias(f"{field.name}_code"))
-    table = table.with_columns(pl.col("count").fill_null(0).cast(pl.Int64).alias("train_rows"))
-    keep = ["id", *(["title"] if "title" in table.columns else []), "train_rows"]
-    names = [id_field, *_names(fields)]
-    return table.select(*keep, *names[1:], *(f"{name}_code" for name in names))
-
-
-def _numbers(table: pl.DataFrame, side: str) -> pl.DataFrame:
-    return table.select(
-        pl.col("id").alias(side), pl.int_range(pl.len(), dtype=pl.Int32).alias(f"{side}_number")
-    )
-
-
-def _layout(table: pl.DataFrame, names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Name, vocabulary size (with code 0) and width (most values of one entity) of each feature."""
-    layout = []
-    for name in names:
-        column = table[f"{name}_code"]
-        multi = column.dtype == pl.List
-        flat = column.explode() if multi else column
-        layout.append(
-            {
-                "name": name,
-                "vocabulary": int(flat.max() or 0) + 1,  # pyright: ignore[reportArgumentType]
-                "width": int(column.list.len().max() or 1) if multi else 1,  # pyright: ignore[reportArgumentType]
-            }
-        )
-    return layout
-
-
-def _facts(rows: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> dict[str, Any]:
+def _count(rows: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> dict[str, Any]:
     parts = {}
+    cold = rows.select(
+        "split",
+        "label",
+        "time",
+        user=users["train_rows"].gather(rows["user"]) == 0,
+        item=items["train_rows"].gather(rows["item"]) == 0,
+    )
     for number, name in enumerate(SPLITS):
-        part = rows.filter(pl.col("split") == number)
-        cold_user = users["user_id_code"].gather(part["user"]) == 0
-        cold_item = items["item_id_code"].gather(part["item"]) == 0
+        part = cold.filter(pl.col("split") == number)
         parts[name] = {
             "rows": part.height,
             "positives": int(part["label"].sum()),
-            "from": part["time"].min(),
-            "to": part["time"].max(),
-            "cold_user_rows": int(cold_user.sum()),
-            "cold_item_rows": int(cold_item.sum()),
+            "from": _iso(part["time"].min()),
+            "to": _iso(part["time"].max()),
+            "cold_user_rows": int(part["user"].sum()),
+            "cold_item_rows": int(part["item"].sum()),
         }
+    samples = rows.filter(pl.col("split") != HISTORY_ONLY)
     return {
-        "rows": rows.height,
-        "users": rows["user"].n_unique(),
-        "items": rows["item"].n_unique(),
-        "positives": int(rows["label"].sum()),
+        "rows": samples.height,
+        "history_only_rows": rows.height - samples.height,
+        "users": users.height,
+        "items": items.height,
+        "untitled_items": int((items["title"].fill_null("").str.strip_chars() == "").sum()),
+        "positives": int(samples["label"].sum()),
         "splits": parts,
     }
+
+
+def _iso(moment: Any) -> str:  # noqa: ANN401 (polars says it may be any Python value)
+    return moment.isoformat().replace("+00:00", "Z")

@@ -1,48 +1,59 @@
-"""A log as its source gives it, and the reader of delimited text that names bad lines."""
+"""A log as its source gives it: files of interactions, and tables of users and items."""
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
+from corellarec.data.rows import RowFile
 from corellarec.errors import DataError
+
+TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 
 
 @dataclass(frozen=True)
 class Field:
-    """A categorical feature of users or items.
+    """A feature of users or items.
 
     Args:
         name: Column name in the user or item table.
-        multi: Whether a value is a list of tokens (genres) or a single token.
+        kind: ``categorical``: one token; ``multi``: a list of tokens (genres); ``numeric``: a
+            float, which becomes one of some buckets.
     """
 
     name: str
-    multi: bool = False
+    kind: Literal["categorical", "multi", "numeric"] = "categorical"
 
 
 @dataclass(frozen=True)
 class RawLog:
-    """A log with its users and items; ids and feature values are still text.
+    """A log with its users and items; ids and tokens are still text.
 
     Args:
-        rows: One row an interaction: ``user``, ``item`` (str), ``rating`` (float), ``time``
-            (int, seconds).
-        users: One row a user: ``id`` (str) and the columns of ``user_fields`` (str).
-        items: One row an item: ``id``, ``title`` (str) and the columns of ``item_fields``
-            (str, or list of str where ``multi``).
+        files: The interactions.
+        users: One row a user: ``id`` (str) and the columns of ``user_fields``.
+        items: One row an item: ``id``, ``title`` (str) and the columns of ``item_fields``.
         user_fields: Features of users beside the id.
         item_fields: Features of items beside the id.
+        labelled: Whether values are labels, 0 or 1, and not ratings.
+        time_unit: Unit of numeric times; ``auto`` goes by their size.
     """
 
-    rows: pl.DataFrame
+    files: tuple[RowFile, ...]
     users: pl.DataFrame
     items: pl.DataFrame
     user_fields: tuple[Field, ...]
     item_fields: tuple[Field, ...]
+    labelled: bool = False
+    time_unit: TimeUnit = "s"
+
+
+NO_USERS = pl.DataFrame(schema={"id": pl.String})
 
 
 class Folder:
@@ -59,7 +70,10 @@ class Folder:
             with zipfile.ZipFile(path) as archive:
                 self.names = archive.namelist()
         except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f"{path} is not a whole zip file ({error}): fetch it again") from error
+            raise DataError(
+                f"{path} is not a whole zip file ({error}): fetch it again, or give data.path the "
+                "directory that holds the file"
+            ) from error
 
     def find(self, name: str) -> str | None:
         """The path within of the file whose last part is ``name``, or None."""
@@ -83,14 +97,19 @@ class Folder:
             DataError: If the file is absent, or damaged within its zip.
         """
         if self.path.is_dir():
-            with _readable(f"{self.path / name}"):
+            with readable(f"{self.path / name}"):
                 return (self.path / name).read_bytes()
-        with _readable(f"{self.path}: {name}"), zipfile.ZipFile(self.path) as archive:
+        with readable(f"{self.path}: {name}"), zipfile.ZipFile(self.path) as archive:
             return archive.read(name)
+
+    def source(self, name: str) -> Path | BytesIO:
+        """What polars can scan: the file itself, or its bytes where it lies in a zip."""
+        return self.path / name if self.path.is_dir() else BytesIO(self.read(name))
 
 
 @contextmanager
-def _readable(place: str) -> Iterator[None]:
+def readable(place: str) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into a DataError that names it."""
     try:
         yield
     except (OSError, zipfile.BadZipFile, EOFError) as error:
@@ -99,66 +118,3 @@ def _readable(place: str) -> Iterator[None]:
         if type(error).__module__ != "zlib":
             raise
         raise DataError(f"{place} is damaged ({error}): fetch it again") from error
-
-
-def read_delimited(
-    content: bytes,
-    *,
-    name: str,
-    separator: str,
-    columns: Sequence[str],
-    header_lines: int = 0,
-    encoding: str = "utf-8",
-) -> pl.DataFrame:
-    """Split lines of text into columns of text, adding ``line``, the line number from 1.
-
-    Args:
-        content: The file's bytes.
-        name: The file's name, for messages.
-        separator: Text between two values, of any length.
-        columns: Names of the values in a line.
-        header_lines: Lines to skip at the top.
-        encoding: Encoding of the text.
-
-    Raises:
-        DataError: If a line has more or fewer values than ``columns``, or the text is not in
-            ``encoding``.
-    """
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{name}, line {line}: not {encoding} text") from error
-    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
-    table = pl.DataFrame({"text": lines[header_lines:]}, schema={"text": pl.String})
-    table = table.with_row_index("line", offset=header_lines + 1)
-    count = pl.col("text").str.count_matches(separator, literal=True) + 1
-    bad = table.filter(count != len(columns))
-    if bad.height:
-        line, text = bad.row(0)
-        found = text.count(separator) + 1
-        expected = separator.join(columns).replace("\t", "<tab>")
-        raise DataError(
-            f"{name}, line {line}: {found} values where {len(columns)} are expected ({expected}); "
-            f"{bad.height} such line(s) in all"
-        )
-    parts = pl.col("text").str.split(separator)
-    return table.select(
-        *(parts.list.get(i).alias(column) for i, column in enumerate(columns)), "line"
-    )
-
-
-def to_number(table: pl.DataFrame, column: str, kind: type[pl.DataType], name: str) -> pl.DataFrame:
-    """Cast a column of text to a number, naming the first line that is not one.
-
-    Raises:
-        DataError: If a value is not a finite number.
-    """
-    value = pl.col(column).str.strip_chars().cast(pl.Float64, strict=False)
-    bad = table.filter(~value.is_finite().fill_null(value=False))
-    if bad.height:
-        raise DataError(
-            f"{name}, line {bad['line'][0]}: {column} {bad[column][0]!r} is not a number; "
-            f"{bad.height} such line(s) in all"
-        )
-    return table.with_columns(value.cast(kind).alias(column))

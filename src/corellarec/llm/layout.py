@@ -17,6 +17,7 @@ from corellarec.data.log import Log, Samples
 from corellarec.errors import ModelError
 
 MAX_TITLE_LENGTH = 200
+UNTITLED = "(untitled)"
 # Everything that could break a line, hide text, or turn its direction.
 _UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff]+")
 
@@ -25,13 +26,13 @@ def clean_title(title: str, *, year: bool = True) -> str:
     """A title as one printable line of at most 200 characters that cannot pose as an answer.
 
     Args:
-        title: Any text.
+        title: Any text; where nothing printable is in it, ``(untitled)`` stands for it.
         year: Whether a year in brackets at the end stays.
     """
     title = _UNPRINTABLE.sub(" ", title).replace("->", "-").strip()
     if not year:
         title = re.sub(r"(?<=.) \(\d{4}\)$", "", title)
-    return title[:MAX_TITLE_LENGTH]
+    return title[:MAX_TITLE_LENGTH] or UNTITLED
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,8 @@ class StreamLayout:
         history_length: Lines before an answered line, at least, where the user has them.
         window: Lines in one sequence at most.
         title_year: Whether titles keep their year.
+        heading: The line before the user's lines.
     """
-
-    HEADER = "Movies a user rated, in order, and whether the user liked each:\n"
 
     def __init__(
         self,
@@ -120,7 +120,9 @@ class StreamLayout:
         history_length: int,
         window: int,
         title_year: bool = True,
+        heading: str = "Movies a user rated, in order, and whether the user liked each:",
     ) -> None:
+        self.heading = heading
         self.history_length, self.window = history_length, window
         self.log, self.titles = log, [clean_title(title, year=title_year) for title in log.titles]
         self.text = Text(tokenizer)
@@ -133,7 +135,7 @@ class StreamLayout:
     @cached_property
     def header(self) -> list[int]:
         """Tokens before the first line."""
-        return self.text(self.HEADER, start=True)
+        return self.text(self.heading + "\n", start=True)
 
     @cached_property
     def lines(self) -> list[list[int]]:
@@ -143,17 +145,18 @@ class StreamLayout:
     def encode(self, samples: Samples) -> list[TokenSequence]:
         """Sequences that together answer every sample once.
 
-        Samples that are rows of the log share sequences with the user's other rows; a pair that is
-        not in the log gets its own, as the line after its history.
+        Samples that are history rows themselves share sequences with the user's other rows; any
+        other gets its own, as the line after its history.
         """
         user, item, begin, end = (
             column.numpy() for column in (samples.user, samples.item, samples.begin, samples.end)
         )
-        at = np.minimum(end, len(self.log) - 1)
+        rows = len(self.log.history_user)
+        at = np.minimum(end, rows - 1)
         in_log = (
-            (end < len(self.log))
-            & (self.log.user.numpy()[at] == user)
-            & (self.log.item.numpy()[at] == item)
+            (end < rows)
+            & (self.log.history_user.numpy()[at] == user)
+            & (self.log.history_item.numpy()[at] == item)
         )
         sequences = []
         order = np.flatnonzero(in_log)
@@ -188,7 +191,8 @@ class StreamLayout:
     ) -> TokenSequence:
         """The sequence of log ``rows`` and perhaps one more item, answered at ``lines``."""
         ids, places = list(self.header), []
-        items, labels = self.log.item.numpy()[rows], self.log.label.numpy()[rows]
+        items = self.log.history_item.numpy()[rows]
+        labels = self.log.history_label.numpy()[rows]
         for item, label in zip(items, labels, strict=True):
             ids += self.lines[item]
             places.append(len(ids) - 1)
@@ -233,7 +237,9 @@ class PaperLayout:
         history = ", ".join(
             f"{self.titles[item]} ({'liked' if label else 'disliked'})"
             for item, label in zip(
-                self.log.item[rows].tolist(), self.log.label[rows].tolist(), strict=True
+                self.log.history_item[rows].tolist(),
+                self.log.history_label[rows].tolist(),
+                strict=True,
             )
         )
         return (
@@ -258,7 +264,14 @@ def build_layout(config: LlmConfig, log: Log, tokenizer: PreTrainedTokenizerBase
     """The layout that a configuration asks for."""
     if config.layout == "paper":
         return PaperLayout(log, tokenizer, config.history_length, config.title_year)
-    return StreamLayout(log, tokenizer, config.history_length, config.window, config.title_year)
+    return StreamLayout(
+        log,
+        tokenizer,
+        config.history_length,
+        config.window,
+        config.title_year,
+        config.heading,
+    )
 
 
 @dataclass(frozen=True)
