@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 from corellarec import cli
 from corellarec.cascade.cascade import Cascade
 from corellarec.train import loop
+from data.test_tables import ITEMS, write_log
 
 
 def call(monkeypatch, capsys, *arguments):
@@ -269,3 +271,83 @@ def test_a_run_killed_at_any_moment_ends_like_an_undisturbed_one(finished, tiny_
     assert found["stages"]["stage2"]["best"] == pytest.approx(
         expected["stages"]["stage2"]["best"], abs=1e-4
     )
+
+
+def test_prepare_reports_and_a_second_time_does_nothing(movielens, monkeypatch, capsys, tmp_path):
+    arguments = ["prepare", "--set", f"data.path={movielens}", "--out", tmp_path / "run"]
+    code, out, err = call(monkeypatch, capsys, *arguments)
+    assert code == 0
+    for word in ("rows ", "users ", "positives ", "cold users", "left out", "MiB of memory"):
+        assert word in out
+    code, out, _ = call(monkeypatch, capsys, *arguments)
+    assert "already prepared" in out
+    code, out, _ = call(monkeypatch, capsys, *arguments, "--json")
+    facts = json.loads(out)
+    assert facts["up_to_date"] is True
+    assert {"rows", "users", "items", "positives", "splits", "left_out"} <= facts.keys()
+
+
+def test_bad_rows_stop_a_preparation_until_they_are_allowed(
+    movielens, monkeypatch, capsys, tmp_path
+):
+    folder = tmp_path / "ml"
+    shutil.copytree(movielens, folder)
+    rows = (folder / "u.data").read_text().splitlines()
+    rows[4], rows[8] = "1\t1\tbad\t5", "1\t1"
+    (folder / "u.data").write_text("\n".join(rows) + "\n")
+    arguments = ["prepare", "--set", f"data.path={folder}", "--out", tmp_path / "run"]
+    code, _, err = call(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert "u.data, line 5: rating 'bad' is not a number; 2 such row(s) in all" in err
+    assert not (tmp_path / "run" / "data").exists()
+    code, out, err = call(monkeypatch, capsys, *arguments, "--skip-bad-rows", 2)
+    assert code == 0
+    assert "2 bad rows" in out
+
+
+def test_data_check_writes_nothing(movielens, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["data", "check", "--set", f"data.path={movielens}"]
+    code, out, err = call(monkeypatch, capsys, *arguments)
+    assert code == 0
+    assert "rows" in out
+    assert "warning" in err or "nothing looks wrong" in err
+    facts = json.loads(call(monkeypatch, capsys, *arguments, "--json")[1])
+    assert facts["warnings"] == [] or isinstance(facts["warnings"][0], str)
+    assert not list(tmp_path.iterdir())
+
+
+def test_from_own_files_to_a_run(tiny_settings, monkeypatch, capsys, tmp_path):
+    """init-data, check and a run on a log of positives-only histories and untitled items."""
+    write_log(tmp_path, rows=900).rename(
+        {"who": "user_id", "sku": "item_id", "when": "timestamp", "stars": "rating"}
+    ).write_csv(tmp_path / "log.csv")
+    named = ITEMS.rename({"sku": "item_id", "name": "title"})
+    named.with_columns(title=pl.when(pl.col("item_id") != "s4").then(pl.col("title"))).write_csv(
+        tmp_path / "items.csv"
+    )
+    toml = tmp_path / "own.toml"
+    code, _, err = call(monkeypatch, capsys, "init-data", tmp_path, "-o", toml)
+    assert code == 0, err
+    assert f"corellarec data check --config {toml}" in err
+    code, _, err = call(monkeypatch, capsys, "init-data", tmp_path, "-o", toml)
+    assert code == 2
+    assert "--overwrite" in err
+    code, _, err = call(monkeypatch, capsys, "data", "check", "--config", toml)
+    assert code == 0
+    assert "1 of 24 items (4%) have no title" in err
+    own = [s for s in tiny_settings if not s.startswith("data.")]
+    code, out, err = call(
+        monkeypatch, capsys, "run", "--config", toml, "--out", tmp_path / "run",
+        *options([*own, "data.history=positives", "data.min_history=2"]), "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["data"]["rows"] == 900 - 2 * 20
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("user,item\nw1,s4\nw2,s5\nnew,s6\n")
+    code, _, err = call(
+        monkeypatch, capsys, "predict", tmp_path / "run", pairs, "-o", tmp_path / "scored.csv"
+    )
+    assert code == 0, err
+    assert pl.read_csv(tmp_path / "scored.csv")["p"].is_between(0, 1).all()

@@ -23,6 +23,35 @@ def test_settings_override_the_file_and_bare_words_are_text(tmp_path):
     assert (config.cascade.budget, config.cascade.combine) == (0.5, "replace")
 
 
+def test_a_file_goes_on_top_of_a_preset(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text("[stage2]\nrows = 5\n[data]\npositive_rating = 3\n")
+    config, quick = load_config(preset="quick", file=path), load_config(preset="quick")
+    assert (config.stage2.rows, config.data.positive_rating) == (5, 3)
+    assert config.stage2.learning_rate == quick.stage2.learning_rate
+    assert config.stage3 == quick.stage3
+
+
+OWN = "data.interactions={files='x.csv', user='u', item='i', time='t', "
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["data.path=x", OWN + "rating='r'}"], "exclude each other"),
+        ([OWN + "rating='r'}"], "interactions need items"),
+        ([OWN + "rating='r', label='l'}"], "one of rating and label"),
+        ([OWN + "rating='r', positive_values=['a']}"], "column that label names"),
+        (["data.interactions={user='u', item='i', time='t', label='l'}"], "give files, or"),
+        (["data.items={title='t'}"], "belong to interactions"),
+        (["data.interactions={files='x', databse='y'}"], "data.interactions.database"),
+    ],
+)
+def test_own_data_is_described_whole(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(settings=settings)
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -50,5 +79,3 @@ def test_wrong_sources(tmp_path):
     (tmp_path / "bad.toml").write_text("a = [")
     with pytest.raises(ConfigError, match="not valid TOML"):
         load_config(file=tmp_path / "bad.toml")
-    with pytest.raises(ConfigError, match="exclude each other"):
-        load_config(preset="quick", file=tmp_path / "bad.toml")

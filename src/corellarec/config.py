@@ -425,7 +425,8 @@ def _explain(detail: Any) -> str:  # noqa: ANN401 (pydantic's own error record)
     if detail["type"] == "model_type":
         return f"{place}: is a section of settings, found the value {detail['input']!r}"
     message = detail["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}" + (f" (found {detail['input']!r})" if "ctx" in detail else "")
+    shown = "ctx" in detail and not isinstance(detail["input"], dict)
+    return f"{place}: {message}" + (f" (found {detail['input']!r})" if shown else "")
 
 
 def _suggestion(word: str, known: list[str], siblings: list[str] | None = None) -> str:

@@ -32,7 +32,22 @@ def test_code_matrix_holds_every_value_once(log):
     width = log.item_layout[names.index("genres")].width
     for item, codes in enumerate(log.items["genres_code"].to_list()):
         found = log.item_codes[item, start : start + width].tolist()
-        assert found == codes + [0] * (width - len(codes))
+        assert found == codes
+        assert len([c for c in found if c]) == len(log.items["genres"][item])
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_a_history_of_positives_is_the_users_earlier_likes(log, data):
+    likes = Log(log.rows, log.users, log.items, log.user_layout, log.item_layout, "positives")
+    row = data.draw(st.integers(0, len(log) - 1))
+    samples = likes.samples(torch.tensor([row]))
+    earlier = (log.user == log.user[row]) & (torch.arange(len(log)) < row) & (log.label == 1)
+    window = slice(int(samples.begin), int(samples.end))
+    assert likes.history_item[window].tolist() == log.item[earlier].tolist()
+    assert (likes.history_label[window] == 1).all()
+    pair = likes.pairs(log.user[row : row + 1].long(), torch.tensor([0]))
+    assert pair.end - pair.begin == ((log.user == log.user[row]) & (log.label == 1)).sum()
 
 
 def test_missing_log_is_an_artifact_error(tmp_path):

@@ -71,7 +71,7 @@ def test_every_sample_is_answered_once_with_enough_context(log, llm, rows, histo
     answered = []
     for sequence in layout.encode(samples):
         text = tokenizer.decode(sequence.ids)
-        lines = text.removeprefix(layout.HEADER).split("\n")
+        lines = text.removeprefix(layout.heading + "\n").split("\n")
         assert len(lines) <= history + extra
         for place, sample in zip(sequence.places, sequence.samples, strict=True):
             before = tokenizer.decode(sequence.ids[: place + 1]).split("\n")[1:]
@@ -94,7 +94,7 @@ def test_pairs_outside_the_log_follow_the_whole_history(log, llm):
     first, second = (llm[1].decode(s.ids) for s in layout.encode(samples))
     assert first.endswith(f"\n{layout.titles[7]} ->")
     assert first.count("\n") == 6
-    assert second == f"{layout.HEADER}{layout.titles[7]} ->"
+    assert second == f"{layout.heading}\n{layout.titles[7]} ->"
 
 
 def test_paper_prompt(log, llm):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from corellarec.data.raw import NO_USERS, Field, Folder, RawLog, readable
+from corellarec.data.raw import NO_USERS, Field, Folder, RawLog
 from corellarec.data.rows import (
     RowFile,
     delimited_file,
@@ -21,6 +21,7 @@ from corellarec.data.rows import (
     json_file,
     parse_object,
     read_lines,
+    readable,
 )
 from corellarec.errors import DataError
 

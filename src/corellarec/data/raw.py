@@ -1,8 +1,6 @@
 """A log as its source gives it: files of interactions, and tables of users and items."""
 
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Literal
 
 import polars as pl
 
-from corellarec.data.rows import RowFile
+from corellarec.data.rows import RowFile, readable
 from corellarec.errors import DataError
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
@@ -105,16 +103,3 @@ class Folder:
     def source(self, name: str) -> Path | BytesIO:
         """What polars can scan: the file itself, or its bytes where it lies in a zip."""
         return self.path / name if self.path.is_dir() else BytesIO(self.read(name))
-
-
-@contextmanager
-def readable(place: str) -> Iterator[None]:
-    """Turn what goes wrong while a file is read into a DataError that names it."""
-    try:
-        yield
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"{place} cannot be read ({error}): fetch it again") from error
-    except Exception as error:  # zlib.error has no public base class but Exception
-        if type(error).__module__ != "zlib":
-            raise
-        raise DataError(f"{place} is damaged ({error}): fetch it again") from error

@@ -9,7 +9,9 @@ import ast
 import csv
 import gzip
 import json
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO, TextIOWrapper
 from itertools import islice
@@ -95,6 +97,19 @@ class Rows:
     skipped: int
     first_skipped: str | None
     time_unit: str | None
+
+
+@contextmanager
+def readable(place: str) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into a DataError that names it."""
+    try:
+        yield
+    except (OSError, zipfile.BadZipFile, EOFError) as error:
+        raise DataError(f"{place} cannot be read ({error}): fetch it again") from error
+    except Exception as error:  # zlib.error has no public base class but Exception
+        if type(error).__module__ != "zlib":
+            raise
+        raise DataError(f"{place} is damaged ({error}): fetch it again") from error
 
 
 def read_rows(files: Sequence[RowFile], time_unit: str, skip: int) -> Rows:
@@ -218,7 +233,7 @@ def _read_slowly(
     """Every line looked at, bad ones named and counted."""
     good, count, first, unit, parse = [], 0, None, None, None
     for file in files:
-        for batch in file.slow():
+        for batch in _readable_batches(file):
             if parse is None:
                 known = batch.filter(pl.col("problem").is_null())
                 parse, unit = time_parser(known, time_unit, lenient=True)
@@ -241,6 +256,11 @@ def _read_slowly(
     if not good:
         raise DataError("the log has no rows: nothing to prepare")
     return Rows(_not_empty(pl.concat(good)), count, first, unit)
+
+
+def _readable_batches(file: RowFile) -> Iterator[pl.DataFrame]:
+    with readable(file.name):
+        yield from file.slow()
 
 
 def _problem(typed: pl.DataFrame, batch: pl.DataFrame, kind: ValueKind) -> pl.Series:

@@ -9,6 +9,10 @@ import polars as pl
 import tomli_w
 
 from corellarec.config import TableConfig
+from corellarec.data.amazon import is_amazon
+from corellarec.data.atomic import is_atomic
+from corellarec.data.movielens import is_movielens
+from corellarec.data.raw import Folder
 from corellarec.data.tables import JSON_LINES, SEPARATORS, scan_table
 from corellarec.errors import DataError
 
@@ -49,8 +53,17 @@ def propose(paths: Iterable[Path], roles: Mapping[str, str]) -> tuple[str, list[
     Raises:
         DataError: If there are no tables, or a column that is needed cannot be told.
     """
+    paths = list(paths)
+    if len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix == ".zip"):
+        folder = Folder(paths[0])
+        if is_atomic(folder) or is_movielens(folder) or is_amazon(folder):
+            raise DataError(
+                f"{paths[0]} is in a layout that is read as it is and needs no settings: "
+                f"corellarec run --preset quick --set data.path={paths[0]} "
+                f"--out runs/{paths[0].stem}"
+            )
     tables = [_look(path) for path in _files(paths)]
-    log = max(tables, key=lambda table: _score(table, roles))
+    log = max(tables, key=lambda table: (_score(table, roles), table.rows.height))
     columns = log.rows.columns
     found = {role: _find(columns, role, roles) for role in ("user", "item", "time")}
     for role, column in found.items():
