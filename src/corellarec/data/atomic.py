@@ -24,8 +24,8 @@ def read_atomic(folder: Folder) -> RawLog:
     """Read a log in atomic files; features are the columns of tables beside id and title.
 
     The title of a film gets its year, as in ``Heat (1995)``, where a ``release_year`` column
-    gives one and the title does not. Of zip codes the first three characters are kept: nearly
-    every user has their own. Sequences of floats are left out.
+    gives one and the title does not. Of zip codes the first character is kept, as of MovieLens's.
+    Sequences of floats are left out.
 
     Raises:
         DataError: If a file or column is missing, or a line of the users or items malformed.
@@ -72,7 +72,7 @@ def read_atomic(folder: Folder) -> RawLog:
     if folder.suffix(".user"):
         users, user_fields, _ = _entities(folder, ".user", "user_id")
     if Field("zip_code") in user_fields:
-        users = users.with_columns(pl.col("zip_code").str.slice(0, 3).alias("zip_prefix"))
+        users = users.with_columns(pl.col("zip_code").str.slice(0, 1).alias("zip_prefix"))
         user_fields = tuple(
             Field("zip_prefix") if field.name == "zip_code" else field for field in user_fields
         )

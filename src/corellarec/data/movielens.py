@@ -48,8 +48,8 @@ def with_year(title: str = "title") -> pl.Expr:
 
 
 def _zip_prefix() -> pl.Expr:
-    """The first three characters of the zip code: nearly every whole one is one user's own."""
-    return pl.col("zip_code").str.slice(0, 3).alias("zip_prefix")
+    """The first character of the zip code, a region: longer prefixes are few users' own."""
+    return pl.col("zip_code").str.slice(0, 1).alias("zip_prefix")
 
 
 def _table(folder: Folder, file: str, separator: str, columns: str) -> pl.DataFrame:
