@@ -12,12 +12,13 @@ from sklearn.model_selection import GroupKFold
 
 from corellarec.cascade.calibrate import LogisticMap, fit_logistic
 from corellarec.cascade.policy import ENTROPY, Known, LinearValue, expected_gain, fit_gain
-from corellarec.metrics import Floats, Labels, interval, losses, resampled_users, sigmoid
+from corellarec.metrics import Floats, Labels, losses, resampled_users, sigmoid
 
 Policy = Literal["gain", "entropy"]
 POLICIES: tuple[Policy, ...] = ("gain", "entropy")
 FOLDS = 5
 RESAMPLES = 1000
+CONFIDENCE = 0.95  # of the one-sided question whether asking helps
 MIN_ROUTED = 30  # fewer routed validation rows cannot show anything
 
 
@@ -26,17 +27,16 @@ class Verdict:
     """What validation says about asking the language model.
 
     Args:
-        helps: Whether the gain's 95 % interval lies above zero.
+        helps: Whether the bound lies above zero.
         routed: Validation rows that the policy routes.
         gain: Mean log loss (nats) the answer saves on a routed row; 0 where too few are routed.
-        low, high: Its 95 % interval, users resampled.
+        bound: What it exceeds with 95 % confidence, users resampled.
     """
 
     helps: bool
     routed: int
     gain: float
-    low: float
-    high: float
+    bound: float
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def fit_router(
 
     The judgement is cross-fitted: whether a user's rows are routed, and what they get, is decided
     by maps, policy and threshold fitted on other users; the gain is the CRM's loss minus the
-    answer's on the rows routed. If its 95 % interval (users resampled) does not lie above zero,
+    answer's on the rows routed. If it does not exceed zero with 95 % confidence (users resampled),
     nothing is routed.
 
     Args:
@@ -198,8 +198,7 @@ def explain(router: Router) -> str:
         )
     measured = (
         f"on the {verdict.routed:,} validation rows it would answer, the LLM ({router.combine}) "
-        f"saves {verdict.gain:+.4f} nats a row, 95 % interval {verdict.low:+.4f} to "
-        f"{verdict.high:+.4f}"
+        f"saves {verdict.gain:+.4f} nats a row, with 95 % confidence more than {verdict.bound:+.4f}"
     )
     if verdict.helps:
         whom = "least confident" if router.policy == "entropy" else "most promising"
@@ -210,7 +209,7 @@ def explain(router: Router) -> str:
 def _judge(gain: Floats, user: NDArray[np.int64], seed: int) -> Verdict:
     """The verdict on routed rows that gain so much."""
     if len(gain) < MIN_ROUTED:
-        return Verdict(helps=False, routed=len(gain), gain=0.0, low=0.0, high=0.0)
-    means = np.array([gain[rows].mean() for rows in resampled_users(user, RESAMPLES, seed)])
-    low, high = interval(means)
-    return Verdict(bool(low > 0), len(gain), float(gain.mean()), low, high)
+        return Verdict(helps=False, routed=len(gain), gain=0.0, bound=0.0)
+    means = [gain[rows].mean() for rows in resampled_users(user, RESAMPLES, seed)]
+    bound = float(np.quantile(means, 1 - CONFIDENCE))
+    return Verdict(bound > 0, len(gain), float(gain.mean()), bound)

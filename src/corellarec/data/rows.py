@@ -176,7 +176,7 @@ def time_parser(
     """
     times = sample["time"].drop_nulls()
     if times.dtype.is_temporal():
-        return lambda time: time.cast(pl.Datetime("us")).cast(pl.Int64), None
+        return lambda time: time.dt.epoch("us"), None
     if times.dtype == pl.String:
         times = times.str.strip_chars()
         times = times.filter(times != "")
@@ -237,7 +237,7 @@ def _read_slowly(
             if parse is None:
                 known = batch.filter(pl.col("problem").is_null())
                 parse, unit = time_parser(known, time_unit, lenient=True)
-            texts = [name for name, kind in batch.schema.items() if kind == pl.String]
+            texts = [name for name in ("value", "time") if batch.schema[name] == pl.String]
             batch = batch.with_columns(pl.col(texts).str.strip_chars())
             typed = _typed(batch.lazy(), file.value, parse, users, items).collect()
             checked = batch.with_columns(problem=_problem(typed, batch, file.value))
