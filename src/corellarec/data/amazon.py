@@ -5,7 +5,6 @@ https://amazon-reviews-2023.github.io (2023)
 """
 
 import html
-import html.entities
 import json
 import re
 from io import BytesIO
@@ -37,9 +36,6 @@ META_KEYS = ("parent_asin", "asin", "title", "author", "brand", "store", "catego
 ITEM_FIELDS = (Field("author"), Field("category", "multi"))
 MOST_CATEGORIES = 5
 ASIN_LENGTH = 10
-NAMED_ENTITIES = {
-    f"&{name}": text for name, text in html.entities.html5.items() if name.endswith(";")
-}
 
 
 def is_amazon(folder: Folder) -> bool:
@@ -172,10 +168,6 @@ def _as_text(value: object) -> str | None:
 
 def _resolve(texts: pl.Series) -> pl.Series:
     """Texts with their HTML entities resolved."""
-    texts = texts.str.replace_many(NAMED_ENTITIES)
-    numbered = texts.str.contains("&#", literal=True).fill_null(value=False)
-    if numbered.any():
-        places = numbered.arg_true()
-        resolved = [html.unescape(text) for text in texts.gather(places)]
-        texts = texts.scatter(places, resolved)
-    return texts
+    marked = texts.str.contains("&", literal=True).arg_true()
+    resolved = [html.unescape(text) for text in texts.gather(marked)]
+    return texts.scatter(marked, resolved) if resolved else texts
