@@ -42,11 +42,12 @@ def test_a_directory_becomes_a_configuration_that_works(tmp_path):
 
 def test_one_file_with_everything(tmp_path):
     log = write_log(tmp_path).join(ITEMS, on="sku").rename(LOG_NAMES)
-    log.write_csv(tmp_path / "all.csv")
+    log.write_csv(tmp_path / "all.csv", separator=";")
     text, _ = propose([tmp_path / "all.csv"], {})
     (tmp_path / "all.toml").write_text(text)
     data = load_config(file=tmp_path / "all.toml").data
     assert data.items.files is None
+    assert data.interactions.separator == ";"
     assert "maker" in data.items.categorical
     assert prepare(data, tmp_path / "d")["rows"] == 500
 

@@ -13,6 +13,7 @@ from corellarec.data.amazon import is_amazon
 from corellarec.data.atomic import is_atomic
 from corellarec.data.movielens import is_movielens
 from corellarec.data.raw import Folder
+from corellarec.data.rows import header_of, read_lines
 from corellarec.data.tables import JSON_LINES, SEPARATORS, scan_table
 from corellarec.errors import DataError
 
@@ -36,10 +37,11 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Table:
-    """A file and the first of its rows, as text."""
+    """A file, the first of its rows, and the settings that say where it is."""
 
     path: Path
     rows: pl.DataFrame
+    settings: dict[str, str]
 
 
 def propose(paths: Iterable[Path], roles: Mapping[str, str]) -> tuple[str, list[str]]:
@@ -83,7 +85,7 @@ def propose(paths: Iterable[Path], roles: Mapping[str, str]) -> tuple[str, list[
     if "split" not in found and (split := _find(columns, "split", {})):
         found["split"] = split
     said = [f"interactions: {log.path} ({', '.join(f'{k} = {v}' for k, v in found.items())})"]
-    data: dict[str, object] = {"interactions": {"files": str(log.path), **found}}
+    data: dict[str, object] = {"interactions": {**log.settings, **found}}
     if value == "rating":
         data = {"positive_rating": _threshold(log, found[value], said), **data}
     used = {column for column in found.values() if column}
@@ -121,25 +123,24 @@ def _kind(path: Path) -> bool:
 
 
 def _look(path: Path) -> Table:
-    """The first rows of a file; a table's columns are what its first row has."""
+    """The first rows of a file; its columns are what the first row has."""
     bare = path.with_suffix("") if path.suffix in (".gz", ".zst") else path
+    settings = {"files": str(path)}
     try:
         if bare.suffix == ".parquet":
-            frame = pl.scan_parquet(path).head(SAMPLE_ROWS).collect()
-        elif bare.suffix in JSON_LINES:
-            frame = pl.scan_ndjson(path, infer_schema_length=SAMPLE_ROWS).head(SAMPLE_ROWS)
-            frame = frame.collect()
-        else:
-            names = pl.scan_csv(
-                path, separator=SEPARATORS[bare.suffix.lower()], infer_schema=False
-            ).collect_schema()
-            files = scan_table(
-                TableConfig(files=str(path)), {name: name for name in names}, "files"
-            )
-            frame = files[0].fast.head(SAMPLE_ROWS).collect()
+            return Table(path, pl.scan_parquet(path).head(SAMPLE_ROWS).collect(), settings)
+        if bare.suffix in JSON_LINES:
+            scanned = pl.scan_ndjson(path, infer_schema_length=SAMPLE_ROWS)
+            return Table(path, scanned.head(SAMPLE_ROWS).collect(), settings)
+        usual = SEPARATORS[bare.suffix.lower()]
+        separator = max((usual, ",", ";", "\t", "|"), key=next(read_lines(path), "").count)
+        if separator != usual:
+            settings["separator"] = separator
+        names = header_of(path, separator)
+        (file,) = scan_table(TableConfig(**settings), {name: name for name in names}, "files")  # pyright: ignore[reportArgumentType]
+        return Table(path, file.fast.head(SAMPLE_ROWS).collect(), settings)
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{path}: {str(error).splitlines()[0]}") from error
-    return Table(path, frame)
 
 
 def _plain(name: str) -> str:
@@ -190,7 +191,7 @@ def _side(
         )
         name = name or ("id" if "id" in table.rows.columns and side in table.path.name else None)
         if name:
-            section: dict[str, object] = {"files": str(table.path), "id": name}
+            section: dict[str, object] = {**table.settings, "id": name}
             return section | _features(side, table, {name}, roles, said)
     if side == "users":
         return {}
