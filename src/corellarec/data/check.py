@@ -47,9 +47,16 @@ def check_rows(read: Rows, raw: RawLog) -> list[str]:
     return found
 
 
-def check_tables(facts: dict[str, Any], rows: pl.DataFrame, items: pl.DataFrame) -> list[str]:
+def check_tables(
+    facts: dict[str, Any], rows: pl.DataFrame, items: pl.DataFrame, raw: RawLog
+) -> list[str]:
     """Warnings about the prepared log, whose counts are ``facts``."""
     found = []
+    if raw.items.height and not items["id"].is_in(raw.items["id"].implode()).any():
+        found.append(
+            f"none of the log's items is in the table of items: the log has {items['id'][0]!r}, "
+            f"the table {raw.items['id'].min()!r}; is the id the right column in both?"
+        )
     doubles = facts["left_out"]["duplicate_rows"]
     if doubles > 0.01 * rows.height:
         found.append(

@@ -131,7 +131,7 @@ def build(config: DataConfig) -> Prepared:
         "user_fields": layout(users, ["user_id", *sorted(f.name for f in raw.user_fields)]),
         "item_fields": layout(items, ["item_id", *sorted(f.name for f in raw.item_fields)]),
     }
-    facts["warnings"] = warnings + check_tables(facts, rows, items)
+    facts["warnings"] = warnings + check_tables(facts, rows, items, raw)
     return Prepared(rows, users, items, facts)
 
 

@@ -302,10 +302,12 @@ def delimited_file(
         header: Names of the columns where the file has no first line that says so.
         quoted: Whether values may stand in double quotes.
     """
-    names = list(header) if header else header_of(source, separator)
+    with readable(name):
+        names = list(header) if header else header_of(source, separator)
     for theirs in columns.values():
-        if isinstance(theirs, str) and theirs not in names:
-            raise DataError(f"{name}, line 1: no column {theirs!r}; found: {', '.join(names)}")
+        if isinstance(theirs, str) and names.count(theirs) != 1:
+            count = "two columns" if theirs in names else "no column"
+            raise DataError(f"{name}, line 1: {count} {theirs!r}; found: {', '.join(names)}")
     places = {
         ours: names.index(theirs) if isinstance(theirs, str) else theirs
         for ours, theirs in columns.items()
@@ -395,7 +397,8 @@ def json_file(source: Source, *, name: str, columns: Mapping[str, str]) -> RowFi
     def values(line: str) -> list[str | None]:
         found = parse_object(line)
         texts = [None if found.get(key) is None else str(found[key]) for key in columns.values()]
-        return [None if found else "not a JSON object", *texts]
+        problem = "a list, not a JSON object a line" if line[0] == "[" else "not a JSON object"
+        return [None if found else problem, *texts]
 
     def slow() -> Iterator[pl.DataFrame]:
         lines = enumerate(read_lines(source), start=1)
