@@ -170,4 +170,4 @@ def _resolve(texts: pl.Series) -> pl.Series:
     """Texts with their HTML entities resolved."""
     marked = texts.str.contains("&", literal=True).arg_true()
     resolved = [html.unescape(text) for text in texts.gather(marked)]
-    return texts.scatter(marked, resolved) if resolved else texts
+    return texts.clone().scatter(marked, resolved) if resolved else texts
