@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
@@ -76,7 +76,8 @@ def test_a_helpful_language_model_is_asked(combine, policy):
     assert log_loss(unseen["label"], together) < log_loss(unseen["label"], alone)
 
 
-@settings(max_examples=20, deadline=None)
+@example(3161, "constant", "blend", "gain", 0.3)
+@settings(max_examples=40, deadline=None, derandomize=True)  # chance itself is under test
 @given(
     seed=st.integers(0, 10_000),
     kind=st.sampled_from(["noise", "inverted", "constant", "copy"]),

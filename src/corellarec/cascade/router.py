@@ -19,6 +19,7 @@ POLICIES: tuple[Policy, ...] = ("gain", "entropy")
 FOLDS = 5
 RESAMPLES = 1000
 CONFIDENCE = 0.95  # of the one-sided question whether asking helps
+WORTH = 1e-4  # nats a routed row: less than this is rounding, not help
 MIN_ROUTED = 30  # fewer routed validation rows cannot show anything
 
 
@@ -27,7 +28,7 @@ class Verdict:
     """What validation says about asking the language model.
 
     Args:
-        helps: Whether the bound lies above zero.
+        helps: Whether the bound lies above zero, by more than rounding.
         routed: Validation rows that the policy routes.
         gain: Mean log loss (nats) the answer saves on a routed row; 0 where too few are routed.
         bound: What it exceeds with 95 % confidence, users resampled.
@@ -212,4 +213,4 @@ def _judge(gain: Floats, user: NDArray[np.int64], seed: int) -> Verdict:
         return Verdict(helps=False, routed=len(gain), gain=0.0, bound=0.0)
     means = [gain[rows].mean() for rows in resampled_users(user, RESAMPLES, seed)]
     bound = float(np.quantile(means, 1 - CONFIDENCE))
-    return Verdict(bound > 0, len(gain), float(gain.mean()), bound)
+    return Verdict(bound > WORTH, len(gain), float(gain.mean()), bound)
