@@ -473,7 +473,7 @@ class Run:
             "cascade": ["cascade"],
         }
         before = list(names)[: list(names).index(step) + 1]
-        data = read_manifest(self.directory / "data", verify=False)["key"]
+        data = read_manifest(self.directory / "data", verify=False)["files"]
         parts = [data, *({name: config[name]} for key in before for name in names[key]), *more]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -175,6 +175,13 @@ def test_labels_of_every_kind(tmp_path):
         prepare(describe(tmp_path, 'label = "stars"'), tmp_path / "d")
 
 
+def test_a_rating_that_is_no_binary_fraction_reaches_itself(tmp_path):
+    log = write_log(tmp_path)
+    log.with_columns(pl.col("stars") + 0.3).write_csv(tmp_path / "log.csv")
+    facts = prepare(describe(tmp_path, more="positive_rating = 3.3"), tmp_path / "d")
+    assert facts["positives"] == (log["stars"] >= 3).sum()
+
+
 def test_given_splits_are_honoured_and_questioned(tmp_path):
     log = write_log(tmp_path)
     names = pl.Series(random.Random(0).choices(["train", "valid", "TEST"], [6, 2, 2], k=500))
