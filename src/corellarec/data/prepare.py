@@ -101,7 +101,7 @@ def build(config: DataConfig) -> Prepared:
     if raw.labelled:
         config = config.model_copy(update={"positive_rating": 0.5})
     rows, user_ids, item_ids, left_out = _clean(read, raw, config)
-    label = rows["value"].to_numpy() >= np.float32(config.positive_rating)
+    label = rows["value"].to_numpy() >= config.positive_rating  # in float32 (NEP 50)
     split = _split(rows, config)
     _check_labels(label, split, config)
     # What is known when training ends: a history-only row of before counts, too.
