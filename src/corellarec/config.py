@@ -148,24 +148,133 @@ class DataConfig(Section):
         return self
 
 
+class AttentionConfig(Section):
+    """DIN's attention over the history."""
+
+    hidden: Positive = 64
+    """Width of the scoring network's hidden layer."""
+
+
+class TransformerConfig(Section):
+    """The transformer over the history (BST)."""
+
+    heads: Positive = 2
+    """Attention heads; divides ``crm.embedding_dim``."""
+    blocks: Positive = 1
+    """Transformer blocks; the last computes the target's position alone."""
+
+
+class DCNv2Config(Section):
+    """DCNv2: cross layers and a deep part."""
+
+    cross_layers: Positive = 3
+    """Number of cross layers."""
+    structure: Literal["parallel", "stacked"] = "parallel"
+    """Whether the deep part reads the fields, or the last cross layer."""
+    rank: Count = 0
+    """Rank of the experts of a low-rank cross network; 0 is one of full rank."""
+    experts: Positive = 4
+    """Number of low-rank experts."""
+
+
+class XDeepFMConfig(Section):
+    """xDeepFM: a compressed interaction network and a deep part."""
+
+    cin_layers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 32)
+    """Vectors of each layer of the compressed interaction network."""
+
+
+class AutoIntConfig(Section):
+    """AutoInt+: self-attention over the fields, and a deep part."""
+
+    layers: Positive = 2
+    """Number of interacting layers."""
+    width: Positive = 32
+    """Width of a field in them."""
+    heads: Positive = 2
+    """Attention heads; divides ``width``."""
+
+
+class FiBiNETConfig(Section):
+    """FiBiNET: bilinear interactions of weighed fields, then a deep part."""
+
+    reduction: Positive = 3
+    """The hidden layer that weighs the fields is so many times narrower than they are many."""
+
+
+class FiGNNConfig(Section):
+    """Fi-GNN: fields as nodes of a graph."""
+
+    width: Positive = 32
+    """Width of a node's state."""
+    heads: Positive = 2
+    """Attention heads; divides ``width``."""
+    steps: Positive = 2
+    """Message-passing steps."""
+
+
+class FinalMLPConfig(Section):
+    """FinalMLP: two gated deep streams; ``crm.deep_layers`` is the first."""
+
+    second_layers: tuple[Positive, ...] = (200, 80)
+    """Widths of the second stream."""
+    gate_hidden: Positive = 64
+    """Width of the gates' hidden layer."""
+    heads: Positive = 2
+    """Heads of the bilinear fusion; divides the widths of both last layers."""
+
+
+CRM_MODELS = ("lr", "fm", "deepfm", "xdeepfm", "autoint", "fibinet", "fignn", "dcnv2", "din", "bst",
+              "finalmlp")  # fmt: skip
+
+
 class CrmConfig(Section):
     """The conventional recommender model."""
 
+    model: str = "dcnv2"
+    """``lr``, ``fm``, ``deepfm``, ``xdeepfm``, ``autoint``, ``fibinet``, ``fignn``, ``dcnv2``,
+    ``din``, ``bst``, ``finalmlp``, or your own class as ``package.module:Class``."""
+    options: dict[str, Any] = {}
+    """Arguments of your own class."""
     embedding_dim: Positive = 32
     """Width of every feature embedding."""
     history_length: Positive = 50
     """Rows of the same user before the target that the CRM reads."""
-    history: Literal["attention", "mean"] = "attention"
-    """How the history becomes one vector: attended to by the target (DIN), or averaged."""
-    cross_layers: Positive = 3
-    """Full-rank cross layers of DCNv2."""
+    history: Literal["auto", "mean", "attention", "transformer"] = "auto"
+    """How the history becomes vectors: averaged, attended to by the target (DIN), or read by a
+    transformer (BST). ``auto`` is the mean for ``lr`` and ``fm``, the transformer for ``bst``, and
+    attention for the others."""
     deep_layers: tuple[Positive, ...] = (200, 80)
-    """Widths of the deep part, which runs parallel to the cross layers."""
+    """Widths of the deep part."""
     dropout: Share = 0.5
     """Dropout in the deep part."""
     id_dropout: Share = 0.2
     """Share of training samples whose user id (and, apart, item id) is replaced by the
     out-of-vocabulary id, so that unseen users and items are met in training."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Type of the network's products in training and scoring; weights, embeddings and sums stay
+    in float32. ``auto`` is bfloat16 where the machine computes in it."""
+    attention: AttentionConfig = AttentionConfig()
+    transformer: TransformerConfig = TransformerConfig()
+    dcnv2: DCNv2Config = DCNv2Config()
+    xdeepfm: XDeepFMConfig = XDeepFMConfig()
+    autoint: AutoIntConfig = AutoIntConfig()
+    fibinet: FiBiNETConfig = FiBiNETConfig()
+    fignn: FiGNNConfig = FiGNNConfig()
+    finalmlp: FinalMLPConfig = FinalMLPConfig()
+
+    @model_validator(mode="after")
+    def _is_known(self) -> "CrmConfig":
+        if ":" in self.model:
+            return self
+        if self.model not in CRM_MODELS:
+            raise ValueError(
+                f"model {self.model!r} is not one of {', '.join(CRM_MODELS)}, nor a class of your "
+                "own as package.module:Class"
+            )
+        if self.options:
+            raise ValueError(f"options are for a class of your own; {self.model} has a section")
+        return self
 
 
 class LoraConfig(Section):
@@ -217,9 +326,10 @@ class LlmConfig(Section):
 class AlignConfig(Section):
     """The alignment loss of stage 2."""
 
-    pairs: tuple[tuple[str, str], ...] = (("middle", "deep1"), ("last", "deep2"))
+    pairs: tuple[tuple[str, str], ...] = (("middle", "middle"), ("last", "last"))
     """Layer pairs (language model, CRM). Language-model layers: ``last``, ``middle``, or a
-    number from 1; CRM layers: ``cross1``..., ``deep1``..."""
+    number from 1; CRM layers: ``last`` and ``middle`` of the deep ones, or a name such as
+    ``cross1`` or ``deep1``."""
     width: Positive = 64
     """Width of the space both sides are projected into."""
     exponent: Rate = 1.0

@@ -32,10 +32,11 @@ from corellarec.crm.build import build_crm
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Log
 from corellarec.data.prepare import prepare
+from corellarec.device import pick_dtype
 from corellarec.display import Display, left_out, say_warnings
 from corellarec.errors import ArtifactError, ConfigError
 from corellarec.llm.layout import Layout, build_layout
-from corellarec.llm.load import AnswerModel, load_model, pick_dtype
+from corellarec.llm.load import AnswerModel, load_model
 from corellarec.llm.lora import add_adapter
 from corellarec.llm.models import find_model
 from corellarec.llm.score import Cost, LlmScorer
@@ -141,8 +142,7 @@ class Run:
     def new_crm(self) -> nn.Module:
         """A CRM with fresh weights."""
         set_seed(self.config.seed)
-        crm = build_crm(self.config.crm, self.log.user_layout, self.log.item_layout)
-        return crm.to(self.device)
+        return build_crm(self.config.crm, self.log.features, self.device)
 
     def trained_crm(self, stage: int = 2) -> nn.Module:
         """The CRM as stage 1 or 2 left it; stage 1 where stage 2 was left out."""

@@ -1,74 +1,67 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
-from fuxictr.pytorch.layers import CrossNetV2
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
-from corellarec.config import CrmConfig
-from corellarec.crm.batch import CrmReader
+from corellarec.config import CRM_MODELS, CrmConfig
+from corellarec.crm.batch import CrmReader, Distinct
 from corellarec.crm.build import build_crm
-from corellarec.crm.dcnv2 import CrossNetwork
 from corellarec.crm.embedding import FusedEmbedding
-from corellarec.crm.history import HistoryPooling
+from corellarec.crm.layers import Dropout
 from corellarec.crm.score import crm_logits
-from corellarec.data.log import FeatureLayout
+from corellarec.data.log import FeatureLayout, ValueLayout
+from corellarec.errors import ConfigError
 
 CPU = torch.device("cpu")
-
-
-def test_cross_network_equals_fuxictr():
-    torch.manual_seed(0)
-    ours, theirs = CrossNetwork(12, 3), CrossNetV2(12, 3)
-    theirs.load_state_dict(
-        {name.replace("layers", "cross_layers"): w for name, w in ours.state_dict().items()}
-    )
-    features = torch.randn(5, 12)
-    torch.testing.assert_close(ours(features)[-1], theirs(features), atol=1e-5, rtol=0)
-    with pytest.raises(ValueError, match="at least 1, found 0"):
-        CrossNetwork(12, 0)
-
-
-def test_attention_equals_one_sample_at_a_time():
-    torch.manual_seed(0)
-    pooling = HistoryPooling(4, "attention")
-    target, rows = torch.randn(3, 4), torch.randn(3, 5, 4)
-    mask = torch.tensor([[1, 1, 1, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]]).bool()
-    found = pooling(target, rows, mask)
-    assert pooling.score is not None
-    for i in range(3):
-        kept = rows[i][mask[i]]
-        if not len(kept):
-            assert (found[i] == 0).all()
-            continue
-        score = pooling.score
-        first = torch.cat([score.query.weight, score.row.weight, score.product.weight], 1)
-        inputs = [torch.cat([target[i], k, target[i] * k]) for k in kept]
-        hidden = [(first @ x + score.query.bias).relu() for x in inputs]
-        weights = torch.cat([score.out(h) for h in hidden]).softmax(0)
-        expected = torch.cat([(weights.unsqueeze(1) * kept).sum(0), kept.mean(0)])
-        torch.testing.assert_close(found[i], expected)
 
 
 def test_embedding_means_over_present_values_only():
     layout = [FeatureLayout("id", 5, 1), FeatureLayout("genres", 4, 3)]
     embedding = FusedEmbedding(layout, 2)
-    nn.init.normal_(embedding.table.weight)
-    table = embedding.table.weight
-    out = embedding(torch.tensor([[4, 1, 3, 0], [0, 0, 0, 0]]))
+    table = nn.init.normal_(embedding.table)
+    out = embedding(torch.tensor([[4, 1, 3, 0], [0, 0, 0, 0]]), torch.zeros(2, 0))
     torch.testing.assert_close(out[0, 0], table[4])
     torch.testing.assert_close(out[0, 1], (table[5 + 1] + table[5 + 3]) / 2)
     torch.testing.assert_close(out[1, 0], table[0])
     assert (out[1, 1] == 0).all()
 
 
+def test_numbers_and_vectors_are_projected():
+    values = [ValueLayout("price", 1), ValueLayout("text", 3)]
+    embedding = FusedEmbedding([FeatureLayout("id", 5, 1)], 2, values)
+    numbers = torch.randn(4, 4)
+    out = embedding(torch.ones(4, 1, dtype=torch.int32), numbers)
+    assert out.shape == (4, 3, 2)
+    price, text = embedding.projections
+    torch.testing.assert_close(out[:, 1], numbers[:, :1] * price.weight.squeeze(1))
+    torch.testing.assert_close(out[:, 2], numbers[:, 1:] @ text.weight.T)
+
+
+def test_only_touched_rows_have_a_gradient():
+    embedding = FusedEmbedding([FeatureLayout("id", 9, 1), FeatureLayout("kind", 3, 1)], 2)
+    codes = torch.tensor([[4, 1], [4, 2], [7, 1]])
+    weight = torch.randn(3, 2, 2)
+    (embedding(codes, torch.zeros(3, 0)) * weight).sum().backward()
+    gradient = embedding.table.grad
+    assert gradient.is_sparse
+    assert sorted(gradient.coalesce().indices()[0].tolist()) == [4, 7, 9 + 1, 9 + 2]
+    expected = torch.zeros(12, 2)
+    expected.index_put_((codes + torch.tensor([0, 9]),), weight, accumulate=True)
+    torch.testing.assert_close(gradient.to_dense(), expected)
+
+
 def test_id_dropout_shows_the_unknown_id_in_training_only():
     embedding = FusedEmbedding([FeatureLayout("id", 5, 1)], 2, id_dropout=0.5)
-    codes = torch.full((400, 1), 3)
+    codes, none = torch.full((400, 1), 3), torch.zeros(400, 0)
     torch.manual_seed(0)
-    dropped = (embedding(codes)[:, 0] == embedding.table.weight[0]).all(1)
+    dropped = (embedding(codes, none)[:, 0] == embedding.table[0]).all(1)
     assert 120 < dropped.sum() < 280
     embedding.eval()
-    assert (embedding(codes)[:, 0] == embedding.table.weight[3]).all()
+    assert (embedding(codes, none)[:, 0] == embedding.table[3]).all()
 
 
 def test_reader_gathers_what_the_log_says(log):
@@ -92,26 +85,134 @@ def test_an_unknown_user_has_no_codes(log):
     assert not batch.mask.any()
 
 
-@pytest.mark.parametrize("history", ["attention", "mean"])
-def test_model_names_its_layers_and_scores_alike_in_any_batch(log, history):
-    config = CrmConfig(embedding_dim=8, history_length=6, history=history, deep_layers=(16, 8))
-    model = build_crm(config, log.user_layout, log.item_layout).eval()
+OWN = """
+from torch import nn
+from corellarec.crm.model import CrmOutput
+
+class Popularity(nn.Module):
+    layer_widths = {"item": 4}
+
+    def __init__(self, features, scale=1.0):
+        super().__init__()
+        self.items = nn.Embedding(features.item[0].vocabulary, 4)
+        self.scale = scale
+
+    def forward(self, batch):
+        item = self.items(batch.item_codes[batch.target, 0].long())
+        return CrmOutput(self.scale * item.sum(1), {"item": item})
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The current directory has a module with a CRM of the user's own."""
+    (tmp_path / "ours.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    yield "ours:Popularity"
+    sys.modules.pop("ours", None)
+
+
+def small(model, **more):
+    return CrmConfig(
+        model=model, embedding_dim=8, history_length=6, deep_layers=(16, 8), dtype="float32", **more
+    )
+
+
+@pytest.mark.parametrize("name", [*CRM_MODELS, "own"])
+def test_models_name_their_layers_and_score_alike_in_any_batch(log, name, own):
+    config = small(own if name == "own" else name)
+    torch.manual_seed(0)
+    model = build_crm(config, log.features, CPU).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
     reader = CrmReader(log, 6, CPU)
     samples = log.samples(torch.arange(200, 260))
     out = model(reader(samples))
-    assert set(out.layers) == {"cross1", "cross2", "cross3", "deep1", "deep2"}
-    for name, layer in out.layers.items():
-        assert layer.shape == (60, model.layer_widths[name])
+    assert out.logit.std() > 0
+    assert {name: layer.shape for name, layer in out.layers.items()} == {
+        name: (60, width) for name, width in model.layer_widths.items()
+    }
     alone = torch.cat([crm_logits(model, reader, samples[i : i + 1]) for i in range(60)])
-    torch.testing.assert_close(out.logit, alone, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(out.logit, alone, atol=1e-5, rtol=1e-5)
 
 
-def test_the_history_changes_the_answer(log):
-    model = build_crm(CrmConfig(embedding_dim=8), log.user_layout, log.item_layout).eval()
+@pytest.mark.parametrize("name", CRM_MODELS)
+def test_the_history_changes_the_answer(log, name):
+    model = build_crm(small(name), log.features, CPU).eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     samples = log.samples(log.rows_of("test")[:20])
-    with_history = crm_logits(model, CrmReader(log, 10, CPU), samples)
+    with_history = crm_logits(model, CrmReader(log, 6, CPU), samples)
     log_without = type(samples)(samples.user, samples.item, samples.end, samples.end)
-    without = crm_logits(model, CrmReader(log, 10, CPU), log_without)
+    without = crm_logits(model, CrmReader(log, 6, CPU), log_without)
     assert (with_history != without).any()
+
+
+@pytest.mark.parametrize("name", ["dcnv2", "bst", "autoint"])
+def test_bf16_products_are_close(log, name):
+    torch.manual_seed(0)
+    config = small(name)
+    model = build_crm(config, log.features, CPU).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    other = build_crm(config.model_copy(update={"dtype": "bfloat16"}), log.features, CPU).eval()
+    other.load_state_dict(model.state_dict())
+    reader, samples = CrmReader(log, 6, CPU), log.samples(log.rows_of("test"))
+    precise, rounded = (crm_logits(m, reader, samples).sigmoid() for m in (model, other))
+    assert 0 < (precise - rounded).abs().max() < 0.02
+
+
+def test_low_rank_and_stacked_are_settings(log):
+    config = small("dcnv2", dcnv2={"rank": 4, "structure": "stacked", "cross_layers": 1})
+    model = build_crm(config, log.features, CPU)
+    assert set(model.layer_widths) == {"cross1", "deep1", "deep2"}
+    assert model.network.head.in_features == 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"model": "autoint", "autoint": {"heads": 3}},
+            r"crm \(autoint\): heads \(3\) must divide",
+        ),
+        ({"model": "bst", "embedding_dim": 9}, "heads .2. must divide the embedding's width .9."),
+        ({"model": "no_such:Model"}, "cannot be made: ModuleNotFoundError: No module named"),
+        ({"model": "torch:Tensors"}, "cannot be made: AttributeError"),
+        ({"model": "torch.nn:Identity"}, "must be a torch module with the attribute layer_widths"),
+    ],
+)
+def test_models_that_cannot_be_made(log, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        build_crm(CrmConfig(**settings), log.features, CPU)
+
+
+def test_own_model_takes_options(log, own):
+    model = build_crm(CrmConfig(model=own, options={"scale": 3.0}), log.features, CPU)
+    assert model.scale == 3.0
+    with pytest.raises(ConfigError, match="unexpected keyword argument 'scales'"):
+        build_crm(CrmConfig(model=own, options={"scales": 3.0}), log.features, CPU)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean():
+    torch.manual_seed(0)
+    ones = torch.ones(300, 333, requires_grad=True)
+    for share in (0.1, 0.5):
+        out = Dropout(share).train()(ones)
+        assert (out == 0).float().mean() == pytest.approx(share, abs=0.01)
+        assert out.mean().item() == pytest.approx(1.0, abs=0.01)
+        (gradient,) = torch.autograd.grad(out.sum(), ones)
+        assert torch.equal(gradient, out)
+        assert torch.equal(Dropout(share).eval()(ones), ones)
+    # Neighbours fall independently: they share a draw of random bits, but not the bits.
+    pairs = (Dropout(0.5).train()(ones) == 0).flatten()[:99_900].view(-1, 2).all(1)
+    assert pairs.float().mean() == pytest.approx(0.25, abs=0.01)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=60))
+def test_distinct(numbers):
+    found = torch.tensor(numbers)
+    distinct, place = Distinct(41, CPU)(found)
+    assert distinct.tolist() == sorted(set(numbers))
+    assert torch.equal(distinct[place], found)

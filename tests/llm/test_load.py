@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from corellarec.config import LoraConfig
+from corellarec.device import pick_dtype
 from corellarec.errors import ModelError
-from corellarec.llm.load import AnswerModel, load_model, pick_dtype
+from corellarec.llm.load import AnswerModel, load_model
 from corellarec.llm.lora import add_adapter, load_adapter
 from corellarec.llm.models import find_model
 

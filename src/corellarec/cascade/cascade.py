@@ -21,9 +21,10 @@ from corellarec.crm.batch import CrmReader
 from corellarec.crm.build import build_crm
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Log, Samples, parse_layout
+from corellarec.device import pick_dtype
 from corellarec.errors import ArtifactError
 from corellarec.llm.layout import build_layout
-from corellarec.llm.load import AnswerModel, load_model, pick_dtype
+from corellarec.llm.load import AnswerModel, load_model
 from corellarec.llm.lora import load_adapter
 from corellarec.llm.score import LlmScorer
 from corellarec.metrics import Floats, entropy, sigmoid
@@ -168,7 +169,7 @@ class Cascade:
             item_layout=parse_layout(facts["item_fields"]),
             history=facts["history"],
         )
-        crm = build_crm(crm_config, log.user_layout, log.item_layout)
+        crm = build_crm(crm_config, log.features, device)
         state: dict[str, Tensor] = load_file(directory / "crm.safetensors")
         try:
             crm.load_state_dict(state)
@@ -186,4 +187,4 @@ class Cascade:
             return LlmScorer(answer_model, layout, llm_config.tokens_per_batch, device)
 
         router = Router.from_json(facts["router"])
-        return cls(log, crm.to(device).eval(), crm_config, llm_config, load_scorer, router, device)
+        return cls(log, crm.eval(), crm_config, llm_config, load_scorer, router, device)

@@ -9,11 +9,13 @@ from corellarec.data.log import Log, Samples
 
 
 class CrmBatch(NamedTuple):
-    """A batch of samples; every distinct item's codes come once.
+    """A batch of samples; every distinct item comes once.
 
     Args:
         user_codes: ``(batch, user columns)`` int32.
+        user_values: ``(batch, user values)`` floats: numbers and vectors.
         item_codes: ``(distinct items, item columns)`` int32.
+        item_values: ``(distinct items, item values)`` floats.
         target: ``(batch,)`` int64, row of ``item_codes``.
         history: ``(batch, length)`` int64, rows of ``item_codes``, newest first.
         liked: ``(batch, length)`` int64, label of each history row.
@@ -21,11 +23,35 @@ class CrmBatch(NamedTuple):
     """
 
     user_codes: Tensor
+    user_values: Tensor
     item_codes: Tensor
+    item_values: Tensor
     target: Tensor
     history: Tensor
     liked: Tensor
     mask: Tensor
+
+
+class Distinct:
+    """Finds the distinct ones among whole numbers below a limit, without sorting them all.
+
+    Args:
+        limit: The numbers lie in ``[0, limit)``.
+        device: Where they lie.
+    """
+
+    def __init__(self, limit: int, device: torch.device) -> None:
+        self._place = torch.zeros(limit, dtype=torch.int64, device=device)
+
+    def __call__(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """The distinct of ``numbers`` (int64, any shape), ascending, and each one's place there."""
+        flat = numbers.flatten()
+        order = torch.arange(len(flat), device=flat.device)
+        # Of equal numbers one wins the place, whichever; it speaks for the others.
+        self._place.scatter_(0, flat, order)
+        distinct = flat[self._place[flat] == order].sort().values
+        self._place[distinct] = order[: len(distinct)]
+        return distinct, self._place[numbers]
 
 
 class CrmReader:
@@ -43,10 +69,12 @@ class CrmReader:
         self.item = log.history_item.to(device)
         self.label = log.history_label.to(device)
         self.item_codes = log.item_codes.to(device)
+        self.item_values = log.item_values.to(device)
         # A last row of zeros is the user nobody knows; number -1 picks it.
-        unknown = log.user_codes.new_zeros(1, log.user_codes.shape[1])
-        self.user_codes = torch.cat([log.user_codes, unknown]).to(device)
+        self.user_codes = torch.cat([log.user_codes, log.user_codes[:1] * 0]).to(device)
+        self.user_values = torch.cat([log.user_values, log.user_values[:1] * 0]).to(device)
         self.back = torch.arange(1, history_length + 1, device=device)
+        self.distinct = Distinct(len(self.item_codes), device)
 
     def window(self, samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
         """The last rows of each sample's history, newest first.
@@ -62,12 +90,14 @@ class CrmReader:
     def __call__(self, samples: Samples) -> CrmBatch:
         """The batch of ``samples``, which may lie on the CPU."""
         items, liked, mask = self.window(samples)
-        target = samples.item.to(self.device)
-        met = torch.cat([target.unsqueeze(1), items.long()], 1)
-        distinct, place = met.unique(return_inverse=True)
+        user = samples.user.to(self.device)
+        met = torch.cat([samples.item.to(self.device).unsqueeze(1), items.long()], 1)
+        distinct, place = self.distinct(met)
         return CrmBatch(
-            user_codes=self.user_codes[samples.user.to(self.device)],
+            user_codes=self.user_codes[user],
+            user_values=self.user_values[user],
             item_codes=self.item_codes[distinct],
+            item_values=self.item_values[distinct],
             target=place[:, 0],
             history=place[:, 1:],
             liked=liked.long(),

@@ -1,27 +1,13 @@
-"""Deep & Cross Network, version 2, over features and history."""
+"""Deep & Cross Network, version 2."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from corellarec.crm.batch import CrmBatch
-from corellarec.crm.embedding import FusedEmbedding
-from corellarec.crm.history import HistoryPooling
-from corellarec.data.log import FeatureLayout
-
-
-class CrmOutput(NamedTuple):
-    """What every CRM returns.
-
-    Args:
-        logit: ``(batch,)`` floats; the sigmoid is p(positive).
-        layers: Hidden layers by name, each ``(batch, width)``.
-    """
-
-    logit: Tensor
-    layers: dict[str, Tensor]
+from corellarec.crm.layers import MLP, named
+from corellarec.crm.model import CrmOutput
 
 
 class CrossNetwork(nn.Module):
@@ -49,92 +35,107 @@ class CrossNetwork(nn.Module):
         """Cross ``(batch, width)`` floats; returns the output of every layer, of the same shape."""
         outputs, crossed = [], features
         for layer in self.layers:
-            crossed = features * layer(crossed) + crossed
+            crossed = torch.addcmul(crossed, features, layer(crossed))
             outputs.append(crossed)
         return outputs
 
 
-class Deep(nn.Module):
-    """A multi-layer perceptron with ReLU and dropout.
+class LowRankCrossNetwork(nn.Module):
+    """Feature crossing by a gated mixture of low-rank experts (DCN-Mix).
+
+    Layer l computes ``x[l+1] = sum_i g_i(x[l]) * x[0] * (E_i(x[l]) + b) + x[l]`` with the experts
+    ``E_i(x) = U_i tanh(C_i tanh(V_i' x))`` and gates ``g`` from a softmax over them.
 
     Args:
-        width: Length of the input.
-        widths: Length of each layer's output.
-        dropout: Share of outputs zeroed in training.
+        width: Length of the concatenated features; preserved.
+        layers: Number of cross layers, at least 1.
+        rank: Width of the experts' inner space.
+        experts: Number of experts.
+
+    Raises:
+        ValueError: If ``layers`` is below 1.
+
+    Source: Wang et al. 2021, section 4.2, https://arxiv.org/abs/2008.13535
     """
 
-    def __init__(self, width: int, widths: Sequence[int], dropout: float) -> None:
+    def __init__(self, width: int, layers: int, rank: int, experts: int) -> None:
         super().__init__()
-        sizes = [width, *widths]
-        self.layers = nn.ModuleList(
-            nn.Sequential(nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout))
-            for before, after in zip(sizes, sizes[1:], strict=False)
+        if layers < 1:
+            raise ValueError(f"layers must be at least 1, found {layers}")
+        self.rank, self.experts = rank, experts
+        self.inward = nn.ModuleList(
+            nn.Linear(width, experts * rank, bias=False) for _ in range(layers)
         )
+        self.inner = nn.ParameterList(
+            nn.init.xavier_normal_(torch.empty(experts, rank, rank)) for _ in range(layers)
+        )
+        self.outward = nn.ModuleList(
+            nn.Linear(experts * rank, width, bias=False) for _ in range(layers)
+        )
+        self.bias = nn.ParameterList(torch.zeros(width) for _ in range(layers))
+        self.gate = nn.Linear(width, experts, bias=False)
 
     def forward(self, features: Tensor) -> list[Tensor]:
-        """Map ``(batch, width)`` floats; returns the output of every layer."""
-        outputs = []
-        for layer in self.layers:
-            features = layer(features)
-            outputs.append(features)
+        """Cross ``(batch, width)`` floats; returns the output of every layer, of the same shape."""
+        outputs, crossed = [], features
+        for inward, inner, outward, bias in zip(
+            self.inward, self.inner, self.outward, self.bias, strict=True
+        ):
+            hidden = inward(crossed).tanh().unflatten(1, (self.experts, self.rank))
+            hidden = torch.einsum("bes,ers->ber", hidden, inner).tanh()
+            gates = self.gate(crossed).softmax(1).unsqueeze(2).to(hidden.dtype)
+            # The gates sum to 1, so that the bias comes once whatever they are.
+            mixed = outward((gates * hidden).flatten(1)) + bias
+            crossed = torch.addcmul(crossed, features, mixed.to(features.dtype))
+            outputs.append(crossed)
         return outputs
 
 
 class DCNv2(nn.Module):
-    """DCN-V2 in its parallel form, with the user's history as further features.
-
-    Features are the embeddings of the user's and the item's fields and the pooled history. A
-    history row is the sum of its item's field embeddings and the embedding of whether the user
-    liked it; the target, as the attention sees it, is the sum of its own.
+    """DCN-V2: cross layers and a deep part, side by side or one on the other.
 
     Args:
-        user_layout, item_layout: Features of users and items.
-        embedding_dim: Width of an embedding.
-        history: How the history is pooled, see :class:`HistoryPooling`.
-        cross_layers: Number of full-rank cross layers.
+        fields, dim: Shape of the input.
+        cross_layers: Number of cross layers.
         deep_layers: Widths of the deep part.
         dropout: Dropout of the deep part.
-        id_dropout: Share of user and item ids dropped in training.
+        structure: ``parallel``: both read the fields; ``stacked``: the deep part reads the last
+            cross layer.
+        rank: Rank of the experts of a low-rank cross network; 0 is one of full rank.
+        experts: Number of low-rank experts.
 
     Source: Wang et al. 2021, https://arxiv.org/abs/2008.13535
     """
 
     def __init__(
         self,
-        user_layout: Sequence[FeatureLayout],
-        item_layout: Sequence[FeatureLayout],
+        fields: int,
+        dim: int,
         *,
-        embedding_dim: int,
-        history: Literal["attention", "mean"],
         cross_layers: int,
         deep_layers: Sequence[int],
         dropout: float,
-        id_dropout: float,
+        structure: Literal["parallel", "stacked"] = "parallel",
+        rank: int = 0,
+        experts: int = 4,
     ) -> None:
         super().__init__()
-        self.user_embedding = FusedEmbedding(user_layout, embedding_dim, id_dropout)
-        self.item_embedding = FusedEmbedding(item_layout, embedding_dim, id_dropout)
-        self.liked = nn.Embedding(2, embedding_dim)
-        nn.init.normal_(self.liked.weight, std=0.01)
-        self.pooling = HistoryPooling(embedding_dim, history)
-        width = (len(user_layout) + len(item_layout)) * embedding_dim + self.pooling.width
-        self.cross = CrossNetwork(width, cross_layers)
-        self.deep = Deep(width, deep_layers, dropout)
-        self.head = nn.Linear(width + (deep_layers[-1] if deep_layers else 0), 1)
-        self.layer_widths = {f"cross{i + 1}": width for i in range(cross_layers)} | {
-            f"deep{i + 1}": size for i, size in enumerate(deep_layers)
-        }
+        width = fields * dim
+        if rank:
+            self.cross = LowRankCrossNetwork(width, cross_layers, rank, experts)
+        else:
+            self.cross = CrossNetwork(width, cross_layers)
+        self.deep = MLP(width, deep_layers, dropout)
+        self.stacked = structure == "stacked"
+        beside = width if deep_layers and not self.stacked else 0
+        self.head = nn.Linear(self.deep.width + beside, 1)
+        self.layer_widths = named("cross", [width] * cross_layers) | named("deep", deep_layers)
 
-    def forward(self, batch: CrmBatch) -> CrmOutput:
-        """Score a batch; returns logits and the layers named in ``layer_widths``."""
-        items = self.item_embedding(batch.item_codes)
-        users = self.user_embedding(batch.user_codes)
-        summed = items.sum(1)
-        rows = summed[batch.history] + self.liked(batch.liked)
-        pooled = self.pooling(summed[batch.target], rows, batch.mask)
-        features = torch.cat([users.flatten(1), items[batch.target].flatten(1), pooled], 1)
-        crossed, deep = self.cross(features), self.deep(features)
-        logit = self.head(torch.cat([crossed[-1], *deep[-1:]], 1)).squeeze(1)
-        layers = {f"cross{i + 1}": layer for i, layer in enumerate(crossed)}
-        layers |= {f"deep{i + 1}": layer for i, layer in enumerate(deep)}
-        return CrmOutput(logit, layers)
+    def forward(self, fields: Tensor) -> CrmOutput:
+        """Score ``(batch, fields, dim)`` floats."""
+        features = fields.flatten(1)
+        crossed = self.cross(features)
+        deep = self.deep(crossed[-1] if self.stacked else features)
+        last = deep[-1:] if self.stacked and deep else [crossed[-1], *deep[-1:]]
+        logit = self.head(torch.cat(last, 1)).squeeze(1)
+        return CrmOutput(logit, named("cross", crossed) | named("deep", deep))

@@ -1,66 +1,185 @@
-"""A user's history as one vector per target."""
+"""A user's history as a few vectors per target."""
 
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding_bag, pad
+
+from corellarec.crm.layers import gather
+
+
+class _WeightedBags(torch.autograd.Function):
+    """Weighted sums of a table's rows, which are never laid side by side."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:  # noqa: ANN401 (autograd's)
+        ctx.save_for_backward(index, weight)
+        ctx.size = table.shape
+        return embedding_bag(index, table, mode="sum", per_sample_weights=weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        index, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        rows = (weight.unsqueeze(2) * gradient.unsqueeze(1)).flatten(0, 1)
+        return gradient.new_zeros(ctx.size).index_add_(0, index.flatten(), rows), None, None
+
+
+def mean_of_rows(table: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+    """The mean of ``table[index]`` over axis 1 where ``mask`` is True; zeros where it nowhere is.
+
+    Args:
+        table: ``(rows, dim)`` floats.
+        index: ``(batch, length)`` int64.
+        mask: ``(batch, length)`` bool.
+    """
+    weight = mask / mask.sum(1, keepdim=True).clamp(min=1)
+    pooled: Tensor = _WeightedBags.apply(table, index, weight.to(table.dtype))  # pyright: ignore
+    return pooled
+
+
+class MeanPooling(nn.Module):
+    """The mean of the history rows, one field."""
+
+    fields = 1
+
+    def forward(self, target: Tensor, table: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+        """Pool the rows ``table[index]`` where ``mask`` is True; the target is not looked at.
+
+        Args:
+            target: ``(batch, dim)`` floats.
+            table: ``(tokens, dim)`` floats.
+            index: ``(batch, length)`` int64.
+            mask: ``(batch, length)`` bool.
+
+        Returns ``(batch, 1, dim)`` floats; zeros for an empty history.
+        """
+        return mean_of_rows(table, index, mask).unsqueeze(1)
 
 
 class AttentionScore(nn.Module):
-    """``MLP([q, k, q * k])`` with one hidden layer, its first product split in three.
+    """``MLP([q, k, q * k])`` with one hidden layer.
 
-    The part of ``q`` is then computed once a sample, not once a history row, and nothing is
-    concatenated.
+    The part of ``q`` is computed once a sample, not once a history row.
 
     Args:
         dim: Width of q and k.
         hidden: Width of the hidden layer.
     """
 
-    def __init__(self, dim: int, hidden: int = 64) -> None:
+    def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.query = nn.Linear(dim, hidden)
-        self.row = nn.Linear(dim, hidden, bias=False)
-        self.product = nn.Linear(dim, hidden, bias=False)
+        self.row = nn.Linear(2 * dim, hidden, bias=False)
         self.out = nn.Linear(hidden, 1)
 
     def forward(self, target: Tensor, rows: Tensor) -> Tensor:
         """Score ``rows`` (batch, length, dim) for ``target`` (batch, dim): (batch, length)."""
         query = target.unsqueeze(1)
-        hidden = self.query(query) + self.row(rows) + self.product(query * rows)
-        return self.out(hidden.relu()).squeeze(2)
+        hidden = self.row(torch.cat([rows, query * rows], 2)) + self.query(query)
+        return self.out(hidden.relu_()).squeeze(2)
 
 
-class HistoryPooling(nn.Module):
-    """Pool the embedded history rows, attended to by the target or averaged.
+class TargetAttention(nn.Module):
+    """DIN's attention: history rows weighted by what they have to do with the target.
 
-    Attention is DIN's: a small network scores each history row from target ``q`` and row ``k`` as
+    A small network scores each history row from target ``q`` and row ``k`` as
     ``w(k) = MLP([q, k, q * k])``; the weights are normalised by a softmax. (DIN's ``q - k`` adds
-    nothing that a linear layer over ``q`` and ``k`` does not have.) The output is the weighted
-    mean, followed by the plain mean, which tells how often the user likes anything.
+    nothing that a linear layer over ``q`` and ``k`` does not have.) Two fields: the weighted mean,
+    and the plain mean, which tells how often the user likes anything.
 
     Args:
         dim: Width of a row and of the target.
-        kind: ``attention`` or ``mean``.
+        hidden: Width of the scoring network's hidden layer.
 
     Source: Zhou et al. 2018, https://arxiv.org/abs/1706.06978
     """
 
-    def __init__(self, dim: int, kind: Literal["attention", "mean"]) -> None:
+    fields = 2
+
+    def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.width = 2 * dim if kind == "attention" else dim
-        self.score = AttentionScore(dim) if kind == "attention" else None
+        self.score = AttentionScore(dim, hidden)
 
-    def forward(self, target: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
-        """Pool ``rows`` (batch, length, dim) for ``target`` (batch, dim), where ``mask`` is True.
-
-        Returns ``(batch, width)`` floats; zeros for an empty history.
-        """
-        present = mask.to(rows.dtype)
-        mean = torch.einsum("bl,bld->bd", present, rows) / present.sum(1, keepdim=True).clamp(min=1)
-        if self.score is None:
-            return mean
-        score = self.score(target, rows)
+    def forward(self, target: Tensor, table: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+        """Pool as :class:`MeanPooling` does; returns ``(batch, 2, dim)`` floats."""
+        rows = gather(table, index).to(compute_dtype(table))
         # A finite floor, not -inf: the softmax of an empty history must not be NaN.
-        weight = score.masked_fill(~mask, -1e9).softmax(1) * present
-        return torch.cat([torch.einsum("bl,bld->bd", weight, rows), mean], 1)
+        score = self.score(target.to(rows.dtype), rows).float().masked_fill(~mask, -1e9)
+        weight = (score.softmax(1) * mask).to(rows.dtype)
+        attended = torch.bmm(weight.unsqueeze(1), rows)
+        plain = mean_of_rows(table, index, mask)
+        return torch.cat([attended.to(plain.dtype), plain.unsqueeze(1)], 1)
+
+
+class TransformerBlock(nn.Module):
+    """One post-norm transformer block, for as many of the positions as are needed.
+
+    Args:
+        dim: Width of a position.
+        heads: Number of attention heads; divides ``dim``.
+        dropout: Dropout in the feed-forward part.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(4 * dim, dim)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
+
+    def forward(self, positions: Tensor, whole: Tensor, mask: Tensor) -> Tensor:
+        """Let ``positions`` (batch, n, dim) attend to ``whole`` (batch, length, dim)."""
+        attended, _ = self.attention(
+            positions, whole, whole, key_padding_mask=~mask, need_weights=False
+        )
+        positions = self.norms[0](positions + attended)
+        return self.norms[1](positions + self.feed_forward(positions))
+
+
+class TransformerPooling(nn.Module):
+    """A transformer over the history and the target: what it makes of the target's position.
+
+    Positions count back from the target, so that they mean the same at any length of history. The
+    last block computes the target's position alone. Two fields: that position's output, and the
+    plain mean of the rows.
+
+    Args:
+        dim: Width of a row and of the target.
+        length: Most rows of history.
+        heads: Number of attention heads; divides ``dim``.
+        blocks: Number of transformer blocks.
+        dropout: Dropout in the blocks.
+
+    Raises:
+        ValueError: If ``heads`` does not divide ``dim``.
+
+    Source: Chen et al. 2019 (BST), https://arxiv.org/abs/1905.06874
+    """
+
+    fields = 2
+
+    def __init__(self, dim: int, length: int, heads: int, blocks: int, dropout: float) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"heads ({heads}) must divide the embedding's width ({dim})")
+        self.place = nn.Parameter(torch.empty(length + 1, dim).normal_(std=0.01))
+        self.blocks = nn.ModuleList(TransformerBlock(dim, heads, dropout) for _ in range(blocks))
+
+    def forward(self, target: Tensor, table: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+        """Pool as :class:`MeanPooling` does; returns ``(batch, 2, dim)`` floats."""
+        whole = torch.cat([target.unsqueeze(1), gather(table, index)], 1) + self.place
+        whole, there = whole.to(compute_dtype(table)), pad(mask, (1, 0), value=True)
+        for block in self.blocks[:-1]:
+            whole = block(whole, whole, there)
+        attended = self.blocks[-1](whole[:, :1], whole, there)
+        plain = mean_of_rows(table, index, mask)
+        return torch.cat([attended.to(plain.dtype), plain.unsqueeze(1)], 1)
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """The type that autocast computes products in, else the tensor's own."""
+    device = tensor.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype

@@ -1,9 +1,10 @@
 """The prepared log in memory, and histories as windows over it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -27,6 +28,28 @@ class FeatureLayout:
     name: str
     vocabulary: int
     width: int
+
+
+@dataclass(frozen=True)
+class ValueLayout:
+    """Where a feature made of numbers lies in the value matrix of its table.
+
+    Args:
+        name: Name of the feature.
+        width: Columns it takes: 1 for a number, the length of a vector.
+    """
+
+    name: str
+    width: int
+
+
+class Features(NamedTuple):
+    """The features of users and of items: coded ones, and ones made of numbers."""
+
+    user: Sequence[FeatureLayout]
+    item: Sequence[FeatureLayout]
+    user_values: Sequence[ValueLayout] = ()
+    item_values: Sequence[ValueLayout] = ()
 
 
 @dataclass(frozen=True)
@@ -94,6 +117,8 @@ class Log:
         self.item_train_rows = _tensor(items["train_rows"])
         self.user_codes = _code_matrix(users, user_layout)
         self.item_codes = _code_matrix(items, item_layout)
+        self.user_values = torch.zeros(users.height, 0)
+        self.item_values = torch.zeros(items.height, 0)
         self.history_user, self.history_item = self.user, self.item
         self.history_label = self.label
         self._history_before: Tensor | None = None
@@ -125,6 +150,11 @@ class Log:
 
     def __len__(self) -> int:
         return len(self.user)
+
+    @property
+    def features(self) -> Features:
+        """What there is of users and items."""
+        return Features(self.user_layout, self.item_layout)
 
     def rows_of(self, split: str) -> Tensor:
         """Row numbers of a split (``train``, ``validation`` or ``test``), int64, ascending."""

@@ -101,18 +101,6 @@ class AnswerModel(nn.Module):
         return LlmOutput(head_logits[:, 1] - head_logits[:, 0], picked)
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The type of the frozen weights; ``auto`` is bf16 where the device computes in it."""
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        fast = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
-    return torch.bfloat16 if fast else torch.float32
-
-
 def load_model(
     name: str, dtype: torch.dtype, device: torch.device
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -16,7 +16,7 @@ class Alignment(nn.Module):
     over samples i; the mean keeps the weight of the loss independent of the batch size.
 
     Args:
-        pairs: Layer names (language model S_j, CRM T_j).
+        pairs: Layer names (language model S_j, CRM T_j); ``middle`` and ``last`` are any CRM's.
         llm_width: Width of the language model's hidden states.
         crm_widths: Width of each CRM layer, by name.
         width: Width of the common space.
@@ -38,6 +38,7 @@ class Alignment(nn.Module):
         exponent: float,
     ) -> None:
         super().__init__()
+        pairs = [(llm_name, crm_layer(crm_name, crm_widths)) for llm_name, crm_name in pairs]
         for _, name in pairs:
             if name not in crm_widths:
                 raise ValueError(
@@ -63,5 +64,13 @@ class Alignment(nn.Module):
         return total
 
 
+def crm_layer(name: str, widths: Mapping[str, int]) -> str:
+    """The layer that ``middle`` or ``last`` means: of the deep ones, or of all if none is deep."""
+    layers = [layer for layer in widths if layer.startswith("deep")] or list(widths)
+    if not layers or name not in ("middle", "last"):
+        return name
+    return layers[-1] if name == "last" else layers[(len(layers) - 1) // 2]
+
+
 def _normalised(layer: Tensor) -> Tensor:
-    return layer_norm(layer, layer.shape[-1:])
+    return layer_norm(layer.float(), layer.shape[-1:])

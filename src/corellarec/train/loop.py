@@ -25,6 +25,7 @@ from corellarec.train.checkpoint import (
     optimizer_state,
     trainable_state,
 )
+from corellarec.train.optimizer import LazyAdamW, clip_gradients
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -99,7 +100,7 @@ def train(
     """
     groups = [dict(group, peak=group["lr"]) for group in task.parameter_groups]
     fused = accelerator.device.type in ("cpu", "cuda")
-    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=fused)
+    optimizer = LazyAdamW(groups, weight_decay=config.weight_decay, fused=fused)
     state, best = State(), trainable_state(task.model)
     if (found := progress.newest()) is not None:
         directory, facts = found
@@ -142,7 +143,7 @@ def train(
                 group["lr"] = group["peak"] * factor
             loss, parts = model(batch)
             accelerator.backward(loss)
-            accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
+            clip_gradients(model.parameters(), config.clip_norm)
             prepared.step()
             prepared.zero_grad()
             losses.append(torch.stack([loss.detach(), *parts.values()]))

@@ -1,0 +1,93 @@
+"""A CRM: fields of embeddings, then a network over them."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from corellarec.crm.batch import CrmBatch
+from corellarec.crm.embedding import FusedEmbedding
+from corellarec.crm.layers import gather
+from corellarec.data.log import Features
+
+
+class CrmOutput(NamedTuple):
+    """What every CRM returns.
+
+    Args:
+        logit: ``(batch,)`` floats; the sigmoid is p(positive).
+        layers: Hidden layers by name, each ``(batch, width)``.
+    """
+
+    logit: Tensor
+    layers: dict[str, Tensor]
+
+
+class FieldEncoder(nn.Module):
+    """A batch as a matrix of fields: the user's features, the target's, the pooled history.
+
+    A history row is the sum of its item's fields and of the embedding of whether the user liked
+    it; the target, as the pooling sees it, is the sum of its own.
+
+    Args:
+        features: What there is of users and items.
+        dim: Width of an embedding.
+        pooling: Makes ``pooling.fields`` vectors of the target and the history, see
+            :class:`corellarec.crm.history.MeanPooling`.
+        id_dropout: Share of user and item ids dropped in training.
+    """
+
+    def __init__(self, features: Features, dim: int, pooling: nn.Module, id_dropout: float) -> None:
+        super().__init__()
+        self.user_embedding = FusedEmbedding(features.user, dim, features.user_values, id_dropout)
+        self.item_embedding = FusedEmbedding(features.item, dim, features.item_values, id_dropout)
+        self.liked = nn.Parameter(torch.empty(2, dim).normal_(std=0.01))
+        self.pooling = pooling
+        own = self.user_embedding.fields + self.item_embedding.fields
+        self.fields = own + int(pooling.fields)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, batch: CrmBatch) -> Tensor:
+        """The fields of a batch, ``(batch, fields, dim)``."""
+        users = self.user_embedding(batch.user_codes, batch.user_values)
+        items = self.item_embedding(batch.item_codes, batch.item_values)
+        summed = items.sum(1)
+        # Every distinct item twice, not liked and liked: one gather takes both.
+        tokens = (summed.unsqueeze(1) + self.liked).flatten(0, 1)
+        targets = gather(items.flatten(1), batch.target).unflatten(1, items.shape[1:])
+        history = 2 * batch.history + batch.liked
+        pooled = self.pooling(targets.sum(1), tokens, history, batch.mask)
+        return torch.cat([users, targets, pooled], 1)
+
+
+class Crm(nn.Module):
+    """A network over the fields of a batch, and a linear term beside it where there is one.
+
+    Args:
+        encoder: Makes the fields.
+        network: Maps ``(batch, fields, dim)`` to :class:`CrmOutput`; its ``layer_widths`` names
+            the layers.
+        first_order: An encoder of width 1, whose fields are added to the logit.
+        dtype: Type of the products; weights and sums stay in fp32.
+    """
+
+    def __init__(
+        self,
+        encoder: FieldEncoder,
+        network: nn.Module,
+        first_order: FieldEncoder | None,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.network, self.first_order = encoder, network, first_order
+        self.dtype = dtype
+        self.layer_widths: dict[str, int] = network.layer_widths  # pyright: ignore
+
+    def forward(self, batch: CrmBatch) -> CrmOutput:
+        """Score a batch; returns fp32 logits and the layers named in ``layer_widths``."""
+        device = batch.target.device.type
+        with torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
+            out = self.network(self.encoder(batch).to(self.dtype))
+        logit = out.logit.float()
+        if self.first_order is not None:
+            logit = logit + self.first_order(batch).sum((1, 2))
+        return CrmOutput(logit, out.layers)
