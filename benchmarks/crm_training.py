@@ -15,7 +15,6 @@ import contextlib
 import io
 import json
 import logging
-import resource
 import subprocess
 import sys
 import tempfile
@@ -35,6 +34,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from corellarec.config import CrmConfig, Stage1Config, load_config
 from corellarec.crm.batch import CrmReader
 from corellarec.crm.build import build_crm
+from corellarec.crm.model import Crm
+from corellarec.crm.score import BATCH_SIZE
 from corellarec.data.log import FeatureLayout, Log
 from corellarec.data.prepare import prepare
 from corellarec.train import loop
@@ -69,12 +70,14 @@ class Ours:
     def __init__(self, log: Log, name: str, dtype: str = "auto") -> None:
         torch.manual_seed(0)
         self.log = log
-        self.model = build_crm(settings(name, dtype), log.features, CPU)
+        model = build_crm(settings(name, dtype), log.features, CPU)
+        assert isinstance(model, Crm)
+        self.model = model
         self.reader = CrmReader(log, LENGTH, CPU)
         self.optimizer = LazyAdamW(self.model.parameters(), lr=1e-3, fused=True)
         rows = log.rows_of("train")
         self.parts = rows[torch.randperm(len(rows))].split(BATCH)[:-1]
-        self.in_order = rows.split(4 * BATCH)
+        self.in_order = rows.split(BATCH_SIZE)
         self.done = 0
 
     def train(self, steps: int) -> int:
@@ -93,7 +96,7 @@ class Ours:
     def score(self, steps: int) -> int:
         """Score rows in the log's order; returns their number."""
         self.model.eval()
-        parts = self.in_order[: max(1, steps // 4)]
+        parts = self.in_order[: max(1, steps * BATCH // BATCH_SIZE)]
         with torch.inference_mode():
             for rows in parts:
                 self.model(self.reader(self.log.samples(rows)))
@@ -268,7 +271,9 @@ def large_memory_mb() -> float:
     with tempfile.TemporaryDirectory() as folder:
         progress = Progress(Path(folder) / "progress", "benchmark")
         loop.train(task, config, progress=progress, seed=0, accelerator=Accelerator(cpu=True))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not getrusage: its figure begins with the size of the process that started this one.
+    peak = next(line for line in Path("/proc/self/status").open() if line.startswith("VmHWM"))
+    return int(peak.split()[1]) / 1024
 
 
 def show(title: str, found: dict[str, float]) -> dict[str, float]:

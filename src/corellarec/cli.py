@@ -18,11 +18,12 @@ from corellarec.config import Config, load_config, preset_names
 from corellarec.data.fetch import cache_dir, fetch_movielens
 from corellarec.data.prepare import build, peak_memory_mb
 from corellarec.data.wizard import propose
-from corellarec.display import preparation, say_warnings
+from corellarec.display import preparation, say_warnings, search
 from corellarec.errors import ArtifactError, ConfigError, CorellarecError, DataError
 from corellarec.llm.models import find_model
 from corellarec.pipeline import Run, remove_run
 from corellarec.study.report import render, tables
+from corellarec.tune import Tuner
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -232,6 +233,38 @@ def _start(
     here = Run(resolved, directory, console)
     here.start()
     return here
+
+
+@app.command()
+def tune(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Directory of the search; the default is runs/tune-PRESET-MODEL."),
+    ] = None,
+    trials: Annotated[
+        int, typer.Option(min=1, help="Trials in all, those of an earlier call included.")
+    ] = 20,
+    as_json: Json = False,
+) -> None:
+    """Search for the CRM's hyper-parameters on validation data; goes on where it stopped.
+
+    Every setting of the model's space is searched, but those given with --set; the guide lists the
+    spaces. The best trial is written as best.toml: `corellarec run --preset PRESET --config
+    best.toml` trains with it. The same command in a second terminal searches along.
+    """
+    resolved, directory = _settings(preset, config, settings, out)
+    if out is None:
+        directory = Path("runs", f"tune-{directory.name}-{resolved.crm.model.replace(':', '.')}")
+    given = [setting.partition("=")[0].strip() for setting in settings or ()]
+    found = Tuner(resolved, given, directory, console).search(trials)
+    if as_json:
+        _print_json(found)
+    else:
+        (Console() if sys.stdout.isatty() else Console(width=150)).print(search(found))
+        console.print(f"written: {found['best_file']}", highlight=False, soft_wrap=True)
 
 
 @app.command()

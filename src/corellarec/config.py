@@ -488,6 +488,22 @@ def parse_config(tree: Mapping[str, Any]) -> Config:
         raise ConfigError("; ".join(_explain(detail) for detail in error.errors())) from error
 
 
+def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
+    """The configuration with values in place of its own, by names such as ``crm.dropout``.
+
+    Raises:
+        ConfigError: If a name is unknown or a value is not allowed.
+    """
+    tree = config.model_dump(mode="json", exclude_none=True)
+    for name, value in settings.items():
+        *path, last = name.split(".")
+        section = tree
+        for part in path:
+            section = section.setdefault(part, {})
+        section[last] = value
+    return parse_config(tree)
+
+
 def to_toml(config: Config) -> str:
     """The full resolved configuration as TOML, which :func:`load_config` reads back equal."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))

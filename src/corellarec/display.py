@@ -12,6 +12,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 
 class Display:
@@ -67,6 +68,23 @@ def say_warnings(console: Console, warnings: list[str]) -> None:
         console.print(
             f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True
         )
+
+
+def search(found: dict[str, Any], best: int = 5) -> Table:
+    """The best trials of a search for hyper-parameters."""
+    table = Table(
+        title=f"{found['model']}: {found['trials']} trials, {found['cut_off']} cut off early",
+        title_justify="left",
+    )
+    table.add_column("validation log loss", justify="right")
+    names = list(found["settings"])
+    for name in names:
+        table.add_column(name.removeprefix("crm.").removeprefix("stage1."), justify="right")
+    for trial in found["all"][:best]:
+        values = [trial.get(name) for name in names]
+        shown = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in values]
+        table.add_row(f"{trial['crm_log_loss']:.4f}", *shown)
+    return table
 
 
 def left_out(facts: dict[str, Any]) -> str:

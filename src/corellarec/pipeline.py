@@ -93,7 +93,7 @@ class Run:
         if before.model_dump(exclude=CHEAP) != self.config.model_dump(exclude=CHEAP):
             raise ConfigError(
                 f"{self.directory} was made with other settings "
-                f"({_difference(before, self.config)}): use another --out, or --overwrite"
+                f"({difference(before, self.config)}): use another --out, or --overwrite"
             )
         if self.accelerator.is_main_process:
             write_text(path, to_toml(self.config))
@@ -522,7 +522,9 @@ def _load_part(module: nn.Module, directory: Path, prefix: str) -> None:
     load_trainable(module, part, directory)
 
 
-def _difference(before: Config, after: Config) -> str:
+def difference(before: Config, after: Config) -> str:
+    """The first few settings that differ, as text; empty where none does."""
+
     def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         leaves = {}
         for name, value in tree.items():

@@ -8,60 +8,89 @@ from hypothesis import strategies as st
 from torch import nn
 
 from corellarec.config import CRM_MODELS, CrmConfig
-from corellarec.crm.batch import CrmReader, Distinct
+from corellarec.crm.batch import CrmBatch, CrmReader, Distinct
 from corellarec.crm.build import build_crm
 from corellarec.crm.embedding import FusedEmbedding
 from corellarec.crm.layers import Dropout
 from corellarec.crm.score import crm_logits
-from corellarec.data.log import FeatureLayout, ValueLayout
+from corellarec.data.log import FeatureLayout, Features, ValueLayout
 from corellarec.errors import ConfigError
 
 CPU = torch.device("cpu")
 
 
+ID = FeatureLayout("id", 5, 1)
+
+
+def embedded(embedding, users=None, items=None, user_values=None):
+    """The fields of users and items of these codes."""
+    users = torch.zeros(1, 1, dtype=torch.int32) if users is None else torch.tensor(users)
+    items = torch.zeros(1, 1, dtype=torch.int32) if items is None else torch.tensor(items)
+    values = torch.zeros(len(users), 0) if user_values is None else user_values
+    none = torch.zeros(0)
+    batch = CrmBatch(users, values, items, torch.zeros(len(items), 0), none, none, none, none)
+    return embedding(batch)
+
+
 def test_embedding_means_over_present_values_only():
-    layout = [FeatureLayout("id", 5, 1), FeatureLayout("genres", 4, 3)]
-    embedding = FusedEmbedding(layout, 2)
-    table = nn.init.normal_(embedding.table)
-    out = embedding(torch.tensor([[4, 1, 3, 0], [0, 0, 0, 0]]), torch.zeros(2, 0))
+    layout = [ID, FeatureLayout("genres", 4, 3), FeatureLayout("kind", 2, 1)]
+    embedding = FusedEmbedding(Features([ID], layout), 2)
+    table = nn.init.normal_(embedding.table)[5:]  # behind the users' ids
+    _, out = embedded(embedding, items=[[4, 1, 3, 0, 1], [0, 0, 0, 0, 0]])
     torch.testing.assert_close(out[0, 0], table[4])
-    torch.testing.assert_close(out[0, 1], (table[5 + 1] + table[5 + 3]) / 2)
+    torch.testing.assert_close(out[0, 1], table[9 + 1])
+    torch.testing.assert_close(out[0, 2], (table[5 + 1] + table[5 + 3]) / 2)
     torch.testing.assert_close(out[1, 0], table[0])
-    assert (out[1, 1] == 0).all()
+    assert (out[1, 2] == 0).all()
 
 
 def test_numbers_and_vectors_are_projected():
     values = [ValueLayout("price", 1), ValueLayout("text", 3)]
-    embedding = FusedEmbedding([FeatureLayout("id", 5, 1)], 2, values)
+    embedding = FusedEmbedding(Features([ID], [ID], user_values=values), 2)
     numbers = torch.randn(4, 4)
-    out = embedding(torch.ones(4, 1, dtype=torch.int32), numbers)
+    out, _ = embedded(embedding, users=[[1]] * 4, user_values=numbers)
     assert out.shape == (4, 3, 2)
-    price, text = embedding.projections
+    price, text = embedding.user.projections
     torch.testing.assert_close(out[:, 1], numbers[:, :1] * price.weight.squeeze(1))
     torch.testing.assert_close(out[:, 2], numbers[:, 1:] @ text.weight.T)
 
 
 def test_only_touched_rows_have_a_gradient():
-    embedding = FusedEmbedding([FeatureLayout("id", 9, 1), FeatureLayout("kind", 3, 1)], 2)
-    codes = torch.tensor([[4, 1], [4, 2], [7, 1]])
+    embedding = FusedEmbedding(Features([ID, FeatureLayout("kind", 3, 1)], [ID]), 2)
+    codes = torch.tensor([[4, 1], [4, 2], [3, 1]])
+    users, items = embedded(embedding, users=codes.tolist(), items=[[2]])
     weight = torch.randn(3, 2, 2)
-    (embedding(codes, torch.zeros(3, 0)) * weight).sum().backward()
+    ((users * weight).sum() + items.sum()).backward()
     gradient = embedding.table.grad
     assert gradient.is_sparse
-    assert sorted(gradient.coalesce().indices()[0].tolist()) == [4, 7, 9 + 1, 9 + 2]
-    expected = torch.zeros(12, 2)
-    expected.index_put_((codes + torch.tensor([0, 9]),), weight, accumulate=True)
+    assert sorted(gradient.coalesce().indices()[0].tolist()) == [3, 4, 5 + 1, 5 + 2, 8 + 2]
+    expected = torch.zeros(13, 2)
+    expected.index_put_((codes + torch.tensor([0, 5]),), weight, accumulate=True)
+    expected[8 + 2] = 1.0
     torch.testing.assert_close(gradient.to_dense(), expected)
 
 
+def test_scoring_reads_the_same_rows_as_training():
+    embedding = FusedEmbedding(Features([ID], [ID, FeatureLayout("genres", 4, 2)]), 2)
+    codes = {"users": [[1], [3]], "items": [[0, 1, 2], [4, 3, 0], [2, 0, 0]]}
+    trained = embedded(embedding, **codes)
+    with torch.no_grad():
+        scored = embedded(embedding, **codes)
+    for one, other in zip(trained, scored, strict=True):
+        assert one.requires_grad
+        assert torch.equal(one, other)
+
+
 def test_id_dropout_shows_the_unknown_id_in_training_only():
-    embedding = FusedEmbedding([FeatureLayout("id", 5, 1)], 2, id_dropout=0.5)
-    codes, none = torch.full((400, 1), 3), torch.zeros(400, 0)
+    embedding = FusedEmbedding(Features([ID], [ID]), 2, id_dropout=0.5)
+    table, codes = embedding.table, [[3]] * 400
     torch.manual_seed(0)
-    dropped = (embedding(codes, none)[:, 0] == embedding.table[0]).all(1)
-    assert 120 < dropped.sum() < 280
+    for offset, fields in zip((0, 5), embedded(embedding, codes, codes), strict=True):
+        dropped = (fields[:, 0] == table[offset]).all(1)
+        assert 120 < dropped.sum() < 280
     embedding.eval()
-    assert (embedding(codes, none)[:, 0] == embedding.table[3]).all()
+    for offset, fields in zip((0, 5), embedded(embedding, codes, codes), strict=True):
+        assert (fields[:, 0] == table[offset + 3]).all()
 
 
 def test_reader_gathers_what_the_log_says(log):

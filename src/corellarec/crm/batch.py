@@ -49,9 +49,9 @@ class Distinct:
         order = torch.arange(len(flat), device=flat.device)
         # Of equal numbers one wins the place, whichever; it speaks for the others.
         self._place.scatter_(0, flat, order)
-        distinct = flat[self._place[flat] == order].sort().values
+        distinct = flat[self._place.index_select(0, flat) == order].sort().values
         self._place[distinct] = order[: len(distinct)]
-        return distinct, self._place[numbers]
+        return distinct, self._place.index_select(0, flat).view(numbers.shape)
 
 
 class CrmReader:
@@ -84,8 +84,9 @@ class CrmReader:
         """
         rows = samples.end.to(self.device).unsqueeze(1) - self.back
         mask = rows >= samples.begin.to(self.device).unsqueeze(1)
-        rows = rows.clamp(min=0)
-        return self.item[rows], self.label[rows], mask
+        rows = rows.clamp_(min=0).flatten()
+        item, label = self.item.index_select(0, rows), self.label.index_select(0, rows)
+        return item.view(mask.shape), label.view(mask.shape), mask
 
     def __call__(self, samples: Samples) -> CrmBatch:
         """The batch of ``samples``, which may lie on the CPU."""
@@ -96,8 +97,8 @@ class CrmReader:
         return CrmBatch(
             user_codes=self.user_codes[user],
             user_values=self.user_values[user],
-            item_codes=self.item_codes[distinct],
-            item_values=self.item_values[distinct],
+            item_codes=self.item_codes.index_select(0, distinct),
+            item_values=self.item_values.index_select(0, distinct),
             target=place[:, 0],
             history=place[:, 1:],
             liked=liked.long(),

@@ -94,7 +94,7 @@ def _network(config: CrmConfig, encoder: FieldEncoder, features: Features) -> nn
             return DCNv2(fields, dim, deep_layers=deep, dropout=dropout, **of)
         case "finalmlp":
             of = config.finalmlp.model_dump()
-            places = {"user_field": 0, "item_field": encoder.user_embedding.fields}
+            places = {"user_field": 0, "item_field": encoder.user_fields}
             return FinalMLP(fields, dim, deep_layers=deep, dropout=dropout, **places, **of)
         case _:  # din and bst
             return DeepNetwork(fields, dim, deep_layers=deep, dropout=dropout)

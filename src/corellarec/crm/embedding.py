@@ -1,4 +1,4 @@
-"""All features of users or of items as vectors: one table for what has codes."""
+"""All features of users and items as vectors: one table for everything that has codes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from corellarec.crm.batch import Distinct
-from corellarec.crm.layers import gather
-from corellarec.data.log import FeatureLayout, ValueLayout
+from corellarec.crm.batch import CrmBatch, Distinct
+from corellarec.crm.layers import gather, mean_of_rows
+from corellarec.data.log import FeatureLayout, Features, ValueLayout
 
 
 class _TouchedRows(torch.autograd.Function):
@@ -29,72 +29,101 @@ class _TouchedRows(torch.autograd.Function):
         return gradient, None
 
 
-class FusedEmbedding(nn.Module):
-    """One table for all coded features of one side; each feature's codes start at its own offset.
-
-    A feature of one value takes its row; one of several values takes the mean of its rows, and
-    zeros where it has none. The first feature is the id: in training, a share ``id_dropout`` of
-    ids is replaced by the out-of-vocabulary code 0, so that its row learns what an unseen user or
-    item is like. Numbers and vectors are projected: a feature of the values ``v`` becomes ``W v``.
-
-    The table's gradient is sparse: only the rows that a batch touches are updated, at a cost that
-    does not depend on the size of the vocabulary.
+class _Side(nn.Module):
+    """Where the features of users, or of items, lie in the table.
 
     Args:
         layout: The coded features, in the order of the code matrix's columns.
-        dim: Width of an embedding.
         values: The features made of numbers, in the order of the value matrix's columns.
-        id_dropout: Share of ids dropped in training.
+        dim: Width of an embedding.
+        offset: The table's row of the first feature's code 0.
     """
 
     def __init__(
         self,
         layout: Sequence[FeatureLayout],
+        values: Sequence[ValueLayout],
         dim: int,
-        values: Sequence[ValueLayout] = (),
-        id_dropout: float = 0.0,
+        offset: int,
     ) -> None:
         super().__init__()
-        self.widths = [feature.width for feature in layout]
-        self.value_widths = [feature.width for feature in values]
-        self.fields = len(layout) + len(values)
-        self.id_dropout = id_dropout
-        offset, offsets = 0, []
+        offsets, single, self.several = [], [], []
         for feature in layout:
+            if feature.width > 1:
+                self.several.append(slice(len(offsets), len(offsets) + feature.width))
+            else:
+                single.append(len(offsets))
             offsets += [offset] * feature.width
             offset += feature.vocabulary
+        self.end = offset
+        self.fields = len(layout) + len(values)
         self.offsets: Tensor
+        self.single: Tensor
         self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
-        self.table = nn.Parameter(torch.randn(offset, dim) * 0.01)
+        self.register_buffer("single", torch.tensor(single, dtype=torch.long), persistent=False)
+        self.value_widths = [feature.width for feature in values]
         self.projections = nn.ModuleList(nn.Linear(v.width, dim, bias=False) for v in values)
-        self._distinct: Distinct | None = None
 
-    def forward(self, codes: Tensor, values: Tensor) -> Tensor:
-        """Embed ``(n, columns)`` codes and ``(n, value columns)`` floats: ``(n, fields, dim)``."""
-        codes = codes.long()
-        if self.training and self.id_dropout:
-            kept = torch.rand(len(codes), 1, device=codes.device) >= self.id_dropout
+    def numbers(self, codes: Tensor, id_dropout: float) -> Tensor:
+        """The table's rows of ``(n, columns)`` codes, a share of the ids dropped; int64."""
+        if id_dropout:
+            kept = torch.rand(len(codes), 1, device=codes.device) >= id_dropout
             codes = torch.cat([codes[:, :1] * kept, codes[:, 1:]], 1)
-        embedded = self._rows(codes + self.offsets)
-        features = []
-        for codes_of, vectors in zip(
-            codes.split(self.widths, 1), embedded.split(self.widths, 1), strict=True
-        ):
-            if vectors.shape[1] > 1:
-                present = codes_of > 0
-                weight = present / present.sum(1, keepdim=True).clamp(min=1)
-                vectors = (vectors * weight.unsqueeze(2)).sum(1, keepdim=True)
-            features.append(vectors)
+        return codes + self.offsets
+
+    def forward(self, rows: Tensor, place: Tensor, codes: Tensor, values: Tensor) -> Tensor:
+        """The fields of ``n`` users or items, each one's rows at ``place`` (n, columns)."""
+        features = [gather(rows, place.index_select(1, self.single))]
+        for columns in self.several:
+            mean = mean_of_rows(rows, place[:, columns], codes[:, columns] > 0)
+            features.append(mean.unsqueeze(1))
         for project, of in zip(self.projections, values.split(self.value_widths, 1), strict=True):
             features.append(project(of).unsqueeze(1))
-        return torch.cat(features, 1)
+        return torch.cat(features, 1) if len(features) > 1 else features[0]
 
-    def _rows(self, numbers: Tensor) -> Tensor:
-        """The table's rows, ``(*numbers.shape, dim)``."""
-        if not torch.is_grad_enabled():
-            return nn.functional.embedding(numbers, self.table)
-        if self._distinct is None:
-            self._distinct = Distinct(len(self.table), self.table.device)
-        touched, place = self._distinct(numbers)
-        rows: Tensor = _TouchedRows.apply(self.table, touched)  # pyright: ignore
-        return gather(rows, place)
+
+class FusedEmbedding(nn.Module):
+    """One table for all coded features; each feature's codes start at its own offset.
+
+    A feature of one value takes its row; one of several values takes the mean of its rows, and
+    zeros where it has none. Fields of one value come first, then those of several, then numbers
+    and vectors: a feature of the values ``v`` becomes ``W v``. The first feature of a side is the
+    id: in training, a share ``id_dropout`` of ids is replaced by the out-of-vocabulary code 0, so
+    that its row learns what an unseen user or item is like.
+
+    The table's gradient is sparse: only the rows that a batch touches are updated, at a cost that
+    does not depend on the size of the vocabulary.
+
+    Args:
+        features: What there is of users and items.
+        dim: Width of an embedding.
+        id_dropout: Share of ids dropped in training.
+    """
+
+    def __init__(self, features: Features, dim: int, id_dropout: float = 0.0) -> None:
+        super().__init__()
+        self.user = _Side(features.user, features.user_values, dim, 0)
+        self.item = _Side(features.item, features.item_values, dim, self.user.end)
+        self.id_dropout = id_dropout
+        self.table = nn.Parameter(torch.randn(self.item.end, dim) * 0.01)
+        self._distinct: Distinct | None = None
+
+    def forward(self, batch: CrmBatch) -> tuple[Tensor, Tensor]:
+        """The fields of a batch's users and of its distinct items.
+
+        Returns ``(batch, user fields, dim)`` and ``(distinct items, item fields, dim)`` floats.
+        """
+        drop = self.id_dropout if self.training else 0.0
+        user = self.user.numbers(batch.user_codes, drop)
+        item = self.item.numbers(batch.item_codes, drop)
+        rows = self.table
+        if torch.is_grad_enabled():
+            if self._distinct is None:
+                self._distinct = Distinct(len(rows), rows.device)
+            touched, place = self._distinct(torch.cat([user.flatten(), item.flatten()]))
+            rows: Tensor = _TouchedRows.apply(rows, touched)  # pyright: ignore
+            user, item = place[: user.numel()].view_as(user), place[user.numel() :].view_as(item)
+        return (
+            self.user(rows, user, batch.user_codes, batch.user_values),
+            self.item(rows, item, batch.item_codes, batch.item_values),
+        )

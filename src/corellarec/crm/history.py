@@ -1,42 +1,10 @@
 """A user's history as a few vectors per target."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding_bag, pad
+from torch.nn.functional import pad
 
-from corellarec.crm.layers import gather
-
-
-class _WeightedBags(torch.autograd.Function):
-    """Weighted sums of a table's rows, which are never laid side by side."""
-
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:  # noqa: ANN401 (autograd's)
-        ctx.save_for_backward(index, weight)
-        ctx.size = table.shape
-        return embedding_bag(index, table, mode="sum", per_sample_weights=weight)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
-        index, weight = ctx.saved_tensors
-        (gradient,) = gradients
-        rows = (weight.unsqueeze(2) * gradient.unsqueeze(1)).flatten(0, 1)
-        return gradient.new_zeros(ctx.size).index_add_(0, index.flatten(), rows), None, None
-
-
-def mean_of_rows(table: Tensor, index: Tensor, mask: Tensor) -> Tensor:
-    """The mean of ``table[index]`` over axis 1 where ``mask`` is True; zeros where it nowhere is.
-
-    Args:
-        table: ``(rows, dim)`` floats.
-        index: ``(batch, length)`` int64.
-        mask: ``(batch, length)`` bool.
-    """
-    weight = mask / mask.sum(1, keepdim=True).clamp(min=1)
-    pooled: Tensor = _WeightedBags.apply(table, index, weight.to(table.dtype))  # pyright: ignore
-    return pooled
+from corellarec.crm.layers import compute_dtype, gather, mean_of_rows
 
 
 class MeanPooling(nn.Module):
@@ -104,7 +72,10 @@ class TargetAttention(nn.Module):
 
     def forward(self, target: Tensor, table: Tensor, index: Tensor, mask: Tensor) -> Tensor:
         """Pool as :class:`MeanPooling` does; returns ``(batch, 2, dim)`` floats."""
-        rows = gather(table, index).to(compute_dtype(table))
+        # Cast before in scoring, where it halves the gather; after in training, where gradients
+        # of the same row are to be added in fp32.
+        dtype = compute_dtype(table)
+        rows = gather(table if table.requires_grad else table.to(dtype), index).to(dtype)
         # A finite floor, not -inf: the softmax of an empty history must not be NaN.
         score = self.score(target.to(rows.dtype), rows).float().masked_fill(~mask, -1e9)
         weight = (score.softmax(1) * mask).to(rows.dtype)
@@ -177,9 +148,3 @@ class TransformerPooling(nn.Module):
         attended = self.blocks[-1](whole[:, :1], whole, there)
         plain = mean_of_rows(table, index, mask)
         return torch.cat([attended.to(plain.dtype), plain.unsqueeze(1)], 1)
-
-
-def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """The type that autocast computes products in, else the tensor's own."""
-    device = tensor.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype

@@ -1,9 +1,11 @@
 """What several networks are made of."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
 
 RESOLUTION = 1 << 15  # dropout takes 15 random bits an element
 
@@ -63,6 +65,42 @@ class MLP(nn.Module):
 def gather(rows: Tensor, index: Tensor) -> Tensor:
     """``rows[index]`` for two-dimensional rows; its backward pass is several times faster."""
     return rows.index_select(0, index.flatten()).view(*index.shape, rows.shape[1])
+
+
+class _WeightedBags(torch.autograd.Function):
+    """Weighted sums of a table's rows, which are never laid side by side."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:  # noqa: ANN401 (autograd's)
+        ctx.save_for_backward(index, weight)
+        ctx.size = table.shape
+        return embedding_bag(index, table, mode="sum", per_sample_weights=weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        index, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        rows = (weight.unsqueeze(2) * gradient.unsqueeze(1)).flatten(0, 1)
+        return gradient.new_zeros(ctx.size).index_add_(0, index.flatten(), rows), None, None
+
+
+def mean_of_rows(table: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+    """The mean of ``table[index]`` over axis 1 where ``mask`` is True; zeros where it nowhere is.
+
+    Args:
+        table: ``(rows, dim)`` floats.
+        index: ``(batch, length)`` int64.
+        mask: ``(batch, length)`` bool.
+    """
+    weight = mask / mask.sum(1, keepdim=True).clamp(min=1)
+    pooled: Tensor = _WeightedBags.apply(table, index, weight.to(table.dtype))  # pyright: ignore
+    return pooled
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """The type that autocast computes products in, else the tensor's own."""
+    device = tensor.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
 
 
 def named(prefix: str, values: Sequence[Tensor] | Sequence[int]) -> dict:

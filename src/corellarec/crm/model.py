@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from corellarec.crm.batch import CrmBatch
 from corellarec.crm.embedding import FusedEmbedding
-from corellarec.crm.layers import gather
+from corellarec.crm.layers import compute_dtype, gather
 from corellarec.data.log import Features
 
 
@@ -39,24 +39,27 @@ class FieldEncoder(nn.Module):
 
     def __init__(self, features: Features, dim: int, pooling: nn.Module, id_dropout: float) -> None:
         super().__init__()
-        self.user_embedding = FusedEmbedding(features.user, dim, features.user_values, id_dropout)
-        self.item_embedding = FusedEmbedding(features.item, dim, features.item_values, id_dropout)
+        self.embedding = FusedEmbedding(features, dim, id_dropout)
         self.liked = nn.Parameter(torch.empty(2, dim).normal_(std=0.01))
         self.pooling = pooling
-        own = self.user_embedding.fields + self.item_embedding.fields
+        self.user_fields = self.embedding.user.fields
+        own = self.user_fields + self.embedding.item.fields
         self.fields = own + int(pooling.fields)  # pyright: ignore[reportArgumentType]
 
     def forward(self, batch: CrmBatch) -> Tensor:
         """The fields of a batch, ``(batch, fields, dim)``."""
-        users = self.user_embedding(batch.user_codes, batch.user_values)
-        items = self.item_embedding(batch.item_codes, batch.item_values)
+        users, items = self.embedding(batch)
         summed = items.sum(1)
+        if not torch.is_grad_enabled():  # in training, gradients of an item are added in fp32
+            dtype = compute_dtype(users)
+            users, items = users.to(dtype), items.to(dtype)
         # Every distinct item twice, not liked and liked: one gather takes both.
         tokens = (summed.unsqueeze(1) + self.liked).flatten(0, 1)
         targets = gather(items.flatten(1), batch.target).unflatten(1, items.shape[1:])
         history = 2 * batch.history + batch.liked
-        pooled = self.pooling(targets.sum(1), tokens, history, batch.mask)
-        return torch.cat([users, targets, pooled], 1)
+        target = gather(summed, batch.target)
+        pooled = self.pooling(target, tokens, history, batch.mask)
+        return torch.cat([users, targets, pooled.to(users.dtype)], 1)
 
 
 class Crm(nn.Module):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from corellarec.crm.batch import CrmReader
 from corellarec.data.log import Samples
 
-BATCH_SIZE = 4096
+BATCH_SIZE = 2048  # larger batches leave the cache
 
 
 @torch.inference_mode()

@@ -14,12 +14,17 @@ from corellarec.errors import ArtifactError
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """A copy, on the CPU, of every parameter that training changes."""
+    """Every parameter that training changes, on the CPU; there already, it is no copy."""
     return {
-        name: parameter.detach().cpu().clone()
+        name: parameter.detach().cpu().contiguous()
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
+
+
+def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state that no longer changes with its model."""
+    return {name: tensor.clone() for name, tensor in state.items()}
 
 
 def load_trainable(model: nn.Module, state: dict[str, Tensor], place: Path | str) -> None:
@@ -43,9 +48,9 @@ def load_trainable(model: nn.Module, state: dict[str, Tensor], place: Path | str
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors by ``parameter number.name``."""
+    """The optimizer's tensors by ``parameter number.name``, on the CPU; not always copies."""
     return {
-        f"{number}.{name}": torch.as_tensor(value).detach().cpu().contiguous().clone()
+        f"{number}.{name}": torch.as_tensor(value).detach().cpu().contiguous()
         for number, state in optimizer.state_dict()["state"].items()
         for name, value in state.items()
     }

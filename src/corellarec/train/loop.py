@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from corellarec.config import StageConfig
 from corellarec.train.checkpoint import (
     Progress,
+    copied,
     load_optimizer,
     load_tensors,
     load_trainable,
@@ -101,7 +102,7 @@ def train(
     groups = [dict(group, peak=group["lr"]) for group in task.parameter_groups]
     fused = accelerator.device.type in ("cpu", "cuda")
     optimizer = LazyAdamW(groups, weight_decay=config.weight_decay, fused=fused)
-    state, best = State(), trainable_state(task.model)
+    state, best = State(), copied(trainable_state(task.model))
     if (found := progress.newest()) is not None:
         directory, facts = found
         load_trainable(task.model, load_tensors(directory, "model"), directory)
@@ -185,7 +186,9 @@ def _validate(
     for prefix, metric in task.selection.items():
         if metrics[metric] < state.best.get(prefix, math.inf):
             state.best[prefix], state.best_step[prefix] = metrics[metric], state.step
-            best.update({name: t for name, t in current.items() if name.startswith(prefix)})
+            for name, tensor in current.items():
+                if name.startswith(prefix):
+                    best[name].copy_(tensor)
             improved = True
     state.waited = 0 if improved else state.waited + 1
 
