@@ -36,7 +36,7 @@ from corellarec.crm.batch import CrmReader
 from corellarec.crm.build import build_crm
 from corellarec.crm.model import Crm
 from corellarec.crm.score import BATCH_SIZE
-from corellarec.data.log import FeatureLayout, Log
+from corellarec.data.log import FeatureLayout, Features, Log
 from corellarec.data.prepare import prepare
 from corellarec.train import loop
 from corellarec.train.checkpoint import Progress
@@ -257,8 +257,8 @@ def large_log(rows: int = 400_000) -> Log:
     for name in ("user", "item"):
         code = np.arange(1, LARGE + 1, dtype=np.int32)
         sides.append(pl.DataFrame({f"{name}_id_code": code, "train_rows": code.astype(np.int64)}))
-    layouts = [(FeatureLayout(f"{name}_id", LARGE + 1, 1),) for name in ("user", "item")]
-    return Log(table, *sides, *layouts)
+    user, item = ([FeatureLayout(f"{name}_id", LARGE + 1, 1)] for name in ("user", "item"))
+    return Log(table, *sides, features=Features(user, item))
 
 
 def large_memory_mb() -> float:

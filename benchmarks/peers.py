@@ -102,12 +102,12 @@ def fuxi_feature_map(log: Log, length: int, *, pooled: bool, labels: bool = True
     features: dict[str, dict[str, Any]] = OrderedDict()
     mean = {"feature_encoder": "layers.MaskedAveragePooling()"}
     sequence = {"type": "sequence", "source": "", "padding_idx": 0}
-    for layout in (*log.user_layout, *log.item_layout):
+    for layout in (*log.features.user, *log.features.item):
         spec = {"type": "categorical", "source": "", "vocab_size": layout.vocabulary}
         if layout.width > 1:
             spec = sequence | mean | {"vocab_size": layout.vocabulary, "max_len": layout.width}
         features[layout.name] = spec
-    items = log.item_layout[0].vocabulary
+    items = log.features.item[0].vocabulary
     history = sequence | {"vocab_size": 2 * items + 1 if labels else items, "max_len": length}
     if not labels:
         history["share_embedding"] = "item_id"
@@ -123,8 +123,8 @@ def columns_of(log: Log, rows: Tensor, length: int, *, labels: bool = True) -> d
     samples = log.samples(rows)
     columns: dict[str, Tensor] = {"label": log.label[rows].float()}
     for layout, codes in (
-        (log.user_layout, log.user_codes[samples.user]),
-        (log.item_layout, log.item_codes[samples.item]),
+        (log.features.user, log.user_codes[samples.user]),
+        (log.features.item, log.item_codes[samples.item]),
     ):
         parts = codes.long().split([feature.width for feature in layout], 1)
         for feature, part in zip(layout, parts, strict=True):
@@ -141,11 +141,11 @@ def columns_of(log: Log, rows: Tensor, length: int, *, labels: bool = True) -> d
 def deepctr_columns(log: Log, length: int, dim: int) -> list[Any]:
     """The features of :func:`columns_of` as DeepCTR-Torch names them."""
     found: list[Any] = []
-    for layout in (*log.user_layout, *log.item_layout):
+    for layout in (*log.features.user, *log.features.item):
         column = SparseFeat(layout.name, layout.vocabulary, embedding_dim=dim)
         if layout.width > 1:
             column = VarLenSparseFeat(column, maxlen=layout.width, combiner="mean")
         found.append(column)
-    tokens = 2 * log.item_layout[0].vocabulary + 1
+    tokens = 2 * log.features.item[0].vocabulary + 1
     history = SparseFeat("hist_item_id", tokens, embedding_dim=dim)
     return [*found, VarLenSparseFeat(history, length, length_name="length")]

@@ -24,7 +24,7 @@ import polars as pl
 import torch
 
 from corellarec.crm.batch import CrmReader
-from corellarec.data.log import FeatureLayout, Log
+from corellarec.data.log import FeatureLayout, Features, Log
 
 BATCH, LENGTH = 4096, 20
 CPU = torch.device("cpu")
@@ -53,8 +53,9 @@ def make_log(rows: int, seed: int = 0) -> Log:
         table,
         entities(users, "user_id"),
         entities(items, "item_id"),
-        user_layout=(FeatureLayout("user_id", users + 1, 1),),
-        item_layout=(FeatureLayout("item_id", items + 1, 1),),
+        Features(
+            (FeatureLayout("user_id", users + 1, 1),), (FeatureLayout("item_id", items + 1, 1),)
+        ),
     )
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file
+from sklearn.metrics import log_loss
 
 from corellarec import cli
 from corellarec.cascade.cascade import Cascade
@@ -351,3 +353,73 @@ def test_from_own_files_to_a_run(tiny_settings, monkeypatch, capsys, tmp_path):
     )
     assert code == 0, err
     assert pl.read_csv(tmp_path / "scored.csv")["p"].is_between(0, 1).all()
+
+
+def test_an_external_crm_from_export_to_prediction(tiny_settings, monkeypatch, capsys, tmp_path):
+    """The rows go out, come back with scores, and everything but the CRM's own stages works."""
+    own = [s for s in tiny_settings if not s.startswith(("crm.", "stage1."))]
+    rows = tmp_path / "rows.parquet"
+    code, _, err = call(monkeypatch, capsys, "data", "export", "-o", rows, *options(own))
+    assert code == 0, err
+    table = pl.read_parquet(rows)
+    assert table["split"].unique().sort().to_list() == ["test", "train", "validation"]
+    train = table.filter(pl.col("split") == "train")
+    liked = train.group_by("item").agg(score=(pl.col("label").sum() + 1) / (pl.len() + 2))
+    scored = table.filter(pl.col("split") != "train").join(liked, on="item", how="left")
+    scored = scored.with_columns(pl.col("score").fill_null(0.5))
+    scored.write_parquet(tmp_path / "scores.parquet")
+    settings = [*own, "crm.model=external", f"crm.external.scores={tmp_path}/scores.parquet"]
+    arguments = ["run", "--out", tmp_path / "r", "--resume", "--json", *options(settings)]
+    code, out, err = call(monkeypatch, capsys, *arguments)
+    assert code == 0, err
+    for stage in (1, 2):
+        assert f"stage {stage}: left out (the CRM is external)" in err
+    result = json.loads(out)
+    assert list(result["stages"]) == ["stage3"]
+    assert result["cost"]["crm_ms_per_sample"] is None
+    test = scored.filter(pl.col("split") == "test")
+    expected = log_loss(test["label"].to_numpy(), test["score"].to_numpy())
+    assert result["test"]["table"]["crm"]["log_loss"]["value"] == pytest.approx(expected, abs=1e-5)
+    # Better scores under the same name: the cascade is fitted again, nothing is trained.
+    trained = (tmp_path / "r" / "stage3" / "manifest.json").stat().st_mtime_ns
+    scored.with_columns(score=0.2 + 0.6 * pl.col("label")).write_parquet(
+        tmp_path / "scores.parquet"
+    )
+    code, out, err = call(monkeypatch, capsys, *arguments)
+    assert code == 0, err
+    assert json.loads(out)["test"]["table"]["crm"]["auc"]["value"] == 1.0
+    assert (tmp_path / "r" / "stage3" / "manifest.json").stat().st_mtime_ns == trained
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("user,item\n1,3\n")
+    predict = ["predict", tmp_path / "r", pairs, "-o", tmp_path / "out.csv"]
+    code, _, err = call(monkeypatch, capsys, *predict)
+    assert code == 2
+    assert "no column 'score'" in err
+    pairs.write_text("user,item,score\n1,3,0.8\n")
+    code, _, err = call(monkeypatch, capsys, *predict)
+    assert code == 0, err
+    assert pl.read_csv(tmp_path / "out.csv")["p_crm"][0] > 0.5
+
+
+def test_title_vectors_become_a_feature(tiny_settings, monkeypatch, capsys, tmp_path):
+    path = tmp_path / "vectors.parquet"
+    code, _, err = call(
+        monkeypatch, capsys, "data", "title-vectors", "-o", path, *options(tiny_settings)
+    )
+    assert code == 0, err
+    found = pl.read_parquet(path)
+    assert found.schema["vector"].shape == (32,)
+    settings = [*tiny_settings, f"data.item_vectors={path}"]
+    code, out, err = call(monkeypatch, capsys, "train", "--stage", 1, "--out", tmp_path / "r",
+                          "--json", *options(settings))  # fmt: skip
+    assert code == 0, err
+    weights = load_file(tmp_path / "r" / "stage1" / "model.safetensors")
+    assert weights["crm.encoder.embedding.item.projections.0.weight"].shape == (8, 32)
+
+
+def test_a_presets_variant_has_a_directory_of_its_own(monkeypatch, capsys, tmp_path, tiny_settings):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(monkeypatch, capsys, "prepare", "--preset", "ml-100k/din",
+                        *options(tiny_settings))  # fmt: skip
+    assert code == 0, err
+    assert 'model = "din"' in (tmp_path / "runs" / "ml-100k-din" / "config.toml").read_text()

@@ -15,12 +15,17 @@ from corellarec.artifacts import write_text
 from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.router import explain
 from corellarec.config import Config, load_config, preset_names
+from corellarec.crm.external import score_logits
 from corellarec.data.fetch import cache_dir, fetch_movielens
-from corellarec.data.prepare import build, peak_memory_mb
+from corellarec.data.files import check_name, read_table, write_table
+from corellarec.data.prepare import SPLITS, build, peak_memory_mb
 from corellarec.data.wizard import propose
-from corellarec.display import preparation, say_warnings, search
+from corellarec.device import pick_device, pick_dtype
+from corellarec.display import Display, preparation, say_warnings, search
 from corellarec.errors import ArtifactError, ConfigError, CorellarecError, DataError
+from corellarec.llm.load import load_model
 from corellarec.llm.models import find_model
+from corellarec.llm.title_vectors import title_vectors
 from corellarec.pipeline import Run, remove_run
 from corellarec.study.report import render, tables
 from corellarec.tune import Tuner
@@ -35,12 +40,16 @@ app = typer.Typer(
         "it is good at.\n\nStart with `corellarec run --preset quick`."
     ),
 )
-data_app = typer.Typer(no_args_is_help=True, help="Look at logs.")
+data_app = typer.Typer(no_args_is_help=True, help="Check logs, and take out what they hold.")
 app.add_typer(data_app, name="data")
 console = Console(stderr=True)
 
 Preset = Annotated[
-    str | None, typer.Option(help=f"Settings to start from: {', '.join(preset_names())}.")
+    str | None,
+    typer.Option(
+        help=f"Settings to start from: {', '.join(n for n in preset_names() if '/' not in n)}; "
+        "ml-100k/din, ml-1m/din and so on have another CRM, its hyper-parameters searched."
+    ),
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Settings to start from, in a TOML file.")
@@ -64,7 +73,7 @@ def _settings(
     """The configuration, and the directory it goes into."""
     if preset is None and config is None:
         preset = "quick"
-    name = config.stem if config else preset or "quick"
+    name = config.stem if config else (preset or "quick").replace("/", "-")
     return load_config(preset=preset, file=config, settings=settings or ()), out or Path(
         "runs", name
     )
@@ -184,6 +193,70 @@ def check(
         f"{len(facts['warnings'])} warning(s)" if facts["warnings"] else "nothing looks wrong",
         highlight=False,
     )
+
+
+@data_app.command()
+def export(
+    output: Annotated[Path, typer.Option("-o", "--output", help="CSV or Parquet to write.")],
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """Write the rows of the prepared log: user, item, time, label and split.
+
+    For a CRM of your own: train it on the rows of the split `train`, add its `score` to those of
+    `validation` and `test`, and give the file as crm.external.scores.
+    """
+    check_name(output)
+    resolved, _ = _settings(preset, config, settings, None)
+    with console.status("reading the log"):
+        prepared = build(resolved.data)
+    rows = prepared.rows
+    names = pl.Series([*SPLITS, "history"])
+    table = rows.select(
+        user=prepared.users["id"].gather(rows["user"]),
+        item=prepared.items["id"].gather(rows["item"]),
+        time="time",
+        label="label",
+        split=names.gather(rows["split"].cast(pl.UInt32)),
+    )
+    write_table(table, output)
+    console.print(f"written: {output}, {table.height:,} rows", highlight=False, soft_wrap=True)
+
+
+@data_app.command("title-vectors")
+def write_title_vectors(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Parquet file to write.")],
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """Write a vector for each item's title: the language model's last layer, averaged.
+
+    Give the file as data.item_vectors, and the CRM reads the vectors as a further feature.
+    """
+    if output.suffix != ".parquet":
+        raise DataError(f"{output}: the name must end in .parquet")
+    resolved, _ = _settings(preset, config, settings, None)
+    display = Display(console, quiet=False)
+    with display.waiting("reading the log"):
+        items = build(resolved.data.model_copy(update={"item_vectors": None})).items
+    device = pick_device(resolved.device)
+    dtype = pick_dtype(resolved.llm.dtype, device)
+    with display.waiting("loading the language model"):
+        model, tokenizer = load_model(resolved.llm.model, dtype, device)
+    titles = items["title"].fill_null("").to_list()
+    with display.bar("titles") as report:
+        done = 0
+
+        def read(count: int) -> None:
+            nonlocal done
+            done += count
+            report(done, len(titles), "")
+
+        vectors = title_vectors(titles, model, tokenizer, resolved.llm.tokens_per_batch, read)
+    table = pl.DataFrame({"item": items["id"], "vector": vectors.numpy()})
+    write_table(table.filter(pl.Series(titles) != ""), output)
 
 
 @app.command("init-data")
@@ -345,22 +418,19 @@ def predict(
     """Score (user, item) pairs: adds p, p_crm, p_llm, source and entropy.
 
     A user's history is all that the log knows of them. Users the log does not know are scored
-    without history.
+    without history. Where the CRM is external, the input needs its score, too.
     """
-    pairs = _read_table(source)
-    write = {".csv": pl.DataFrame.write_csv, ".parquet": pl.DataFrame.write_parquet}
-    if output.suffix not in write:
-        raise DataError(f"{output}: the name must end in .csv or .parquet")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    cascade = Cascade.load(run / "cascade", device)
+    check_name(output)
+    cascade = Cascade.load(run / "cascade", pick_device("auto"))
+    external = cascade.crm_config.external if cascade.crm is None else None
+    pairs = read_table(source, ("user", "item", "score") if external else ("user", "item"))
+    if clash := {"p", "p_crm", "p_llm", "source", "entropy"} & set(pairs.columns):
+        raise DataError(f"{source}: rename the column {min(clash)!r}, which the output adds")
     user, item, unknown = _numbers(cascade, pairs, source)
+    logit = score_logits(pairs, external, source).to_numpy() if external else None
     with console.status(f"scoring {pairs.height:,} pairs"):
-        prediction = cascade.predict(cascade.log.pairs(user, item))
-    scored = pl.concat([pairs, prediction.to_frame()], how="horizontal")
-    unfinished = output.with_name(f".{output.name}.unfinished")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write[output.suffix](scored, unfinished)
-    unfinished.replace(output)
+        prediction = cascade.predict(cascade.log.pairs(user, item), crm_logit=logit)
+    write_table(pl.concat([pairs, prediction.to_frame()], how="horizontal"), output)
     facts = {
         "pairs": pairs.height,
         "unknown_users": unknown,
@@ -378,26 +448,6 @@ def predict(
         soft_wrap=True,
     )
     console.print(f"Cascade: {facts['router']}.", highlight=False, soft_wrap=True)
-
-
-def _read_table(path: Path) -> pl.DataFrame:
-    """The pairs, with ``user`` and ``item`` as text."""
-    if not path.is_file():
-        raise DataError(f"{path} is not there")
-    try:
-        if path.suffix == ".parquet":
-            table = pl.read_parquet(path)
-        else:
-            table = pl.read_csv(path, infer_schema=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    for name in ("user", "item"):
-        if name not in table.columns:
-            raise DataError(f"{path}: no column {name!r}; found: {', '.join(table.columns)}")
-    clash = {"p", "p_crm", "p_llm", "source", "entropy"} & set(table.columns)
-    if clash:
-        raise DataError(f"{path}: rename the column {sorted(clash)[0]!r}, which the output adds")
-    return table
 
 
 def _numbers(

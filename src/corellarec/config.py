@@ -93,7 +93,7 @@ class FeaturesConfig(TableConfig):
     multi: dict[str, str] = {}
     """Columns of several tokens, and the text between two of them, such as ``|``."""
     numeric: tuple[str, ...] = ()
-    """Columns of numbers; each becomes one of 32 buckets of equal size in training."""
+    """Columns of numbers; ``data.numbers`` says what becomes of them."""
 
 
 class ItemsConfig(FeaturesConfig):
@@ -126,6 +126,12 @@ class DataConfig(Section):
     """Users with fewer rows are left out ..."""
     min_item_rows: Count = 0
     """... and items with fewer, again and again until all that is left has enough (k-core)."""
+    numbers: Literal["buckets", "standardized", "both"] = "buckets"
+    """What becomes of numeric features: one of 32 buckets of equal size in training, the number
+    itself with zero mean and unit variance over training, or both."""
+    item_vectors: str | None = None
+    """Parquet file of the columns ``item`` (id) and ``vector`` (as many numbers for each), such as
+    text embeddings, which `corellarec title-vectors` makes; a further feature for the CRM."""
     untitled: Literal["keep", "drop"] = "keep"
     """What happens to the rows of items without a title."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
@@ -224,6 +230,17 @@ class FinalMLPConfig(Section):
     """Heads of the bilinear fusion; divides the widths of both last layers."""
 
 
+class ExternalConfig(Section):
+    """A CRM that is trained elsewhere."""
+
+    scores: str | None = None
+    """Parquet or CSV file of the columns ``user``, ``item``, ``time`` and ``score``, with all
+    validation and test rows of the log, as `corellarec data export` writes them; ``time`` may be
+    missing where no user meets an item twice. The CRM must not have seen their labels."""
+    kind: Literal["probability", "logit"] = "probability"
+    """What a score is: p(positive), or its logit."""
+
+
 CRM_MODELS = ("lr", "fm", "deepfm", "xdeepfm", "autoint", "fibinet", "fignn", "dcnv2", "din", "bst",
               "finalmlp")  # fmt: skip
 
@@ -233,7 +250,8 @@ class CrmConfig(Section):
 
     model: str = "dcnv2"
     """``lr``, ``fm``, ``deepfm``, ``xdeepfm``, ``autoint``, ``fibinet``, ``fignn``, ``dcnv2``,
-    ``din``, ``bst``, ``finalmlp``, or your own class as ``package.module:Class``."""
+    ``din``, ``bst``, ``finalmlp``; your own class as ``package.module:Class``; or ``external``,
+    a model of yours that is known by its scores alone."""
     options: dict[str, Any] = {}
     """Arguments of your own class."""
     embedding_dim: Positive = 32
@@ -262,18 +280,21 @@ class CrmConfig(Section):
     fibinet: FiBiNETConfig = FiBiNETConfig()
     fignn: FiGNNConfig = FiGNNConfig()
     finalmlp: FinalMLPConfig = FinalMLPConfig()
+    external: ExternalConfig = ExternalConfig()
 
     @model_validator(mode="after")
     def _is_known(self) -> "CrmConfig":
         if ":" in self.model:
             return self
-        if self.model not in CRM_MODELS:
+        if self.model not in (*CRM_MODELS, "external"):
             raise ValueError(
-                f"model {self.model!r} is not one of {', '.join(CRM_MODELS)}, nor a class of your "
-                "own as package.module:Class"
+                f"model {self.model!r} is not one of {', '.join(CRM_MODELS)}, external, nor a "
+                "class of your own as package.module:Class"
             )
         if self.options:
             raise ValueError(f"options are for a class of your own; {self.model} has a section")
+        if self.model == "external" and not self.external.scores:
+            raise ValueError("model 'external' needs external.scores, the file of its scores")
         return self
 
 
@@ -437,9 +458,13 @@ class Config(Section):
 
 
 def preset_names() -> list[str]:
-    """Names that ``--preset`` takes, sorted."""
-    folder = resources.files("corellarec") / "presets"
-    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir())
+    """Names that ``--preset`` takes, sorted.
+
+    ``ml-1m/din`` is the preset ``ml-1m`` with DIN and its searched hyper-parameters on top.
+    """
+    with resources.as_file(resources.files("corellarec") / "presets") as folder:
+        found = folder.rglob("*.toml")
+        return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in found)
 
 
 def load_config(
@@ -462,8 +487,10 @@ def load_config(
                 f"no preset named {preset!r}; there are: {', '.join(preset_names())}"
                 + _suggestion(preset, preset_names())
             )
-        source = resources.files("corellarec") / "presets" / f"{preset}.toml"
-        tree = _parse(source.read_text("utf-8"), f"preset {preset}")
+        base = preset.partition("/")[0]
+        for name in dict.fromkeys((base, preset)):
+            source = resources.files("corellarec") / "presets" / f"{name}.toml"
+            tree = _merge(tree, _parse(source.read_text("utf-8"), f"preset {name}"))
     if file is not None:
         try:
             tree = _merge(tree, _parse(file.read_text("utf-8"), str(file)))

@@ -1,6 +1,8 @@
-"""What a device computes fast in."""
+"""Where models run, and what computes fast there."""
 
 import torch
+
+from corellarec.errors import ConfigError
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -13,3 +15,14 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
         capabilities = torch.cpu.get_capabilities()
         fast = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
     return torch.bfloat16 if fast else torch.float32
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of ``cpu``, ``cuda``, or ``auto``: a GPU where there is one.
+
+    Raises:
+        ConfigError: If ``cuda`` is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device = 'cuda': this machine has none; use 'auto' or 'cpu'")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

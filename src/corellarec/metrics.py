@@ -87,7 +87,8 @@ def resampled_users(user: NDArray[np.int64], resamples: int, seed: int) -> list[
 
 
 def interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
-    """The central interval that holds ``level`` of the values, NaN left out."""
+    """The central interval that holds ``level`` of the values, NaN left out; NaN if all are."""
     tail = (1 - level) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
+    found = values[~np.isnan(values)]
+    low, high = np.quantile(found, [tail, 1 - tail]) if len(found) else (np.nan, np.nan)
     return float(low), float(high)

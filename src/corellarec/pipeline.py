@@ -22,17 +22,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from corellarec.artifacts import MANIFEST, read_manifest, write_text, writing
+from corellarec.artifacts import MANIFEST, read_manifest, sha256, write_text, writing
 from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.policy import Known, known
 from corellarec.cascade.router import Router, explain, fit_router
 from corellarec.config import Config, LlmStageConfig, StageConfig, load_config, to_toml
 from corellarec.crm.batch import CrmReader
 from corellarec.crm.build import build_crm
+from corellarec.crm.external import external_logits
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Log
 from corellarec.data.prepare import prepare
-from corellarec.device import pick_dtype
+from corellarec.device import pick_device, pick_dtype
 from corellarec.display import Display, left_out, say_warnings
 from corellarec.errors import ArtifactError, ConfigError
 from corellarec.llm.layout import Layout, build_layout
@@ -62,10 +63,7 @@ class Run:
 
     def __init__(self, config: Config, directory: Path, console: Console) -> None:
         self.config, self.directory = config, directory
-        if config.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("device = 'cuda': this machine has none; use 'auto' or 'cpu'")
-        cpu = config.device == "cpu" or not torch.cuda.is_available()
-        self.accelerator = Accelerator(cpu=cpu)
+        self.accelerator = Accelerator(cpu=pick_device(config.device).type == "cpu")
         self.device = self.accelerator.device
         self.display = Display(console, quiet=not self.accelerator.is_main_process)
 
@@ -109,6 +107,8 @@ class Run:
         self.prepare()
         with self.accelerator.main_process_first():  # now, not after minutes of training
             find_model(self.config.llm.model)
+        if self.is_external:
+            _ = self.external_logits
         for number in STAGES:
             self.train_stage(number)
         return self.evaluate() if self.accelerator.is_main_process else {}
@@ -144,9 +144,25 @@ class Run:
         set_seed(self.config.seed)
         return build_crm(self.config.crm, self.log.features, self.device)
 
+    @property
+    def is_external(self) -> bool:
+        """Whether the CRM is known by its scores alone."""
+        return self.config.crm.model == "external"
+
+    @cached_property
+    def external_logits(self) -> Tensor:
+        """The external CRM's logit of each row of the log, NaN where it has none."""
+        return external_logits(self.config.crm.external, self.log)
+
+    def crm_logits(self, rows: Tensor) -> Tensor:
+        """``(n,)`` fp32: the trained CRM's logit of validation or test rows."""
+        if self.is_external:
+            return self.external_logits[rows]
+        return crm_logits(self.trained_crm(), self.reader, self.log.samples(rows))
+
     def trained_crm(self, stage: int = 2) -> nn.Module:
         """The CRM as stage 1 or 2 left it; stage 1 where stage 2 was left out."""
-        stage = stage if self.stage_rows(2) else 1
+        stage = stage if self.trains(2) else 1
         crm = self.new_crm()
         directory = self.directory / f"stage{stage}"
         _load_part(crm, directory, "crm.")
@@ -175,9 +191,11 @@ class Run:
         model, _, layout = self.llm_parts
         return LlmScorer(model, layout, self.config.llm.tokens_per_batch, self.device)
 
-    def stage_rows(self, number: int) -> int:
-        """Training rows of stage 2 or 3."""
-        return (self.config.stage2 if number == 2 else self.config.stage3).rows
+    def trains(self, number: int) -> bool:
+        """Whether a stage is not left out."""
+        if number == 3:
+            return self.config.stage3.rows > 0
+        return not self.is_external and (number == 1 or self.config.stage2.rows > 0)
 
     # Training.
 
@@ -188,8 +206,10 @@ class Run:
             ArtifactError: If the stage before it is missing or damaged.
         """
         directory = self.directory / f"stage{number}"
-        if number > 1 and not self.stage_rows(number):
-            self.display.say(f"stage {number}: left out (stage{number}.rows = 0)")
+        if not self.trains(number):
+            external = self.is_external and number < 3
+            why = "the CRM is external" if external else f"stage{number}.rows = 0"
+            self.display.say(f"stage {number}: left out ({why})")
             return {}
         key = self.key(f"stage{number}")
         if (facts := _done(directory, key)) is not None:
@@ -240,7 +260,7 @@ class Run:
             return CrmTask(self.new_crm(), self.reader, log, config.stage1, config.seed)
         chunk = config.llm.window - config.llm.history_length
         chunks = draw_rows(log, "train", chunk, config.seed)
-        rows, rest = take(chunks, config.stage2.rows)
+        rows, rest = take(chunks, config.stage2.rows if self.trains(2) else 0)
         settings: LlmStageConfig = config.stage2
         parts: dict[str, Any] = {}
         if number == 2:
@@ -250,7 +270,7 @@ class Run:
         else:
             settings = config.stage3
             rows, _ = take(rest, config.stage3.rows)
-            if config.stage2.rows:
+            if self.trains(2):
                 _load_part(self.llm, self.directory / "stage2", "llm.")
         if not len(rows):
             raise ConfigError(
@@ -289,12 +309,12 @@ class Run:
     def load_adapter(self) -> None:
         """Put the last trained adapter into the language model."""
         for number in (3, 2):
-            if self.stage_rows(number):
+            if self.trains(number):
                 _load_part(self.llm, self.directory / f"stage{number}", "llm.")
                 return
 
     def scores(self, split: str, count: int) -> tuple[Scores, Tensor, dict[str, Any]]:
-        """Both models' logits on random rows of a split, read from the run if they are there.
+        """Both models' logits on random rows of a split, the LLM's from the run if it has them.
 
         Args:
             split: ``validation`` or ``test``.
@@ -310,7 +330,6 @@ class Run:
             chunk = self.config.llm.window - self.config.llm.history_length
             chunks = draw_rows(self.log, split, chunk, self.config.seed)
             rows, _ = take(chunks, count or len(self.log))
-            crm_logit = crm_logits(self.trained_crm(), self.reader, self.log.samples(rows))
             self.load_adapter()
             cost = self.scorer.cost = Cost()
             with self.display.bar(f"LLM scores {len(rows):,} {split} rows") as report:
@@ -324,45 +343,41 @@ class Run:
                 llm_logit = self.scorer.logits(self.log.samples(rows), answered)
             facts = {"kind": "scores", "key": key, "cost": vars(cost)}
             with writing(directory, facts) as unfinished:
-                pl.DataFrame(
-                    {
-                        "row": rows.numpy(),
-                        "crm_logit": crm_logit.numpy(),
-                        "llm_logit": llm_logit.numpy(),
-                    }
-                ).write_parquet(unfinished / "scores.parquet")
+                pl.DataFrame({"row": rows.numpy(), "llm_logit": llm_logit.numpy()}).write_parquet(
+                    unfinished / "scores.parquet"
+                )
         table = pl.read_parquet(directory / "scores.parquet")
         rows = torch.from_numpy(table["row"].to_numpy().copy())
         scores = Scores(
             user=self.log.user[rows].long().numpy(),
             label=self.log.label[rows].numpy(),
-            known=self.known(rows, torch.from_numpy(table["crm_logit"].to_numpy().copy())),
+            known=self.known(rows),
             llm_logit=table["llm_logit"].cast(pl.Float64).to_numpy(),
         )
         return scores, rows, facts["cost"]
 
-    def known(self, rows: Tensor, crm_logit: Tensor) -> Known:
+    def known(self, rows: Tensor) -> Known:
         """What is known of log rows before asking."""
-        logit = crm_logit.double().numpy()
+        logit = self.crm_logits(rows).double().numpy()
         return known(self.log, self.log.samples(rows), logit, self.config.crm.history_length)
 
     def fit(self) -> Router:
         """Fit the cascade on validation data and write its directory, or find it done."""
         directory = self.directory / "cascade"
-        key = self.key("cascade")
         settings = self.config.cascade
+        key = self.key("cascade", *self._external_file())
         if _done(directory, key) is not None:
             facts = json.loads((directory / "cascade.json").read_text("utf-8"))
             return Router.from_json(facts["router"])
         scores, _, _ = self.scores("validation", settings.validation_rows)
-        crm = self.trained_crm()
+        crm = None if self.is_external else self.trained_crm()
         rows = self.log.rows_of("validation")
         router = fit_router(
             known=scores.known,
             llm_logit=scores.llm_logit,
             label=scores.label,
             user=scores.user,
-            all_known=self.known(rows, crm_logits(crm, self.reader, self.log.samples(rows))),
+            all_known=self.known(rows),
             all_label=self.log.label[rows].numpy(),
             policy=settings.policy,
             budget=settings.budget,
@@ -404,7 +419,7 @@ class Run:
         stages = {
             f"stage{n}": read_manifest(self.directory / f"stage{n}", verify=False)
             for n in STAGES
-            if n == 1 or self.stage_rows(n)
+            if self.trains(n)
         }
         result = {
             "corellarec": version("corellarec"),
@@ -448,19 +463,25 @@ class Run:
             )
             for name, one in lengths.items()
         }
-        samples = self.log.samples(rows)
-        crm, start = self.trained_crm(), time.perf_counter()
-        crm_logits(crm, self.reader, samples)
-        crm_seconds = time.perf_counter() - start
+        crm_ms = None
+        if not self.is_external:
+            crm, samples, start = self.trained_crm(), self.log.samples(rows), time.perf_counter()
+            crm_logits(crm, self.reader, samples)
+            crm_ms = 1e3 * (time.perf_counter() - start) / max(1, len(rows))
         return {
             "llm": llm,
             "llm_tokens_per_sample": llm["tokens"] / max(1, llm["samples"]),
             "llm_ms_per_sample": 1e3 * llm["seconds"] / max(1, llm["samples"]),
-            "crm_ms_per_sample": 1e3 * crm_seconds / max(1, len(rows)),
+            "crm_ms_per_sample": crm_ms,
             "tokens_per_sample_alone": tokens,
         }
 
     # Keys.
+
+    def _external_file(self) -> list[str]:
+        """The hash of the external CRM's scores, if there is one."""
+        path = Path(self.config.crm.external.scores or "").expanduser()
+        return [sha256(path)] if self.is_external else []
 
     def key(self, step: str, *more: Any) -> str:  # noqa: ANN401 (any JSON)
         """Hash of everything a step depends on: settings, data, and the steps before it."""

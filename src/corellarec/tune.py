@@ -1,6 +1,8 @@
 """Search for the CRM's hyper-parameters, on validation data only."""
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -20,12 +22,13 @@ from corellarec.train.loop import train
 from corellarec.train.stages import CrmTask
 
 if TYPE_CHECKING:
-    from optuna import Study, Trial
+    from optuna import Study
+    from optuna.trial import BaseTrial
 
 DEEP = ("80", "200-80", "400-200", "256-128-64")
 METRIC = "crm_log_loss"
 
-Suggest = Callable[["Trial", str], Any]
+Suggest = Callable[["BaseTrial", str], Any]
 
 
 def _number(low: float, high: float, *, log: bool = False) -> Suggest:
@@ -78,8 +81,10 @@ def search_space(model: str, given: Iterable[str]) -> dict[str, Suggest]:
     """What is searched for a model: every setting of its space that is not given.
 
     Raises:
-        ConfigError: If nothing is left to search.
+        ConfigError: If nothing is left to search, or the CRM is external.
     """
+    if model == "external":
+        raise ConfigError("crm.model = 'external' is trained elsewhere: there is nothing to search")
     space = {"stage1.learning_rate": COMMON["stage1.learning_rate"]}
     space = COMMON | OWN[model] if model in OWN else space
     left = {name: suggest for name, suggest in space.items() if name not in set(given)}
@@ -91,9 +96,9 @@ def search_space(model: str, given: Iterable[str]) -> dict[str, Suggest]:
 class Tuner:
     """A search that goes on where it stopped.
 
-    Each trial trains stage 1 with early stopping; trials that lag behind the others are cut off.
-    The score is the best validation log loss of a trial. Several processes may search in the same
-    directory.
+    Each trial trains stage 1 with early stopping, the first with the settings as they are; trials
+    that lag behind the others are cut off. The score is the best validation log loss of a trial.
+    Several processes may search in the same directory.
 
     Args:
         config: What the searched settings are applied to.
@@ -122,14 +127,33 @@ class Tuner:
             raise ConfigError("tune needs Optuna: pip install 'corellarec[tune]'") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         directory.mkdir(parents=True, exist_ok=True)
-        seed = self.run.config.seed
-        return optuna.create_study(
+        study = optuna.create_study(
             study_name=self.run.config.crm.model,
             storage=JournalStorage(JournalFileBackend(str(directory / "trials.log"))),
-            sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=6),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
             load_if_exists=True,
         )
+        # Going on with the seed of the start would repeat its first trials.
+        before = len(study.get_trials(deepcopy=False))
+        seed = self.run.config.seed * 10_000 + before
+        study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=6)
+        if not before:
+            study.enqueue_trial(self._given_values())
+        return study
+
+    def _given_values(self) -> dict[str, Any]:
+        """The configuration's own values of the searched settings: the first trial."""
+        from optuna.trial import FixedTrial
+
+        found = {}
+        for name, suggest in self.space.items():
+            value = reduce(getattr, name.split("."), self.run.config)
+            if isinstance(value, tuple):
+                value = "-".join(map(str, value))
+            with suppress(ValueError):  # not in the space: drawn, as in any other trial
+                suggest(FixedTrial({name: value}), name)
+                found[name] = value
+        return found
 
     def search(self, trials: int) -> dict[str, Any]:
         """Search until so many trials are finished, those of before included.
@@ -161,10 +185,8 @@ class Tuner:
     def result(self) -> dict[str, Any]:
         """The best trial and all whole ones, best first, as plain values."""
         finished = self._finished()
-        whole = sorted(
-            (t for t in finished if t.state.name == "COMPLETE"),
-            key=lambda trial: trial.value or 0.0,
-        )
+        whole = [trial for trial in finished if trial.state.name == "COMPLETE"]
+        whole.sort(key=lambda trial: trial.value)
         return {
             "model": self.run.config.crm.model,
             METRIC: self.study.best_value,
@@ -182,7 +204,7 @@ class Tuner:
             deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
         )
 
-    def _objective(self, trial: "Trial") -> float:
+    def _objective(self, trial: "BaseTrial") -> float:
         suggested = {name: suggest(trial, name) for name, suggest in self.space.items()}
         config = with_settings(self.run.config, suggested)
         set_seed(config.seed)
@@ -218,7 +240,7 @@ class Tuner:
 class _ReportingTask(CrmTask):
     """Tells a trial each validation, so that it can be cut off."""
 
-    def __init__(self, trial: "Trial", *arguments: Any) -> None:  # noqa: ANN401 (CrmTask's)
+    def __init__(self, trial: "BaseTrial", *arguments: Any) -> None:  # noqa: ANN401 (CrmTask's)
         super().__init__(*arguments)
         self.trial, self.validations = trial, 0
 

@@ -27,9 +27,9 @@ def test_pairs_have_all_of_the_users_rows_and_unknown_users_none(log):
 
 
 def test_code_matrix_holds_every_value_once(log):
-    names = [feature.name for feature in log.item_layout]
-    start = sum(f.width for f in log.item_layout[: names.index("genres")])
-    width = log.item_layout[names.index("genres")].width
+    names = [feature.name for feature in log.features.item]
+    start = sum(f.width for f in log.features.item[: names.index("genres")])
+    width = log.features.item[names.index("genres")].width
     for item, codes in enumerate(log.items["genres_code"].to_list()):
         found = log.item_codes[item, start : start + width].tolist()
         assert found == codes
@@ -39,7 +39,7 @@ def test_code_matrix_holds_every_value_once(log):
 @settings(deadline=None)
 @given(data=st.data())
 def test_a_history_of_positives_is_the_users_earlier_likes(log, data):
-    likes = Log(log.rows, log.users, log.items, log.user_layout, log.item_layout, "positives")
+    likes = Log(log.rows, log.users, log.items, log.features, "positives")
     row = data.draw(st.integers(0, len(log) - 1))
     samples = likes.samples(torch.tensor([row]))
     earlier = (log.user == log.user[row]) & (torch.arange(len(log)) < row) & (log.label == 1)

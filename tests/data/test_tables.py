@@ -87,7 +87,7 @@ def test_a_log_of_csv_files(tmp_path):
     expected = log.select("who", "sku", "when", label=(pl.col("stars") >= 4).cast(pl.Int8))
     assert named.sort("when").equals(expected.sort("when"))
     prepared = Log.load(tmp_path / "d")
-    assert [f.name for f in prepared.item_layout] == ["item_id", "maker", "price", "tags"]
+    assert [f.name for f in prepared.features.item] == ["item_id", "maker", "price", "tags"]
     row = items.row(by_predicate=pl.col("id") == "s9", named=True)
     assert row["tags"] == ["red", "big", "new"]
     assert row["title"] == "Thing 9"

@@ -142,7 +142,7 @@ def test_a_hostile_title_changes_no_other_users_score(log, llm, title):
     items = log.items.with_columns(
         pl.when(pl.int_range(pl.len()) == 3).then(pl.lit(title)).otherwise("title").alias("title")
     )
-    hostile = Log(log.rows, log.users, items, log.user_layout, log.item_layout)
+    hostile = Log(log.rows, log.users, items, log.features)
     rows = torch.arange(0, 300)
     clean_users = ~torch.isin(log.user[rows], log.user[rows][log.item[rows] == 3])
     scores, counts = [], []

@@ -20,7 +20,7 @@ from corellarec.config import CrmConfig, LlmConfig
 from corellarec.crm.batch import CrmReader
 from corellarec.crm.build import build_crm
 from corellarec.crm.score import crm_logits
-from corellarec.data.log import Log, Samples, parse_layout
+from corellarec.data.log import Features, Log, Samples
 from corellarec.device import pick_dtype
 from corellarec.errors import ArtifactError
 from corellarec.llm.layout import build_layout
@@ -66,7 +66,7 @@ class Cascade:
 
     Args:
         log: Users, items and the recent history of each user.
-        crm: The conventional model, in evaluation mode.
+        crm: The conventional model, in evaluation mode; None where it is external.
         crm_config: Its settings.
         llm_config: The language model's settings.
         load_scorer: Makes the language model's scorer.
@@ -77,7 +77,7 @@ class Cascade:
     def __init__(
         self,
         log: Log,
-        crm: nn.Module,
+        crm: nn.Module | None,
         crm_config: CrmConfig,
         llm_config: LlmConfig,
         load_scorer: Callable[[], LlmScorer],
@@ -98,15 +98,22 @@ class Cascade:
         return self._scorer
 
     def predict(
-        self, samples: Samples, progress: Callable[[int], None] = lambda answered: None
+        self,
+        samples: Samples,
+        progress: Callable[[int], None] = lambda answered: None,
+        crm_logit: Floats | None = None,
     ) -> Prediction:
         """Score samples: the CRM all of them, the language model those the router sends it.
 
         Args:
             samples: What to score, over this cascade's log.
             progress: Called with the number of samples the language model has just answered.
+            crm_logit: ``(n,)`` the CRM's logits; needed where it is external.
         """
-        crm_logit = crm_logits(self.crm, self.reader, samples).double().numpy()
+        if crm_logit is None:
+            if self.crm is None:
+                raise ValueError("this cascade's CRM is external: give its logits as crm_logit")
+            crm_logit = crm_logits(self.crm, self.reader, samples).double().numpy()
         facts = known(self.log, samples, crm_logit, self.crm_config.history_length)
         asked = self.router.asks(facts)
         p_crm = sigmoid(self.router.crm(crm_logit))
@@ -130,14 +137,14 @@ class Cascade:
             "crm": self.crm_config.model_dump(mode="json"),
             "llm": self.llm_config.model_dump(mode="json"),
             "router": self.router.to_json(),
-            "user_fields": [vars(feature) for feature in self.log.user_layout],
-            "item_fields": [vars(feature) for feature in self.log.item_layout],
+            "features": self.log.features.to_json(),
             "history": self.log.history,
         }
         keep = max(self.crm_config.history_length, self.llm_config.history_length)
         with writing(directory, {"kind": "cascade", "key": key}) as unfinished:
             (unfinished / "cascade.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
-            save_file(self.crm.state_dict(), unfinished / "crm.safetensors")
+            if self.crm is not None:
+                save_file(self.crm.state_dict(), unfinished / "crm.safetensors")
             rows = self.log.rows
             if self.log.history == "positives":
                 rows = rows.filter(pl.col("label") == 1)
@@ -165,18 +172,19 @@ class Cascade:
                 pl.read_parquet(directory / f"{name}.parquet")
                 for name in ("rows", "users", "items")
             ),
-            user_layout=parse_layout(facts["user_fields"]),
-            item_layout=parse_layout(facts["item_fields"]),
+            features=Features.from_json(facts["features"]),
             history=facts["history"],
         )
-        crm = build_crm(crm_config, log.features, device)
-        state: dict[str, Tensor] = load_file(directory / "crm.safetensors")
-        try:
-            crm.load_state_dict(state)
-        except RuntimeError as error:
-            raise ArtifactError(
-                f"{directory}: crm.safetensors does not fit its settings"
-            ) from error
+        crm = None
+        if crm_config.model != "external":
+            crm = build_crm(crm_config, log.features, device).eval()
+            state: dict[str, Tensor] = load_file(directory / "crm.safetensors")
+            try:
+                crm.load_state_dict(state)
+            except RuntimeError as error:
+                raise ArtifactError(
+                    f"{directory}: crm.safetensors does not fit its settings"
+                ) from error
 
         def load_scorer() -> LlmScorer:
             dtype = pick_dtype(llm_config.dtype, device)
@@ -187,4 +195,4 @@ class Cascade:
             return LlmScorer(answer_model, layout, llm_config.tokens_per_batch, device)
 
         router = Router.from_json(facts["router"])
-        return cls(log, crm.eval(), crm_config, llm_config, load_scorer, router, device)
+        return cls(log, crm, crm_config, llm_config, load_scorer, router, device)

@@ -1,6 +1,6 @@
 """Tables of users and items with their features as small numbers."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -18,12 +18,15 @@ def encode(
     fields: tuple[Field, ...],
     side: str,
     train_rows: np.ndarray,
+    numbers: Literal["buckets", "standardized", "both"] = "buckets",
 ) -> pl.DataFrame:
-    """The table of users or items: ``id``, ``train_rows``, features and their codes.
+    """The table of users or items: ``id``, ``train_rows``, features, their codes and values.
 
     Code 0 is out of vocabulary. The vocabulary of a feature is what users or items with training
     rows have, the most frequent in training first; a number's code is its bucket, whose limits are
-    quantiles over the users or items with training rows.
+    quantiles over the users or items with training rows. Values (of standardised numbers, and of
+    vectors) have zero mean and unit variance over the users or items with training rows; what is
+    missing is zero.
 
     Args:
         ids: ``(n,)`` text, sorted; all that the log has.
@@ -31,6 +34,7 @@ def encode(
         fields: The features.
         side: ``user`` or ``item``.
         train_rows: ``(n,)`` rows of each in the training split.
+        numbers: What becomes of numeric features.
 
     Raises:
         DataError: If ``features`` lists one of them twice.
@@ -40,19 +44,41 @@ def encode(
     if table.height > len(ids):
         repeated = table.filter(pl.col("id").is_duplicated())["id"][0]
         raise DataError(f"{side} {repeated!r} is listed twice: keep one line for each")
-    codes = [_id_codes(train_rows).alias(f"{side}_id_code")]
+    found = [_id_codes(train_rows).alias(f"{side}_id_code")]
     names = sorted(field.name for field in fields)
-    for field in sorted(fields, key=lambda field: field.name):
-        match field.kind:
-            case "categorical":
-                code = _codes(table, field.name)
+    coded, valued = coded_and_valued(fields, numbers)
+    kinds = {field.name: field.kind for field in fields}
+    for name in coded:
+        match kinds[name]:
             case "multi":
-                code = _multi_codes(table, field.name)
+                code = _multi_codes(table, name)
             case "numeric":
-                code = _buckets(table, field.name)
-        codes.append(code.alias(f"{field.name}_code"))
-    kept = ["id", *(["title"] if "title" in table.columns else []), "train_rows", *names]
-    return table.select(kept).with_columns(codes)
+                code = _buckets(table, name)
+            case _:
+                code = _codes(table, name)
+        found.append(code.alias(f"{name}_code"))
+    found += [_values(table, name, kinds[name]).alias(f"{name}_values") for name in valued]
+    vectors = {name for name in valued if kinds[name] == "vector"}  # their values say it all
+    kept = ["id", *(["title"] if "title" in table.columns else []), "train_rows"]
+    kept += [name for name in names if name not in vectors]
+    return table.with_columns(found).select(*kept, *(column.name for column in found))
+
+
+def coded_and_valued(
+    fields: tuple[Field, ...], numbers: Literal["buckets", "standardized", "both"]
+) -> tuple[list[str], list[str]]:
+    """Names of the features that get codes, and of those that get values; sorted."""
+    numeric = {field.name for field in fields if field.kind == "numeric"}
+    vectors = {field.name for field in fields if field.kind == "vector"}
+    names = {field.name for field in fields}
+    coded = names - vectors - (numeric if numbers == "standardized" else set())
+    valued = vectors | (numeric if numbers != "buckets" else set())
+    return sorted(coded), sorted(valued)
+
+
+def value_layout(table: pl.DataFrame, names: list[str]) -> list[dict[str, Any]]:
+    """Name and width of each feature made of numbers."""
+    return [{"name": n, "width": table[f"{n}_values"].to_numpy().shape[1]} for n in names]
 
 
 def layout(table: pl.DataFrame, names: list[str]) -> list[dict[str, Any]]:
@@ -120,3 +146,20 @@ def _buckets(table: pl.DataFrame, name: str) -> pl.Series:
     limits = np.unique(np.quantile(seen, np.linspace(0, 1, BUCKETS + 1)[1:-1]))
     codes = 1 + np.searchsorted(limits, values, side="right")
     return pl.Series(np.where(known, codes, 0).astype(np.int32))
+
+
+def _values(table: pl.DataFrame, name: str, kind: str) -> pl.Series:
+    """``(n, width)`` float32, standardised; zeros where there is no value."""
+    column = table[name]
+    if kind == "numeric":
+        values = column.cast(pl.Float64).to_numpy()[:, None]
+    else:
+        found = column.drop_nulls()
+        width = len(found[0]) if len(found) else 1
+        values = np.full((len(column), width), np.nan)
+        values[column.is_not_null().to_numpy()] = found.list.to_array(width).to_numpy()
+    seen = values[np.isfinite(values).all(1) & (table["train_rows"].to_numpy() > 0)]
+    if len(seen):
+        values = (values - seen.mean(0)) / np.maximum(seen.std(0), 1e-6)
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
+    return pl.Series(values, dtype=pl.Array(pl.Float32, values.shape[1]))

@@ -51,6 +51,20 @@ class Features(NamedTuple):
     user_values: Sequence[ValueLayout] = ()
     item_values: Sequence[ValueLayout] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; :meth:`from_json` reads them back equal."""
+        return {name: [vars(one) for one in layouts] for name, layouts in self._asdict().items()}
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> "Features":
+        """The features of :meth:`to_json`."""
+        return cls(
+            user=[FeatureLayout(**one) for one in facts["user"]],
+            item=[FeatureLayout(**one) for one in facts["item"]],
+            user_values=[ValueLayout(**one) for one in facts["user_values"]],
+            item_values=[ValueLayout(**one) for one in facts["item_values"]],
+        )
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -81,7 +95,7 @@ class Log:
     Args:
         rows: The columns ``user``, ``item``, ``label``, ``time``, ``split``.
         users, items: The tables, with codes.
-        user_layout, item_layout: The features' places in the code matrices.
+        features: The features and their places in the matrices.
         history: Whether ``all`` rows of a user make the history, or the ``positives``.
 
     Attributes:
@@ -92,6 +106,7 @@ class Log:
         history_user, history_item, history_label: the rows that make histories: all, or the
             positive ones; :class:`Samples` counts in these.
         user_codes, item_codes: ``(entities, sum of widths)`` int32.
+        user_values, item_values: ``(entities, sum of widths)`` float32.
         user_train_rows, item_train_rows: ``(users,)``, ``(items,)`` int64, rows of each in the
             training split; 0 is a cold user or item.
     """
@@ -101,8 +116,7 @@ class Log:
         rows: pl.DataFrame,
         users: pl.DataFrame,
         items: pl.DataFrame,
-        user_layout: tuple[FeatureLayout, ...],
-        item_layout: tuple[FeatureLayout, ...],
+        features: Features,
         history: Literal["all", "positives"] = "all",
     ) -> None:
         self.rows, self.history = rows, history
@@ -112,13 +126,13 @@ class Log:
         self.time = _tensor(rows["time"].to_physical())
         self.split = _tensor(rows["split"])
         self.users, self.items = users, items
-        self.user_layout, self.item_layout = user_layout, item_layout
+        self.features = features
         self.user_train_rows = _tensor(users["train_rows"])
         self.item_train_rows = _tensor(items["train_rows"])
-        self.user_codes = _code_matrix(users, user_layout)
-        self.item_codes = _code_matrix(items, item_layout)
-        self.user_values = torch.zeros(users.height, 0)
-        self.item_values = torch.zeros(items.height, 0)
+        self.user_codes = _matrix(users, features.user, "code", np.int32)
+        self.item_codes = _matrix(items, features.item, "code", np.int32)
+        self.user_values = _matrix(users, features.user_values, "values", np.float32)
+        self.item_values = _matrix(items, features.item_values, "values", np.float32)
         self.history_user, self.history_item = self.user, self.item
         self.history_label = self.label
         self._history_before: Tensor | None = None
@@ -143,18 +157,12 @@ class Log:
                 pl.read_parquet(directory / f"{name}.parquet")
                 for name in ("rows", "users", "items")
             ),
-            user_layout=parse_layout(facts["user_fields"]),
-            item_layout=parse_layout(facts["item_fields"]),
+            features=Features.from_json(facts["features"]),
             history=facts["history"],
         )
 
     def __len__(self) -> int:
         return len(self.user)
-
-    @property
-    def features(self) -> Features:
-        """What there is of users and items."""
-        return Features(self.user_layout, self.item_layout)
 
     def rows_of(self, split: str) -> Tensor:
         """Row numbers of a split (``train``, ``validation`` or ``test``), int64, ascending."""
@@ -183,16 +191,17 @@ class Log:
         return self.items["title"].fill_null("").to_list()
 
 
-def parse_layout(fields: list[dict[str, Any]]) -> tuple[FeatureLayout, ...]:
-    """The feature layout from a manifest's list."""
-    return tuple(FeatureLayout(**field) for field in fields)
-
-
 def _tensor(column: pl.Series) -> Tensor:
     return torch.from_numpy(column.to_numpy().copy())
 
 
-def _code_matrix(table: pl.DataFrame, layout: tuple[FeatureLayout, ...]) -> Tensor:
-    """``(entities, sum of widths)`` int32; 0 where an entity has fewer values than the width."""
-    columns = [table[f"{feature.name}_code"].to_numpy() for feature in layout]
-    return torch.from_numpy(np.column_stack(columns))
+def _matrix(
+    table: pl.DataFrame,
+    layouts: Sequence[FeatureLayout] | Sequence[ValueLayout],
+    kind: str,
+    dtype: type[np.generic],
+) -> Tensor:
+    """``(entities, sum of widths)``: the columns of codes or of values, side by side."""
+    columns = [table[f"{feature.name}_{kind}"].to_numpy() for feature in layouts]
+    empty = np.zeros((table.height, 0), dtype)
+    return torch.from_numpy(np.column_stack([empty, *columns]).astype(dtype, copy=False))

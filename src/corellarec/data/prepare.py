@@ -6,7 +6,8 @@ The prepared log is one directory:
                     time (datetime, microseconds, UTC), split (int8: 0 train, 1 validation, 2 test,
                     3 history only), sorted by (user, time, item)
     users.parquet   id, train_rows (int64, rows in the training split; 0 is a cold user), each
-                    feature, and FEATURE_code (int32, or a fixed number of int32)
+                    feature, and FEATURE_code (int32, or a fixed number of int32) or
+                    FEATURE_values (a fixed number of float32)
     items.parquet   the same, and title (text or null)
     manifest.json   what it was made from, what was counted and left out, warnings, checksums
 
@@ -31,19 +32,20 @@ from corellarec.config import DataConfig
 from corellarec.data.amazon import is_amazon, read_amazon
 from corellarec.data.atomic import is_atomic, read_atomic
 from corellarec.data.check import check_rows, check_tables
-from corellarec.data.encode import encode, layout
+from corellarec.data.encode import coded_and_valued, encode, layout, value_layout
 from corellarec.data.fetch import fetch_movielens
 from corellarec.data.movielens import is_movielens, read_movielens
 from corellarec.data.raw import Folder, RawLog
 from corellarec.data.rows import Rows, read_rows
 from corellarec.data.tables import read_tables, source_files
+from corellarec.data.vectors import with_vectors
 from corellarec.errors import ArtifactError, ConfigError, DataError
 
 SPLITS = ("train", "validation", "test")
 HISTORY_ONLY = 3
 GIVEN_SPLITS = {"train": 0, "training": 0, "0": 0, "validation": 1, "valid": 1, "val": 1,
                 "dev": 1, "1": 1, "test": 2, "testing": 2, "2": 2}  # fmt: skip
-FORMAT = 3  # raised when the prepared log changes shape, so that old ones are made anew
+FORMAT = 4  # raised when the prepared log changes shape, so that old ones are made anew
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ def prepare(config: DataConfig, directory: Path) -> dict[str, Any]:
 def build(config: DataConfig) -> Prepared:
     """Everything that :func:`prepare` does but for writing it."""
     raw = read_raw(config)
+    if config.item_vectors:
+        raw = with_vectors(raw, Path(config.item_vectors).expanduser())
     read = read_rows(raw.files, raw.time_unit, config.skip_bad_rows)
     warnings = check_rows(read, raw)
     if raw.labelled:
@@ -113,7 +117,7 @@ def build(config: DataConfig) -> Prepared:
         ("item", item_ids, raw.items, raw.item_fields),
     ):
         train_rows = np.bincount(rows[side].to_numpy()[known], minlength=len(ids))
-        tables[side] = encode(ids, features, fields, side, train_rows)
+        tables[side] = encode(ids, features, fields, side, train_rows, config.numbers)
     users, items = tables["user"], tables["item"]
     rows = rows.select(
         "user",
@@ -128,9 +132,15 @@ def build(config: DataConfig) -> Prepared:
         "time_unit": read.time_unit,
         "history": config.history,
         "settings": config.model_dump(mode="json"),
-        "user_fields": layout(users, ["user_id", *sorted(f.name for f in raw.user_fields)]),
-        "item_fields": layout(items, ["item_id", *sorted(f.name for f in raw.item_fields)]),
+        "features": {},
     }
+    for side, table, fields in (
+        ("user", users, raw.user_fields),
+        ("item", items, raw.item_fields),
+    ):
+        coded, valued = coded_and_valued(fields, config.numbers)
+        facts["features"][side] = layout(table, [f"{side}_id", *coded])
+        facts["features"][f"{side}_values"] = value_layout(table, valued)
     facts["warnings"] = warnings + check_tables(facts, rows, items, raw)
     return Prepared(rows, users, items, facts)
 
@@ -187,6 +197,8 @@ def _content_key(config: DataConfig) -> str | None:
     else:
         path = _path(config)
         files = sorted(file for file in path.rglob("*") if file.is_file()) or [path]
+    if config.item_vectors:
+        files = [*files, Path(config.item_vectors).expanduser()]
     for file in files:
         digest.update(file.name.encode() if len(files) > 1 else b"")
         if file.is_file():

@@ -21,11 +21,11 @@ class Field:
     Args:
         name: Column name in the user or item table.
         kind: ``categorical``: one token; ``multi``: a list of tokens (genres); ``numeric``: a
-            float, which becomes one of some buckets.
+            float; ``vector``: a list of floats, equally long for all.
     """
 
     name: str
-    kind: Literal["categorical", "multi", "numeric"] = "categorical"
+    kind: Literal["categorical", "multi", "numeric", "vector"] = "categorical"
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def render(result: dict[str, Any]) -> str:
         curve=plots.curve_figure(test["curve"], result["router"]["budget"]),
         groups=plots.groups_figure(test["groups"]),
         reliability=plots.reliability_figure(test["reliability"]),
-        training=plots.training_figure(result["stages"]),
+        training=plots.training_figure(result["stages"]) if result["stages"] else "",
         finding=finding(result),
     )
 

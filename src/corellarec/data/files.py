@@ -1,0 +1,49 @@
+"""Tables of users and items in CSV or Parquet files, read and written whole."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from corellarec.errors import DataError
+
+WRITERS = {".csv": pl.DataFrame.write_csv, ".parquet": pl.DataFrame.write_parquet}
+
+
+def read_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
+    """A Parquet file, or a CSV file whose values stay text.
+
+    Raises:
+        DataError: If it is missing or damaged, or lacks one of ``columns``.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is not there")
+    try:
+        if path.suffix == ".parquet":
+            table = pl.read_parquet(path)
+        else:
+            table = pl.read_csv(path, infer_schema=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    for name in columns:
+        if name not in table.columns:
+            raise DataError(f"{path}: no column {name!r}; found: {', '.join(table.columns)}")
+    return table
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name that :func:`write_table` cannot write, before any work is done.
+
+    Raises:
+        DataError: If it ends in neither ``.csv`` nor ``.parquet``.
+    """
+    if path.suffix not in WRITERS:
+        raise DataError(f"{path}: the name must end in .csv or .parquet")
+
+
+def write_table(table: pl.DataFrame, path: Path) -> None:
+    """Write a CSV or Parquet file that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    WRITERS[path.suffix](table, unfinished)
+    unfinished.replace(path)

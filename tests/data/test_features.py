@@ -1,0 +1,81 @@
+"""Numbers and vectors as features."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from corellarec.data.log import Log
+from corellarec.data.prepare import prepare
+from corellarec.errors import DataError
+from data.test_tables import ITEMS, describe, write_log
+
+
+def prepared(folder, more=""):
+    write_log(folder)
+    prepare(describe(folder, more=more), folder / "d")
+    return Log.load(folder / "d")
+
+
+def vectors(folder, vectors=None, items=None):
+    path = folder / "vectors.parquet"
+    items = ITEMS["sku"] if items is None else items
+    if vectors is None:
+        vectors = np.random.default_rng(0).normal(3, 7, size=(len(items), 4))
+    pl.DataFrame({"item": items, "vector": pl.Series(vectors)}).write_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["standardized", "both"])
+def test_numbers_are_standardised_over_training(tmp_path, kind):
+    log = prepared(tmp_path, f'numbers = "{kind}"')
+    assert [f.name for f in log.features.item_values] == ["price"]
+    assert ("price" in [f.name for f in log.features.item]) == (kind == "both")
+    price = log.items["price"].to_numpy()
+    known = np.isfinite(price)
+    seen = price[known & (log.items["train_rows"].to_numpy() > 0)]
+    expected = np.where(known, (price - seen.mean()) / seen.std(), 0)
+    np.testing.assert_allclose(log.item_values[:, 0], expected, atol=1e-6)
+
+
+def test_a_number_of_one_value_is_zero(tmp_path):
+    write_log(tmp_path)
+    ITEMS.with_columns(price=pl.lit(7.0)).write_csv(tmp_path / "items.csv")
+    config = describe(tmp_path, more='numbers = "standardized"')
+    prepare(config, tmp_path / "d")
+    assert (Log.load(tmp_path / "d").item_values == 0).all()
+
+
+def test_vectors_are_a_feature_of_items(tmp_path):
+    path = vectors(tmp_path, items=ITEMS["sku"].head(20))
+    log = prepared(tmp_path, f'item_vectors = "{path}"')
+    assert [(f.name, f.width) for f in log.features.item_values] == [("vector", 4)]
+    place = {name: i for i, name in enumerate(log.items["id"])}
+    known = log.item_values[[place[f"s{i}"] for i in range(20)]].numpy()
+    np.testing.assert_allclose(known.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(known.std(0), 1, atol=1e-5)
+    assert (log.item_values[place["s22"]] == 0).all()  # it has none
+    config = describe(tmp_path, more=f'item_vectors = "{path}"')
+    assert prepare(config, tmp_path / "d")["up_to_date"]
+    vectors(tmp_path, items=ITEMS["sku"].head(21))
+    assert not prepare(config, tmp_path / "d")["up_to_date"]  # another file of the same name
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"vectors": ["a"] * 25}, "holds String, not lists of numbers"),
+        ({"vectors": [[1.0, 2.0]] * 24 + [[1.0]]}, "one length, found 1, 2"),
+        ({"items": ["s1"] * 2, "vectors": [[1.0]] * 2}, "item 's1' is listed twice"),
+        ({"items": ["x"], "vectors": [[1.0]]}, "none of its items is among the log's: it has 'x'"),
+    ],
+)
+def test_bad_vectors(tmp_path, given, message):
+    path = vectors(tmp_path, **given)
+    with pytest.raises(DataError, match=message):
+        prepared(tmp_path, f'item_vectors = "{path}"')
+    assert not (tmp_path / "d").exists()
+
+
+def test_vectors_that_are_not_there(tmp_path):
+    with pytest.raises(DataError, match=r"none\.parquet is not there"):
+        prepared(tmp_path, f'item_vectors = "{tmp_path}/none.parquet"')
