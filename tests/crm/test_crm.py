@@ -1,6 +1,8 @@
 import sys
+from datetime import datetime
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from corellarec.crm.build import build_crm
 from corellarec.crm.embedding import FusedEmbedding
 from corellarec.crm.layers import Dropout
 from corellarec.crm.score import crm_logits
-from corellarec.data.log import FeatureLayout, Features, ValueLayout
+from corellarec.data.log import FeatureLayout, Features, Log, ValueLayout
 from corellarec.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -53,6 +55,35 @@ def test_numbers_and_vectors_are_projected():
     price, text = embedding.user.projections
     torch.testing.assert_close(out[:, 1], numbers[:, :1] * price.weight.squeeze(1))
     torch.testing.assert_close(out[:, 2], numbers[:, 1:] @ text.weight.T)
+
+
+def test_large_codes_are_not_rounded():
+    """2**24 + 1 is the first whole number that float32 does not hold."""
+    large = 2**24 + 1
+    rows = pl.DataFrame(
+        {"user": [0], "item": [0], "label": [1], "time": [datetime(2024, 1, 1)], "split": [0]},
+        schema_overrides={"user": pl.Int32, "item": pl.Int32, "label": pl.Int8, "split": pl.Int8},
+    )
+    table = pl.DataFrame({"train_rows": [1], "id_code": [large]},
+                         schema_overrides={"id_code": pl.Int32})  # fmt: skip
+    layout = FeatureLayout("id", large + 1, 1)
+    log = Log(rows, table, table, Features([layout], [layout]))
+    batch = CrmReader(log, 1, CPU)(log.samples(torch.tensor([0])))
+    embedding = FusedEmbedding(Features([ID], [ID]), 2)
+    assert embedding.user.numbers(batch.user_codes, 0.0).item() == large
+    embedding.item.offsets += large
+    assert embedding.item.numbers(batch.item_codes, 0.0).item() == 5 + 2 * large
+
+
+def test_every_code_of_a_feature_is_within_its_vocabulary(log):
+    """In one table for all features, a code too many would be another feature's row."""
+    for layouts, codes in (
+        (log.features.user, log.user_codes),
+        (log.features.item, log.item_codes),
+    ):
+        largest = codes.max(0).values.split([f.width for f in layouts])
+        assert [int(part.max()) for part in largest] == [f.vocabulary - 1 for f in layouts]
+        assert codes.min() >= 0
 
 
 def test_only_touched_rows_have_a_gradient():

@@ -119,6 +119,21 @@ def test_learning_rate_counts_steps():
     assert factors[55] == pytest.approx(0.1 + 0.45 * (1 + math.cos(math.pi / 2)))
 
 
+def test_the_schedule_ends_where_training_ends_whatever_the_batch_size(tmp_path, monkeypatch):
+    """A schedule that counts samples, or epochs, would be elsewhere after half as many steps."""
+    rates = []
+    monkeypatch.setattr(loop, "clip_gradients", lambda parameters, norm: None)
+
+    def noted(optimizer, closure=None):
+        rates.append(optimizer.param_groups[0]["lr"])
+        return step(optimizer, closure)
+
+    step = loop.LazyAdamW.step
+    monkeypatch.setattr(loop.LazyAdamW, "step", noted)
+    run(Task(), tmp_path / "p")
+    assert rates == [0.01 * learning_rate_factor(i, 32, CONFIG.warmup) for i in range(32)]
+
+
 def test_a_state_of_another_shape_is_refused():
     with pytest.raises(ArtifactError, match="does not fit"):
         load_trainable(nn.Linear(2, 2), {"weight": torch.zeros(2, 2)}, "here")

@@ -1,7 +1,17 @@
+from copy import copy
+
 import pytest
 import torch
+from accelerate import Accelerator
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from corellarec.train.stages import draw_rows, take
+from corellarec.config import load_config
+from corellarec.crm.batch import CrmReader
+from corellarec.crm.build import build_crm
+from corellarec.data.prepare import SPLITS
+from corellarec.train.checkpoint import Progress
+from corellarec.train.loop import train
+from corellarec.train.stages import CrmTask, draw_rows, take
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -25,3 +35,47 @@ def test_take_is_exact_and_stages_do_not_share_rows(log):
     assert len(everything) == len(log.rows_of("train"))
     assert rest == []
     assert len(take([], 5)[0]) == 0
+
+
+class _Stage1(TorchDispatchMode):
+    """Stage 1 of an epoch, and how often it waits for a number from the device."""
+
+    def __init__(self, log, batch_size, folder):
+        super().__init__()
+        self.waits = 0
+        config = load_config(settings=["crm.model=dcnv2", "crm.embedding_dim=4", "stage1.epochs=1",
+                                       f"stage1.batch_size={batch_size}"])  # fmt: skip
+        reader = CrmReader(log, 10, torch.device("cpu"))
+        torch.manual_seed(0)
+        crm = build_crm(config.crm, log.features, torch.device("cpu"))
+        task = CrmTask(crm, reader, log, config.stage1, seed=0)
+        with self:
+            self.state = train(
+                task,
+                config.stage1,
+                progress=Progress(folder / str(batch_size), "k"),
+                seed=0,
+                accelerator=Accelerator(cpu=True),
+            )
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.waits += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_step_waits_for_a_number(log, tmp_path):
+    few, many = _Stage1(log, 512, tmp_path), _Stage1(log, 64, tmp_path)
+    assert many.state.step >= 6 * few.state.step
+    assert many.waits == few.waits
+
+
+def test_early_stopping_does_not_look_at_the_test_split(log, tmp_path):
+    """Test rows with all labels turned round: the same training."""
+    before = _Stage1(log, 128, tmp_path / "a").state
+    turned = copy(log)
+    turned.label = torch.where(log.split == SPLITS.index("test"), 1 - log.label, log.label)
+    assert not torch.equal(turned.label, log.label)
+    after = _Stage1(turned, 128, tmp_path / "b").state
+    assert (after.best, after.best_step, after.history) == (
+        before.best, before.best_step, before.history,
+    )  # fmt: skip
