@@ -5,7 +5,7 @@ sequence of item-and-label tokens, mean-pooled, the way its feature encoders tak
 same sizes, batch size and validation split, and stop early on it. FuxiCTR's embedding regulariser,
 which its published results tune per data set, is chosen on validation from a small grid.
 
-    python benchmarks/crm_quality.py [--quick] [--json] [--set data.path=PATH]
+    python benchmarks/crm_quality.py [--seeds N] [--json] [--set data.path=PATH]
 """
 
 import argparse
@@ -97,25 +97,23 @@ def train_fuxi(log: Log, config: Config, seed: int, regularizer: float) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="one seed, one regulariser")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--json", action="store_true", help="last line: one JSON object")
     parser.add_argument("--set", action="append", default=[], help="a setting, section.key=value")
     arguments = parser.parse_args()
     logging.disable(logging.INFO)
     config = load_config(preset="quick", settings=arguments.set)
-    seeds = (0,) if arguments.quick else (0, 1, 2)
-    regularizers = REGULARIZERS[1:2] if arguments.quick else REGULARIZERS
     with tempfile.TemporaryDirectory() as folder:
         prepare(config.data, Path(folder) / "data")
         log = Log.load(Path(folder) / "data")
     ours, theirs = [], []
     print(f"{'':24} {'test AUC':>9} {'log loss':>9} {'valid AUC':>9} {'seconds':>8}")
-    for seed in seeds:
+    for seed in range(arguments.seeds):
         ours.append(train_ours(log, config, seed))
         show(f"corellarec, seed {seed}", ours[-1])
-        tried = [train_fuxi(log, config, seed, value) for value in regularizers]
+        tried = [train_fuxi(log, config, seed, value) for value in REGULARIZERS]
         theirs.append(max(tried, key=lambda found: found["validation_auc"]))
-        chosen = regularizers[tried.index(theirs[-1])]
+        chosen = REGULARIZERS[tried.index(theirs[-1])]
         show(f"FuxiCTR, seed {seed}, {chosen:g}", theirs[-1])
     means = {
         name: float(np.mean([found["auc"] for found in runs]))

@@ -13,23 +13,27 @@ def test_toml_round_trip(tmp_path):
     config = load_config(settings=["data.path=x.zip", "cascade.budget=0.25", "seed=7"])
     path = tmp_path / "config.toml"
     path.write_text(to_toml(config))
-    assert load_config(file=path) == config
+    assert load_config(files=[path]) == config
 
 
 def test_settings_override_the_file_and_bare_words_are_text(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text("[cascade]\nbudget = 0.5\ncombine = 'blend'\n")
-    config = load_config(file=path, settings=["cascade.combine=replace"])
+    config = load_config(files=[path], settings=["cascade.combine=replace"])
     assert (config.cascade.budget, config.cascade.combine) == (0.5, "replace")
 
 
-def test_a_file_goes_on_top_of_a_preset(tmp_path):
+def test_files_go_on_top_of_a_preset_in_their_order(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text("[stage2]\nrows = 5\n[data]\npositive_rating = 3\n")
-    config, quick = load_config(preset="quick", file=path), load_config(preset="quick")
+    config, quick = load_config(preset="quick", files=[path]), load_config(preset="quick")
     assert (config.stage2.rows, config.data.positive_rating) == (5, 3)
     assert config.stage2.learning_rate == quick.stage2.learning_rate
     assert config.stage3 == quick.stage3
+    above = tmp_path / "d.toml"
+    above.write_text("[stage2]\nrows = 6\n")
+    config = load_config(preset="quick", files=[path, above])
+    assert (config.stage2.rows, config.data.positive_rating) == (6, 3)
 
 
 OWN = "data.interactions={files='x.csv', user='u', item='i', time='t', "
@@ -75,7 +79,7 @@ def test_wrong_sources(tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'quick'"):
         load_config(preset="quik")
     with pytest.raises(ConfigError, match="cannot be read"):
-        load_config(file=tmp_path / "none.toml")
+        load_config(files=[tmp_path / "none.toml"])
     (tmp_path / "bad.toml").write_text("a = [")
     with pytest.raises(ConfigError, match="not valid TOML"):
-        load_config(file=tmp_path / "bad.toml")
+        load_config(files=[tmp_path / "bad.toml"])

@@ -52,7 +52,8 @@ Preset = Annotated[
     ),
 ]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="Settings to start from, in a TOML file.")
+    list[Path] | None,
+    typer.Option("--config", help="TOML file on top of the preset; may be repeated."),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -68,13 +69,13 @@ Out = Annotated[Path | None, typer.Option(help="Directory of the run; the defaul
 
 
 def _settings(
-    preset: str | None, config: Path | None, settings: list[str] | None, out: Path | None
+    preset: str | None, config: list[Path] | None, settings: list[str] | None, out: Path | None
 ) -> tuple[Config, Path]:
     """The configuration, and the directory it goes into."""
-    if preset is None and config is None:
+    if preset is None and not config:
         preset = "quick"
-    name = config.stem if config else (preset or "quick").replace("/", "-")
-    return load_config(preset=preset, file=config, settings=settings or ()), out or Path(
+    name = config[0].stem if config else (preset or "quick").replace("/", "-")
+    return load_config(preset=preset, files=config or (), settings=settings or ()), out or Path(
         "runs", name
     )
 
@@ -299,7 +300,7 @@ def init_data(
 
 
 def _start(
-    preset: str | None, config: Path | None, settings: list[str] | None, out: Path | None
+    preset: str | None, config: list[Path] | None, settings: list[str] | None, out: Path | None
 ) -> Run:
     """A run to take one step of; a directory that is there keeps its own settings."""
     resolved, directory = _settings(preset, config, settings, out)

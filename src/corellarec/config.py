@@ -468,13 +468,13 @@ def preset_names() -> list[str]:
 
 
 def load_config(
-    *, preset: str | None = None, file: Path | None = None, settings: Iterable[str] = ()
+    *, preset: str | None = None, files: Iterable[Path] = (), settings: Iterable[str] = ()
 ) -> Config:
-    """Read a preset, a TOML file and ``key=value`` settings, each on top of the one before.
+    """Read a preset, TOML files and ``key=value`` settings, each on top of the one before.
 
     Args:
         preset: One of :func:`preset_names`.
-        file: A TOML file, which goes on top of the preset.
+        files: TOML files.
         settings: ``section.key=value`` texts; values are TOML, and bare words are strings.
 
     Raises:
@@ -491,7 +491,7 @@ def load_config(
         for name in dict.fromkeys((base, preset)):
             source = resources.files("corellarec") / "presets" / f"{name}.toml"
             tree = _merge(tree, _parse(source.read_text("utf-8"), f"preset {name}"))
-    if file is not None:
+    for file in files:
         try:
             tree = _merge(tree, _parse(file.read_text("utf-8"), str(file)))
         except OSError as error:

@@ -510,7 +510,7 @@ def load_run_config(directory: Path) -> Config:
         raise ArtifactError(
             f"{directory} is no run (it has no config.toml): `corellarec run` makes one"
         )
-    return load_config(file=path)
+    return load_config(files=[path])
 
 
 def remove_run(directory: Path) -> None:

@@ -49,23 +49,23 @@ def _widths(text: str) -> list[int]:
 
 
 COMMON: dict[str, Suggest] = {
-    "crm.embedding_dim": _choice(16, 32, 64),
     "crm.id_dropout": _number(0.0, 0.5),
     "stage1.learning_rate": _number(3e-4, 1e-2, log=True),
     "stage1.weight_decay": _number(1e-4, 0.3, log=True),
 }
-WITH_DEEP: dict[str, Suggest] = {
+EMBEDDED: dict[str, Suggest] = {"crm.embedding_dim": _choice(16, 32, 64)}
+WITH_DEEP: dict[str, Suggest] = EMBEDDED | {
     "crm.deep_layers": _layers(*DEEP),
     "crm.dropout": _number(0.0, 0.7),
 }
 OWN: dict[str, dict[str, Suggest]] = {
     "lr": {},
-    "fm": {},
+    "fm": EMBEDDED,
     "deepfm": WITH_DEEP,
     "xdeepfm": WITH_DEEP | {"crm.xdeepfm.cin_layers": _layers("16", "32", "16-16", "32-32")},
     "autoint": WITH_DEEP | {"crm.autoint.layers": _choice(1, 2, 3)},
     "fibinet": WITH_DEEP | {"crm.fibinet.reduction": _choice(2, 3)},
-    "fignn": {"crm.fignn.steps": _choice(1, 2, 3), "crm.fignn.width": _choice(16, 32)},
+    "fignn": EMBEDDED | {"crm.fignn.steps": _choice(1, 2, 3), "crm.fignn.width": _choice(16, 32)},
     "dcnv2": WITH_DEEP
     | {
         "crm.dcnv2.cross_layers": _choice(1, 2, 3, 4),
@@ -130,7 +130,7 @@ class Tuner:
         study = optuna.create_study(
             study_name=self.run.config.crm.model,
             storage=JournalStorage(JournalFileBackend(str(directory / "trials.log"))),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=2),
             load_if_exists=True,
         )
         # Going on with the seed of the start would repeat its first trials.

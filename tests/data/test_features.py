@@ -52,7 +52,7 @@ def test_vectors_are_a_feature_of_items(tmp_path):
     place = {name: i for i, name in enumerate(log.items["id"])}
     known = log.item_values[[place[f"s{i}"] for i in range(20)]].numpy()
     np.testing.assert_allclose(known.mean(0), 0, atol=1e-5)
-    np.testing.assert_allclose(known.std(0), 1, atol=1e-5)
+    np.testing.assert_allclose(known.std(0), 1 / np.sqrt(4), atol=1e-5)  # of unit length
     assert (log.item_values[place["s22"]] == 0).all()  # it has none
     config = describe(tmp_path, more=f'item_vectors = "{path}"')
     assert prepare(config, tmp_path / "d")["up_to_date"]

@@ -65,7 +65,7 @@ multi = {{ tags = "|" }}
 numeric = ["price"]
 """
     )
-    return load_config(file=path).data
+    return load_config(files=[path]).data
 
 
 def tables(directory):

@@ -26,7 +26,7 @@ def test_a_directory_becomes_a_configuration_that_works(tmp_path):
     write_shop(tmp_path)
     text, said = propose([tmp_path], {})
     (tmp_path / "shop.toml").write_text(text)
-    data = load_config(file=tmp_path / "shop.toml").data
+    data = load_config(files=[tmp_path / "shop.toml"]).data
     assert (data.interactions.user, data.interactions.time) == ("customer_id", "created_at")
     assert data.items.title == "name"
     assert data.items.categorical == ("maker",)
@@ -45,7 +45,7 @@ def test_one_file_with_everything(tmp_path):
     log.write_csv(tmp_path / "all.csv", separator=";")
     text, _ = propose([tmp_path / "all.csv"], {})
     (tmp_path / "all.toml").write_text(text)
-    data = load_config(file=tmp_path / "all.toml").data
+    data = load_config(files=[tmp_path / "all.toml"]).data
     assert data.items.files is None
     assert data.interactions.separator == ";"
     assert "maker" in data.items.categorical

@@ -63,6 +63,8 @@ class _Side(nn.Module):
         self.register_buffer("single", torch.tensor(single, dtype=torch.long), persistent=False)
         self.value_widths = [feature.width for feature in values]
         self.projections = nn.ModuleList(nn.Linear(v.width, dim, bias=False) for v in values)
+        for projection in self.projections:
+            nn.init.normal_(projection.weight, std=0.01)  # pyright: ignore[reportArgumentType]
 
     def numbers(self, codes: Tensor, id_dropout: float) -> Tensor:
         """The table's rows of ``(n, columns)`` codes, a share of the ids dropped; int64."""

@@ -25,8 +25,8 @@ def encode(
     Code 0 is out of vocabulary. The vocabulary of a feature is what users or items with training
     rows have, the most frequent in training first; a number's code is its bucket, whose limits are
     quantiles over the users or items with training rows. Values (of standardised numbers, and of
-    vectors) have zero mean and unit variance over the users or items with training rows; what is
-    missing is zero.
+    vectors) have zero mean over the users or items with training rows, and a variance of one over
+    their width; what is missing is zero.
 
     Args:
         ids: ``(n,)`` text, sorted; all that the log has.
@@ -149,7 +149,10 @@ def _buckets(table: pl.DataFrame, name: str) -> pl.Series:
 
 
 def _values(table: pl.DataFrame, name: str, kind: str) -> pl.Series:
-    """``(n, width)`` float32, standardised; zeros where there is no value."""
+    """``(n, width)`` float32: standardised, over the root of the width; zeros for no value.
+
+    The root makes a vector about as long as a number alone: else it would drown the other features.
+    """
     column = table[name]
     if kind == "numeric":
         values = column.cast(pl.Float64).to_numpy()[:, None]
@@ -161,5 +164,6 @@ def _values(table: pl.DataFrame, name: str, kind: str) -> pl.Series:
     seen = values[np.isfinite(values).all(1) & (table["train_rows"].to_numpy() > 0)]
     if len(seen):
         values = (values - seen.mean(0)) / np.maximum(seen.std(0), 1e-6)
+        values /= np.sqrt(values.shape[1])
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
     return pl.Series(values, dtype=pl.Array(pl.Float32, values.shape[1]))

@@ -45,7 +45,7 @@ SPLITS = ("train", "validation", "test")
 HISTORY_ONLY = 3
 GIVEN_SPLITS = {"train": 0, "training": 0, "0": 0, "validation": 1, "valid": 1, "val": 1,
                 "dev": 1, "1": 1, "test": 2, "testing": 2, "2": 2}  # fmt: skip
-FORMAT = 4  # raised when the prepared log changes shape, so that old ones are made anew
+FORMAT = 5  # raised when the prepared log changes shape, so that old ones are made anew
 
 
 @dataclass(frozen=True)
