@@ -22,6 +22,7 @@ from fuxictr.pytorch.layers import (
 from torch import nn
 
 from corellarec.crm import autoint, dcnv2, deepfm, fibinet, fignn, finalmlp, fm, history, xdeepfm
+from corellarec.crm.layers import attend
 from corellarec.crm.mlp import DeepNetwork
 from corellarec.data.fetch import RECBOLE, cache_dir, download_wheel
 from corellarec.errors import FetchError
@@ -271,6 +272,17 @@ def test_transformer_pooling_is_the_targets_output(a_history):
     for layer in layers:
         hidden = layer(hidden, src_key_padding_mask=absent)
     same(pooling(target, table, index, mask)[:, 0], hidden[:, 0])
+
+
+@pytest.mark.parametrize("scale", [None, 1.0])
+def test_attention_is_torchs_in_training_and_in_scoring(scale):
+    query, key, value = torch.randn(3, 4, 2, 5, 8).requires_grad_().unbind()
+    mask = torch.rand(4, 1, 1, 5) > 0.4
+    mask[..., 0] = True
+    expected = nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scale)
+    same(attend(query, key, value, mask, scale), expected)
+    with torch.no_grad():
+        same(attend(query, key, value, mask, scale), expected)
 
 
 def test_mean_pooling_and_its_gradient(a_history):

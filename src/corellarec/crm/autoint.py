@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
-from corellarec.crm.layers import MLP, named
+from corellarec.crm.layers import MLP, attend, named
 from corellarec.crm.model import CrmOutput
 
 
@@ -36,7 +35,7 @@ class InteractingLayer(nn.Module):
         *projected, residual = self.project(fields).split(self.width, 2)
         query, key, value = (p.unflatten(2, (self.heads, -1)).transpose(1, 2) for p in projected)
         # The paper does not divide the products by the root of the width.
-        attended = scaled_dot_product_attention(query, key, value, scale=1.0)
+        attended = attend(query, key, value, scale=1.0)
         return (attended.transpose(1, 2).flatten(2) + residual).relu()
 
 

@@ -2,8 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu, scaled_dot_product_attention
+from torch.nn.functional import leaky_relu
 
+from corellarec.crm.layers import attend
 from corellarec.crm.model import CrmOutput
 
 
@@ -67,7 +68,7 @@ class FiGNN(nn.Module):
         """Score ``(batch, fields, dim)`` floats."""
         projected = self.project(fields).unflatten(2, (3, self.heads, -1)).unbind(2)
         query, key, value = (part.transpose(1, 2) for part in projected)
-        attended = scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        attended = attend(query, key, value).transpose(1, 2).flatten(2)
         first = states = (self.out(attended) + self.residual(fields)).relu()
         graph = self.graph(states)
         layers = {"state0": states.flatten(1)}

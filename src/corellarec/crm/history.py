@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import linear, pad
 
-from corellarec.crm.layers import compute_dtype, gather, mean_of_rows
+from corellarec.crm.layers import Dropout, attend, compute_dtype, gather, mean_of_rows
 
 
 class MeanPooling(nn.Module):
@@ -84,6 +84,31 @@ class TargetAttention(nn.Module):
         return torch.cat([attended.to(plain.dtype), plain.unsqueeze(1)], 1)
 
 
+class Attention(nn.Module):
+    """Multi-head attention of some positions to all.
+
+    Args:
+        dim: Width of a position.
+        heads: Number of heads; divides ``dim``.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.dim, self.heads = dim, heads
+        self.inward = nn.Linear(dim, 3 * dim)  # queries, keys, values
+        self.outward = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.inward.weight)
+
+    def forward(self, positions: Tensor, whole: Tensor, mask: Tensor) -> Tensor:
+        """Let ``positions`` (batch, n, dim) attend to ``whole`` (batch, length, dim)."""
+        weight, bias, dim = self.inward.weight, self.inward.bias, self.dim
+        query = linear(positions, weight[:dim], bias[:dim]).unflatten(2, (self.heads, -1))
+        pair = linear(whole, weight[dim:], bias[dim:]).unflatten(2, (2, self.heads, -1))
+        key, value = pair.permute(2, 0, 3, 1, 4)
+        attended = attend(query.transpose(1, 2), key, value, mask[:, None, None])
+        return self.outward(attended.transpose(1, 2).flatten(2))
+
+
 class TransformerBlock(nn.Module):
     """One post-norm transformer block, for as many of the positions as are needed.
 
@@ -95,18 +120,15 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.attention = Attention(dim, heads)
         self.feed_forward = nn.Sequential(
-            nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(4 * dim, dim)
+            nn.Linear(dim, 4 * dim), nn.ReLU(), Dropout(dropout), nn.Linear(4 * dim, dim)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
 
     def forward(self, positions: Tensor, whole: Tensor, mask: Tensor) -> Tensor:
         """Let ``positions`` (batch, n, dim) attend to ``whole`` (batch, length, dim)."""
-        attended, _ = self.attention(
-            positions, whole, whole, key_padding_mask=~mask, need_weights=False
-        )
-        positions = self.norms[0](positions + attended)
+        positions = self.norms[0](positions + self.attention(positions, whole, mask))
         return self.norms[1](positions + self.feed_forward(positions))
 
 
