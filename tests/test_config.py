@@ -1,12 +1,21 @@
 import pytest
 
-from corellarec.config import Config, load_config, preset_names, to_toml
+from corellarec.config import CRM_MODELS, Config, load_config, preset_names, to_toml
 from corellarec.errors import ConfigError
 
 
 def test_every_preset_is_valid():
     for name in preset_names():
         assert isinstance(load_config(preset=name), Config)
+
+
+def test_a_presets_variant_is_the_preset_with_another_crm():
+    base, din = load_config(preset="ml-1m"), load_config(preset="ml-1m/din")
+    assert base == load_config(preset="ml-1m/dcnv2")
+    assert (base.crm.model, din.crm.model) == ("dcnv2", "din")
+    assert din.model_dump(exclude={"crm", "stage1"}) == base.model_dump(exclude={"crm", "stage1"})
+    for data in ("ml-100k", "ml-1m"):
+        assert {f"{data}/{model}" for model in CRM_MODELS} <= set(preset_names())
 
 
 def test_toml_round_trip(tmp_path):

@@ -460,7 +460,8 @@ class Config(Section):
 def preset_names() -> list[str]:
     """Names that ``--preset`` takes, sorted.
 
-    ``ml-1m/din`` is the preset ``ml-1m`` with DIN and its searched hyper-parameters on top.
+    ``ml-1m/din`` is the preset ``ml-1m`` with DIN and its searched hyper-parameters on top, and
+    ``ml-1m`` alone is ``ml-1m/dcnv2``.
     """
     with resources.as_file(resources.files("corellarec") / "presets") as folder:
         found = folder.rglob("*.toml")
@@ -487,10 +488,11 @@ def load_config(
                 f"no preset named {preset!r}; there are: {', '.join(preset_names())}"
                 + _suggestion(preset, preset_names())
             )
-        base = preset.partition("/")[0]
-        for name in dict.fromkeys((base, preset)):
+        base, _, model = preset.partition("/")
+        for name in (base, f"{base}/{model or 'dcnv2'}"):
             source = resources.files("corellarec") / "presets" / f"{name}.toml"
-            tree = _merge(tree, _parse(source.read_text("utf-8"), f"preset {name}"))
+            if source.is_file():
+                tree = _merge(tree, _parse(source.read_text("utf-8"), f"preset {name}"))
     for file in files:
         try:
             tree = _merge(tree, _parse(file.read_text("utf-8"), str(file)))
