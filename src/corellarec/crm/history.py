@@ -4,7 +4,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
-from corellarec.crm.layers import Dropout, attend, compute_dtype, gather, mean_of_rows
+from corellarec.crm.layers import (
+    Dropout,
+    attend,
+    compute_dtype,
+    equal_weights,
+    gather,
+    mean_of_rows,
+)
 
 
 class MeanPooling(nn.Module):
@@ -78,10 +85,8 @@ class TargetAttention(nn.Module):
         rows = gather(table if table.requires_grad else table.to(dtype), index).to(dtype)
         # A finite floor, not -inf: the softmax of an empty history must not be NaN.
         score = self.score(target.to(rows.dtype), rows).float().masked_fill(~mask, -1e9)
-        weight = (score.softmax(1) * mask).to(rows.dtype)
-        attended = torch.bmm(weight.unsqueeze(1), rows)
-        plain = mean_of_rows(table, index, mask)
-        return torch.cat([attended.to(plain.dtype), plain.unsqueeze(1)], 1)
+        weights = torch.stack([score.softmax(1) * mask, equal_weights(mask)], 1)
+        return torch.bmm(weights.to(rows.dtype), rows)
 
 
 class Attention(nn.Module):
@@ -163,10 +168,11 @@ class TransformerPooling(nn.Module):
 
     def forward(self, target: Tensor, table: Tensor, index: Tensor, mask: Tensor) -> Tensor:
         """Pool as :class:`MeanPooling` does; returns ``(batch, 2, dim)`` floats."""
-        whole = torch.cat([target.unsqueeze(1), gather(table, index)], 1) + self.place
+        rows = gather(table, index)
+        plain = torch.bmm(equal_weights(mask).unsqueeze(1), rows)
+        whole = torch.cat([target.unsqueeze(1), rows], 1) + self.place
         whole, there = whole.to(compute_dtype(table)), pad(mask, (1, 0), value=True)
         for block in self.blocks[:-1]:
             whole = block(whole, whole, there)
         attended = self.blocks[-1](whole[:, :1], whole, there)
-        plain = mean_of_rows(table, index, mask)
-        return torch.cat([attended.to(plain.dtype), plain.unsqueeze(1)], 1)
+        return torch.cat([attended.to(plain.dtype), plain], 1)

@@ -115,6 +115,11 @@ class _WeightedBags(torch.autograd.Function):
         return gradient.new_zeros(ctx.size).index_add_(0, index.flatten(), rows), None, None
 
 
+def equal_weights(mask: Tensor) -> Tensor:
+    """Equal weights, summing to 1 over axis 1, where ``(batch, length)`` is True; else zeros."""
+    return mask / mask.sum(1, keepdim=True).clamp(min=1)
+
+
 def mean_of_rows(table: Tensor, index: Tensor, mask: Tensor) -> Tensor:
     """The mean of ``table[index]`` over axis 1 where ``mask`` is True; zeros where it nowhere is.
 
@@ -123,8 +128,8 @@ def mean_of_rows(table: Tensor, index: Tensor, mask: Tensor) -> Tensor:
         index: ``(batch, length)`` int64.
         mask: ``(batch, length)`` bool.
     """
-    weight = mask / mask.sum(1, keepdim=True).clamp(min=1)
-    pooled: Tensor = _WeightedBags.apply(table, index, weight.to(table.dtype))  # pyright: ignore
+    weight = equal_weights(mask).to(table.dtype)
+    pooled: Tensor = _WeightedBags.apply(table, index, weight)  # pyright: ignore
     return pooled
 
 
