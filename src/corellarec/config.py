@@ -326,10 +326,11 @@ class LlmConfig(Section):
     """Lines in one stream window, overlap included."""
     title_year: bool = True
     """Whether titles keep a year at their end, as in ``Heat (1995)``; it doubles their tokens."""
-    heading: str = "Movies a user rated, in order, and whether the user liked each:"
-    """First line of a stream: what the lines are about."""
+    template: str = "movies"
+    """What users and items look like as text: ``movies``, ``books``, ``items``, or a TOML file of
+    your own, which may name columns of users and items."""
     tokens_per_batch: Positive = 4096
-    """Padded tokens in one forward pass."""
+    """Tokens in one forward pass."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Type of the frozen weights; ``auto`` is bfloat16 where the machine computes in it."""
     lora: LoraConfig = LoraConfig()
@@ -394,7 +395,7 @@ class LlmStageConfig(StageConfig):
     validation_rows: Positive = 1000
     """Validation rows scored by the language model at each validation."""
     tokens_per_batch: Positive = 1536
-    """Padded tokens in one training step."""
+    """Tokens in one pass of training."""
 
 
 class Stage2Config(LlmStageConfig):

@@ -41,6 +41,7 @@ from corellarec.llm.load import AnswerModel, load_model
 from corellarec.llm.lora import add_adapter
 from corellarec.llm.models import find_model
 from corellarec.llm.score import Cost, LlmScorer
+from corellarec.llm.template import load_template
 from corellarec.study.evaluate import Scores, evaluate
 from corellarec.train.align import Alignment
 from corellarec.train.checkpoint import Progress, load_tensors, load_trainable
@@ -189,7 +190,7 @@ class Run:
     def scorer(self) -> LlmScorer:
         """Scores with the language model as it is now."""
         model, _, layout = self.llm_parts
-        return LlmScorer(model, layout, self.config.llm.tokens_per_batch, self.device)
+        return LlmScorer(model, layout, self.config.llm.tokens_per_batch)
 
     def trains(self, number: int) -> bool:
         """Whether a stage is not left out."""
@@ -226,7 +227,7 @@ class Run:
                 task,
                 settings,
                 progress=progress,
-                seed=self.config.seed * 10 + number,
+                seed=stage_seed(self.config, number),
                 accelerator=self.accelerator,
                 report=report,
             )
@@ -496,7 +497,14 @@ class Run:
         before = list(names)[: list(names).index(step) + 1]
         data = read_manifest(self.directory / "data", verify=False)["files"]
         parts = [data, *({name: config[name]} for key in before for name in names[key]), *more]
+        if step != "stage1":
+            parts.append(load_template(self.config.llm.template).model_dump(mode="json"))
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def stage_seed(config: Config, number: int) -> int:
+    """The seed of a stage's steps."""
+    return config.seed * 10 + number
 
 
 def load_run_config(directory: Path) -> Config:

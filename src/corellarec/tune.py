@@ -16,7 +16,7 @@ from corellarec.config import Config, with_settings
 from corellarec.crm.batch import CrmReader
 from corellarec.crm.build import build_crm
 from corellarec.errors import ConfigError
-from corellarec.pipeline import Run, difference, load_run_config
+from corellarec.pipeline import Run, difference, load_run_config, stage_seed
 from corellarec.train.checkpoint import Progress
 from corellarec.train.loop import train
 from corellarec.train.stages import CrmTask
@@ -216,7 +216,7 @@ class Tuner:
                 task,
                 config.stage1,
                 progress=Progress(Path(folder), "trial"),
-                seed=config.seed,
+                seed=stage_seed(config, 1),
                 accelerator=self.run.accelerator,
             )
         return state.best["crm."]

@@ -14,12 +14,12 @@ from corellarec.llm.layout import (
     StreamLayout,
     Text,
     build_layout,
-    clean_title,
-    make_batches,
 )
 from corellarec.llm.load import AnswerModel, load_model
 from corellarec.llm.score import LlmScorer
+from corellarec.llm.template import clean_title, load_template
 
+STREAM, PAPER = load_template("movies").stream, load_template("movies").paper
 CPU = torch.device("cpu")
 
 
@@ -31,7 +31,7 @@ def llm(tiny_llm):
 def one_prompt_each(model, sequences, count):
     """Logits from full prompts, each cut at its arrow, through the whole LM head."""
     logits = torch.empty(count)
-    for sequence in sequences:
+    for sequence in (one.whole() for one in sequences):
         for place, sample in zip(sequence.places, sequence.samples, strict=True):
             ids = torch.from_numpy(sequence.ids[: place + 1]).unsqueeze(0)
             with torch.inference_mode():
@@ -49,11 +49,11 @@ def one_prompt_each(model, sequences, count):
 )
 def test_stream_equals_one_prompt_for_each_sample(log, llm, rows, window, budget):
     model, tokenizer = llm
-    layout = StreamLayout(log, tokenizer, 5, window)
+    layout = StreamLayout(log, tokenizer, STREAM, 5, window)
     answer_model = AnswerModel(model, layout.answers)
     samples = log.samples(torch.tensor(sorted(rows)))
     sequences = layout.encode(samples)
-    found = LlmScorer(answer_model, layout, budget, CPU).logits(samples)
+    found = LlmScorer(answer_model, layout, budget).logits(samples)
     expected = one_prompt_each(answer_model, sequences, len(samples))
     torch.testing.assert_close(found.sigmoid(), expected.sigmoid(), atol=1e-4, rtol=0)
 
@@ -66,12 +66,12 @@ def test_stream_equals_one_prompt_for_each_sample(log, llm, rows, window, budget
 )
 def test_every_sample_is_answered_once_with_enough_context(log, llm, rows, history, extra):
     tokenizer = llm[1]
-    layout = StreamLayout(log, tokenizer, history, history + extra)
+    layout = StreamLayout(log, tokenizer, STREAM, history, history + extra)
     samples = log.samples(torch.tensor(sorted(rows)))
     answered = []
     for sequence in layout.encode(samples):
         text = tokenizer.decode(sequence.ids)
-        lines = text.removeprefix(layout.heading + "\n").split("\n")
+        lines = text.removeprefix(STREAM.heading + "\n").split("\n")
         assert len(lines) <= history + extra
         for place, sample in zip(sequence.places, sequence.samples, strict=True):
             before = tokenizer.decode(sequence.ids[: place + 1]).split("\n")[1:]
@@ -80,25 +80,27 @@ def test_every_sample_is_answered_once_with_enough_context(log, llm, rows, histo
             # The lines before are the user's own rows, in order, each with its answer.
             rows_before = range(end - len(before) + 1, end)
             expected = [
-                f"{layout.titles[log.item[r]]} -> {'Yes' if log.label[r] else 'No'}"
+                f"{layout.texts.titles[log.item[r]]} -> {'Yes' if log.label[r] else 'No'}"
                 for r in rows_before
             ]
-            assert before == [*expected, f"{layout.titles[samples.item[sample]]} ->"]
+            assert before == [*expected, f"{layout.texts.titles[samples.item[sample]]} ->"]
             answered.append(sample)
     assert sorted(answered) == list(range(len(samples)))
 
 
 def test_pairs_outside_the_log_follow_the_whole_history(log, llm):
-    layout = StreamLayout(log, llm[1], 5, 20)
+    layout = StreamLayout(log, llm[1], STREAM, 5, 20)
     samples = log.pairs(torch.tensor([2, -1]), torch.tensor([7, 7]))
-    first, second = (llm[1].decode(s.ids) for s in layout.encode(samples))
-    assert first.endswith(f"\n{layout.titles[7]} ->")
+    first, second = sorted(
+        (llm[1].decode(s.whole().ids) for s in layout.encode(samples)), key=len, reverse=True
+    )
+    assert first.endswith(f"\n{layout.texts.titles[7]} ->")
     assert first.count("\n") == 6
-    assert second == f"{layout.heading}\n{layout.titles[7]} ->"
+    assert second == f"{STREAM.heading}\n{layout.texts.titles[7]} ->"
 
 
 def test_paper_prompt(log, llm):
-    layout = PaperLayout(log, llm[1], 2)
+    layout = PaperLayout(log, llm[1], PAPER, 2)
     row = int(log.user_begin[3]) + 5
     (sequence,) = layout.encode(log.samples(torch.tensor([row])))
     said = [
@@ -118,7 +120,7 @@ def test_paper_layout_scores_like_transformers(log, llm):
     layout = build_layout(LlmConfig(layout="paper", history_length=3), log, tokenizer)
     answer_model = AnswerModel(model, layout.answers)
     samples = log.samples(torch.arange(100, 120))
-    found = LlmScorer(answer_model, layout, 700, CPU).logits(samples)
+    found = LlmScorer(answer_model, layout, 700).logits(samples)
     expected = one_prompt_each(answer_model, layout.encode(samples), 20)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
@@ -147,13 +149,13 @@ def test_a_hostile_title_changes_no_other_users_score(log, llm, title):
     clean_users = ~torch.isin(log.user[rows], log.user[rows][log.item[rows] == 3])
     scores, counts = [], []
     for one in (log, hostile):
-        layout = StreamLayout(one, tokenizer, 5, 20)
+        layout = StreamLayout(one, tokenizer, STREAM, 5, 20)
         sequences = layout.encode(one.samples(rows))
         counts.append([len(s.places) for s in sequences])
         end = tokenizer.convert_tokens_to_ids("<|end|>")
         assert not any((s.ids == end).any() for s in sequences)
         answer_model = AnswerModel(model, layout.answers)
-        scores.append(LlmScorer(answer_model, layout, 2000, CPU).logits(one.samples(rows)))
+        scores.append(LlmScorer(answer_model, layout, 2000).logits(one.samples(rows)))
     assert counts[0] == counts[1]
     assert clean_users.sum() > 20
     torch.testing.assert_close(scores[0][clean_users], scores[1][clean_users], atol=1e-4, rtol=1e-4)
@@ -168,19 +170,6 @@ def test_year_can_be_left_out():
 def test_an_answer_of_two_tokens_is_refused(llm):
     with pytest.raises(ModelError, match="splits the answer ' Absolutely' into"):
         Text(llm[1]).answer("x ->", " Absolutely")
-
-
-def test_batches_keep_to_the_budget_and_lose_nothing(log, llm):
-    layout = StreamLayout(log, llm[1], 5, 20)
-    sequences = layout.encode(log.samples(torch.arange(400)))
-    batches = make_batches(sequences, 1000)
-    longest = max(len(s.ids) for s in sequences)
-    assert all(batch.ids.numel() <= max(1000, longest) for batch in batches)
-    assert sum(batch.tokens for batch in batches) == sum(len(s.ids) for s in sequences)
-    samples = torch.cat([batch.sample for batch in batches])
-    assert samples.sort().values.tolist() == list(range(400))
-    for batch in batches:
-        assert (batch.ids[batch.row, batch.place] != 0).any()
 
 
 def test_tokenizer_round_trip(tiny_llm):

@@ -6,11 +6,16 @@ import torch
 from corellarec.config import LoraConfig
 from corellarec.device import pick_dtype
 from corellarec.errors import ModelError
+from corellarec.llm.batch import LlmBatch
 from corellarec.llm.load import AnswerModel, load_model
 from corellarec.llm.lora import add_adapter, load_adapter
 from corellarec.llm.models import find_model
 
 CPU = torch.device("cpu")
+
+
+def padded(ids, row, place):
+    return LlmBatch(ids, torch.arange(ids.shape[1]).expand(ids.shape), row, place, row, ids.numel())
 
 
 def test_adapter_equals_pefts_merge(tiny_llm, tmp_path):
@@ -24,7 +29,7 @@ def test_adapter_equals_pefts_merge(tiny_llm, tmp_path):
     row, place = torch.tensor([0, 1, 1]), torch.tensor([8, 3, 8])
     answer = AnswerModel(adapted, (5, 6)).eval()
     with torch.inference_mode():
-        before = answer(ids, row, place).logit
+        before = answer(padded(ids, row, place)).logit
     adapted.save_pretrained(str(tmp_path / "adapter"))
     again, _ = load_model(str(tiny_llm), torch.float32, CPU)
     merged = load_adapter(again, tmp_path / "adapter").merge_and_unload()
@@ -43,7 +48,7 @@ def test_layers_are_named_and_checked(tiny_llm):
         with pytest.raises(ValueError, match="last, middle, 1 to 2"):
             model.layer_number(name)
     ids = torch.randint(0, 300, (1, 5))
-    out = model(ids, torch.tensor([0]), torch.tensor([4]), ["last", "1"])
+    out = model(padded(ids, torch.tensor([0]), torch.tensor([4])), ["last", "1"])
     hidden = model.base(input_ids=ids, output_hidden_states=True).hidden_states
     torch.testing.assert_close(out.layers["1"], hidden[1][:, 4])
     torch.testing.assert_close(out.layers["last"], hidden[2][:, 4])

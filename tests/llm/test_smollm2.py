@@ -36,9 +36,9 @@ def test_stream_equals_one_prompt_at_a_time(real_log, dtype, tolerance):
     answer_model = AnswerModel(model, layout.answers)
     rows = real_log.rows_of("test")[:400:16]
     samples = real_log.samples(rows)
-    together = LlmScorer(answer_model, layout, 4096, CPU).logits(samples)
+    together = LlmScorer(answer_model, layout, 4096).logits(samples)
     alone = torch.empty(len(rows))
-    for sequence in layout.encode(samples):
+    for sequence in (one.whole() for one in layout.encode(samples)):
         for place, sample in zip(sequence.places, sequence.samples, strict=True):
             ids = torch.from_numpy(sequence.ids[: place + 1]).unsqueeze(0)
             with torch.inference_mode():
@@ -54,6 +54,6 @@ def test_the_untuned_model_knows_films(real_log):
     model, tokenizer = load_model("smollm2-135m-instruct", torch.bfloat16, CPU)
     layout = build_layout(LlmConfig(title_year=False), real_log, tokenizer)
     rows = real_log.rows_of("validation")[:1000]
-    scorer = LlmScorer(AnswerModel(model, layout.answers), layout, 4096, CPU)
+    scorer = LlmScorer(AnswerModel(model, layout.answers), layout, 4096)
     logit = scorer.logits(real_log.samples(rows))
     assert auc(real_log.label[rows].numpy(), logit.numpy()) > 0.6

@@ -27,6 +27,7 @@ from corellarec.llm.layout import build_layout
 from corellarec.llm.load import AnswerModel, load_model
 from corellarec.llm.lora import load_adapter
 from corellarec.llm.score import LlmScorer
+from corellarec.llm.template import Template, load_template
 from corellarec.metrics import Floats, entropy, sigmoid
 
 
@@ -136,6 +137,7 @@ class Cascade:
         facts = {
             "crm": self.crm_config.model_dump(mode="json"),
             "llm": self.llm_config.model_dump(mode="json"),
+            "template": load_template(self.llm_config.template).model_dump(mode="json"),
             "router": self.router.to_json(),
             "features": self.log.features.to_json(),
             "history": self.log.history,
@@ -167,6 +169,7 @@ class Cascade:
         facts: dict[str, Any] = json.loads((directory / "cascade.json").read_text("utf-8"))
         crm_config = CrmConfig.model_validate(facts["crm"])
         llm_config = LlmConfig.model_validate(facts["llm"])
+        template = Template.model_validate(facts["template"])
         log = Log(
             *(
                 pl.read_parquet(directory / f"{name}.parquet")
@@ -189,10 +192,10 @@ class Cascade:
         def load_scorer() -> LlmScorer:
             dtype = pick_dtype(llm_config.dtype, device)
             model, tokenizer = load_model(llm_config.model, dtype, device)
-            layout = build_layout(llm_config, log, tokenizer)
+            layout = build_layout(llm_config, log, tokenizer, template)
             adapted = load_adapter(model, directory / "adapter")
             answer_model = AnswerModel(adapted, layout.answers)
-            return LlmScorer(answer_model, layout, llm_config.tokens_per_batch, device)
+            return LlmScorer(answer_model, layout, llm_config.tokens_per_batch)
 
         router = Router.from_json(facts["router"])
         return cls(log, crm, crm_config, llm_config, load_scorer, router, device)

@@ -1,38 +1,24 @@
 """How users become tokens: the stream layout and the paper's one prompt per sample."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from corellarec.config import LlmConfig
 from corellarec.data.log import Log, Samples
 from corellarec.errors import ModelError
-
-MAX_TITLE_LENGTH = 200
-UNTITLED = "(untitled)"
-# Everything that could break a line, hide text, or turn its direction.
-_UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff]+")
-
-
-def clean_title(title: str, *, year: bool = True) -> str:
-    """A title as one printable line of at most 200 characters that cannot pose as an answer.
-
-    Args:
-        title: Any text; where nothing printable is in it, ``(untitled)`` stands for it.
-        year: Whether a year in brackets at the end stays.
-    """
-    title = _UNPRINTABLE.sub(" ", title).replace("->", "-").strip()
-    if not year:
-        title = re.sub(r"(?<=.) \(\d{4}\)$", "", title)
-    return title[:MAX_TITLE_LENGTH] or UNTITLED
+from corellarec.llm.template import (
+    PaperTemplate,
+    StreamTemplate,
+    Template,
+    Texts,
+    load_template,
+)
 
 
 @dataclass(frozen=True)
@@ -43,11 +29,25 @@ class TokenSequence:
         ids: ``(length,)`` int64 token ids.
         places: ``(answers,)`` positions whose next token is the answer.
         samples: ``(answers,)`` index of the sample that each place answers.
+        after: What these tokens continue, and others may continue as well; it answers nothing.
     """
 
     ids: NDArray[np.int64]
     places: NDArray[np.int64]
     samples: NDArray[np.int64]
+    after: "TokenSequence | None" = None
+
+    def whole(self) -> "TokenSequence":
+        """The same with everything before it."""
+        if self.after is None:
+            return self
+        ids = np.concatenate([self.after.ids, self.ids])
+        return TokenSequence(ids, self.places + len(self.after.ids), self.samples)
+
+
+def context(ids: list[int]) -> TokenSequence:
+    """Tokens for others to continue."""
+    return TokenSequence(np.array(ids), np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 class Text:
@@ -107,46 +107,56 @@ class StreamLayout:
     Args:
         log: The prepared log, whose rows are the lines.
         tokenizer: The model's.
+        template: What the lines look like.
         history_length: Lines before an answered line, at least, where the user has them.
         window: Lines in one sequence at most.
         title_year: Whether titles keep their year.
-        heading: The line before the user's lines.
+
+    Raises:
+        ConfigError: If the template names what the log does not have.
+        ModelError: If an answer is not a single token.
     """
 
     def __init__(
         self,
         log: Log,
         tokenizer: PreTrainedTokenizerBase,
+        template: StreamTemplate,
         history_length: int,
         window: int,
         title_year: bool = True,
-        heading: str = "Movies a user rated, in order, and whether the user liked each:",
     ) -> None:
-        self.heading = heading
+        self.log, self.template = log, template
         self.history_length, self.window = history_length, window
-        self.log, self.titles = log, [clean_title(title, year=title_year) for title in log.titles]
-        self.text = Text(tokenizer)
+        self.text, self.texts = Text(tokenizer), Texts(log, title_year)
+        self.item_fields = self.texts.of_items(template.line, "stream.line")
+        self.user_fields = self.texts.of_users(template.heading, "stream.heading")
+        line = template.line.format(**dict.fromkeys(self.item_fields[0], "x"))
         self.answers = (
-            self.text.answer("x ->", " No"),
-            self.text.answer("x ->", " Yes"),
+            self.text.answer(line, template.no),
+            self.text.answer(line, template.yes),
         )
-        self.newline = self.text.after("x -> Yes", "\n")
+        self.newline = self.text.after(line + template.yes, "\n")
+        self._headers: dict[str, list[int]] = {}
 
-    @cached_property
-    def header(self) -> list[int]:
-        """Tokens before the first line."""
-        return self.text(self.heading + "\n", start=True)
+    def header(self, user: int) -> list[int]:
+        """Tokens before the first line of a user; -1 is a user who is not in the log."""
+        fields = self.user_fields[user] if user >= 0 else dict.fromkeys(self.user_fields[0], "")
+        heading = self.template.heading.format(**fields)
+        if heading not in self._headers:
+            self._headers[heading] = self.text(heading + "\n", start=True)
+        return self._headers[heading]
 
     @cached_property
     def lines(self) -> list[list[int]]:
-        """Tokens of each item's line up to its arrow."""
-        return [self.text(f"{title} ->") for title in self.titles]
+        """Tokens of each item's line up to its answer."""
+        return [self.text(self.template.line.format(**fields)) for fields in self.item_fields]
 
     def encode(self, samples: Samples) -> list[TokenSequence]:
         """Sequences that together answer every sample once.
 
         Samples that are history rows themselves share sequences with the user's other rows; any
-        other gets its own, as the line after its history.
+        other is a line of its own after its history, which the user's others share.
         """
         user, item, begin, end = (
             column.numpy() for column in (samples.user, samples.item, samples.begin, samples.end)
@@ -172,36 +182,37 @@ class StreamLayout:
             ):
                 after += 1
             answered = order[first:after]
-            rows = np.arange(start, int(end[answered[-1]]) + 1)
-            sequences.append(self._sequence(rows, None, end[answered] - start, answered))
+            ids, places = self.history(int(user[answered[0]]), start, int(end[answered[-1]]) + 1)
+            lines = places[end[answered] - start]
+            # Nothing after the last answered arrow is read.
+            sequences.append(TokenSequence(ids[: lines[-1] + 1], lines, answered))
             first = after
-        for sample in np.flatnonzero(~in_log):
-            first, last = int(begin[sample]), int(end[sample])
-            rows = np.arange(max(first, last - self.history_length), last)
-            answered = np.array([sample])
-            sequences.append(self._sequence(rows, item[sample], np.array([len(rows)]), answered))
+        order = np.flatnonzero(~in_log)
+        order = order[np.lexsort((order, end[order], user[order]))]
+        shared: TokenSequence | None = None
+        for i, sample in enumerate(order):
+            last, before = end[sample], order[i - 1]
+            if not i or (user[before], end[before]) != (user[sample], last):
+                start = max(int(begin[sample]), int(last) - self.history_length)
+                ids, _ = self.history(int(user[sample]), start, int(last))
+                shared = context(ids.tolist())
+            line = np.array(self.lines[item[sample]])
+            sequences.append(
+                TokenSequence(line, np.array([len(line) - 1]), np.array([sample]), shared)
+            )
         return sequences
 
-    def _sequence(
-        self,
-        rows: NDArray[np.int64],
-        extra_item: int | None,
-        lines: NDArray[np.int64],
-        samples: NDArray[np.int64],
-    ) -> TokenSequence:
-        """The sequence of log ``rows`` and perhaps one more item, answered at ``lines``."""
-        ids, places = list(self.header), []
-        items = self.log.history_item.numpy()[rows]
-        labels = self.log.history_label.numpy()[rows]
-        for item, label in zip(items, labels, strict=True):
+    def history(
+        self, user: int, start: int, stop: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Tokens of the heading and the log's history rows ``start:stop``; places of the arrows."""
+        ids, places = list(self.header(user)), []
+        items = self.log.history_item[start:stop].tolist()
+        for item, label in zip(items, self.log.history_label[start:stop].tolist(), strict=True):
             ids += self.lines[item]
             places.append(len(ids) - 1)
             ids += [self.answers[label], *self.newline]
-        if extra_item is not None:
-            ids += self.lines[extra_item]
-            places.append(len(ids) - 1)
-        ids = ids[: places[-1] + 1]  # nothing after the last answered arrow is read
-        return TokenSequence(np.array(ids), np.array(places)[lines], samples)
+        return np.array(ids), np.array(places, np.int64)
 
 
 class PaperLayout:
@@ -210,8 +221,13 @@ class PaperLayout:
     Args:
         log: The prepared log.
         tokenizer: The model's.
+        template: What the prompt looks like.
         history_length: Most items of history in a prompt.
         title_year: Whether titles keep their year.
+
+    Raises:
+        ConfigError: If the template names what the log does not have.
+        ModelError: If an answer is not a single token.
 
     Source: Xi et al. 2024, https://arxiv.org/abs/2403.16378
     """
@@ -220,101 +236,74 @@ class PaperLayout:
         self,
         log: Log,
         tokenizer: PreTrainedTokenizerBase,
+        template: PaperTemplate,
         history_length: int,
         title_year: bool = True,
     ) -> None:
-        self.history_length = history_length
-        self.log, self.titles = log, [clean_title(title, year=title_year) for title in log.titles]
-        self.text = Text(tokenizer)
-        self.answers = (
-            self.text.answer("Answer:", " no"),
-            self.text.answer("Answer:", " yes"),
-        )
+        self.log, self.template, self.history_length = log, template, history_length
+        self.text, texts = Text(tokenizer), Texts(log, title_year)
+        self.rated_fields = texts.of_items(template.rated, "paper.rated", "opinion")
+        self.target_fields = texts.of_items(template.target, "paper.target")
+        self.user_fields = texts.of_users(template.prompt, "paper.prompt", "history", "target")
+        end = re.split(r"[\s}]", template.prompt)[-1]
+        self.answers = (self.text.answer(end, template.no), self.text.answer(end, template.yes))
 
-    def prompt(self, user_begin: int, end: int, item: int) -> str:
-        """The text for a target item whose user's history lies at log rows ``user_begin:end``."""
-        rows = slice(max(user_begin, end - self.history_length), end)
-        history = ", ".join(
-            f"{self.titles[item]} ({'liked' if label else 'disliked'})"
+    def prompt(self, user: int, begin: int, end: int, item: int) -> str:
+        """The text for a target item whose user's history lies at history rows ``begin:end``."""
+        rows, form = slice(max(begin, end - self.history_length), end), self.template
+        history = form.separator.join(
+            form.rated.format(
+                **self.rated_fields[item], opinion=form.liked if label else form.disliked
+            )
             for item, label in zip(
                 self.log.history_item[rows].tolist(),
                 self.log.history_label[rows].tolist(),
                 strict=True,
             )
         )
-        return (
-            f"Below is the rating history of a user: {history}. "
-            f"Please predict whether the user will like {self.titles[item]} based on his/her "
-            "rating history and the quality of the target item. You should ONLY answer no or yes. "
-            "Answer:"
-        )
+        fields = self.user_fields[user] if user >= 0 else dict.fromkeys(self.user_fields[0], "")
+        target = form.target.format(**self.target_fields[item])
+        return form.prompt.format(**fields, history=history, target=target)
 
     def encode(self, samples: Samples) -> list[TokenSequence]:
-        """One sequence for each sample."""
+        """One sequence for each sample; candidates after one history share its tokens."""
+        columns = (samples.user, samples.begin, samples.end, samples.item)
+        whole = [
+            self.text(self.prompt(*facts), start=True)
+            for facts in zip(*(column.tolist() for column in columns), strict=True)
+        ]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, facts in enumerate(zip(samples.user.tolist(), samples.end.tolist(), strict=True)):
+            groups.setdefault(facts, []).append(i)
         sequences = []
-        for i, (begin, end, item) in enumerate(
-            zip(samples.begin.tolist(), samples.end.tolist(), samples.item.tolist(), strict=True)
-        ):
-            ids = self.text(self.prompt(begin, end, item), start=True)
-            sequences.append(TokenSequence(np.array(ids), np.array([len(ids) - 1]), np.array([i])))
+        for group in groups.values():
+            shared = _common([whole[i] for i in group]) if len(group) > 1 else 0
+            before = context(whole[group[0]][:shared]) if shared else None
+            for i in group:
+                own = np.array(whole[i][shared:])
+                place = np.array([len(own) - 1])
+                sequences.append(TokenSequence(own, place, np.array([i]), before))
         return sequences
 
 
-def build_layout(config: LlmConfig, log: Log, tokenizer: PreTrainedTokenizerBase) -> Layout:
-    """The layout that a configuration asks for."""
+def _common(lists: list[list[int]]) -> int:
+    """Length of what all begin with, short of the shortest's last token."""
+    first, last = min(lists), max(lists)
+    most = min(len(one) for one in lists) - 1
+    same = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    return min(next(same, most), most)
+
+
+def build_layout(
+    config: LlmConfig,
+    log: Log,
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template | None = None,
+) -> Layout:
+    """The layout that a configuration asks for; the template is its own or the one given."""
+    template = template or load_template(config.template)
     if config.layout == "paper":
-        return PaperLayout(log, tokenizer, config.history_length, config.title_year)
+        return PaperLayout(log, tokenizer, template.paper, config.history_length, config.title_year)
     return StreamLayout(
-        log,
-        tokenizer,
-        config.history_length,
-        config.window,
-        config.title_year,
-        config.heading,
-    )
-
-
-@dataclass(frozen=True)
-class LlmBatch:
-    """Sequences of similar length, padded at the right.
-
-    Args:
-        ids: ``(batch, length)`` int64.
-        row, place: ``(answers,)`` where the answers stand.
-        sample: ``(answers,)`` index of the sample that each answers.
-        tokens: Number of tokens without padding.
-    """
-
-    ids: Tensor
-    row: Tensor
-    place: Tensor
-    sample: Tensor
-    tokens: int
-
-
-def make_batches(sequences: Sequence[TokenSequence], tokens_per_batch: int) -> list[LlmBatch]:
-    """Group sequences, longest first, so that no batch holds more padded tokens than the budget.
-
-    A sequence longer than the budget is a batch of its own.
-    """
-    ordered = sorted(sequences, key=lambda sequence: -len(sequence.ids))
-    batches, start = [], 0
-    while start < len(ordered):
-        size = max(1, tokens_per_batch // len(ordered[start].ids))
-        batches.append(_pad(ordered[start : start + size]))
-        start += size
-    return batches
-
-
-def _pad(sequences: Sequence[TokenSequence]) -> LlmBatch:
-    ids = np.zeros((len(sequences), max(len(s.ids) for s in sequences)), dtype=np.int64)
-    for i, sequence in enumerate(sequences):
-        ids[i, : len(sequence.ids)] = sequence.ids
-    rows = np.repeat(np.arange(len(sequences)), [len(s.places) for s in sequences])
-    return LlmBatch(
-        ids=torch.from_numpy(ids),
-        row=torch.from_numpy(rows),
-        place=torch.from_numpy(np.concatenate([s.places for s in sequences])),
-        sample=torch.from_numpy(np.concatenate([s.samples for s in sequences])),
-        tokens=sum(len(s.ids) for s in sequences),
+        log, tokenizer, template.stream, config.history_length, config.window, config.title_year
     )

@@ -13,6 +13,8 @@ from transformers import (
 )
 
 from corellarec.errors import ModelError
+from corellarec.llm.attention import Plan, enable_packing
+from corellarec.llm.batch import LlmBatch
 from corellarec.llm.models import OUR_FAULT, find_model, first_line
 
 
@@ -34,12 +36,16 @@ class AnswerModel(nn.Module):
     Args:
         model: The model, with or without an adapter.
         answers: Token ids of no and yes.
+
+    Attributes:
+        packs: Whether the model reads packed rows; padded ones it reads otherwise.
     """
 
     def __init__(self, model: nn.Module, answers: tuple[int, int]) -> None:
         super().__init__()
         self.model = model
         self.answers = answers
+        self.packs = enable_packing(self.base)
 
     @property
     def base(self) -> PreTrainedModel:
@@ -73,32 +79,39 @@ class AnswerModel(nn.Module):
             )
         return number
 
-    def forward(
-        self, ids: Tensor, row: Tensor, place: Tensor, layers: Sequence[str] = ()
-    ) -> LlmOutput:
-        """Answer at the given places.
+    def forward(self, batch: LlmBatch, layers: Sequence[str] = ()) -> LlmOutput:
+        """Answer at the batch's places.
 
         Padding stands at the right, where causal attention keeps it from every real token, so no
         attention mask is needed.
 
         Args:
-            ids: ``(batch, length)`` token ids, padded at the right.
-            row: ``(answers,)`` row of ``ids`` of each answer.
-            place: ``(answers,)`` position of the token before each answer.
+            batch: Packed only if :attr:`packs`.
             layers: Names of hidden layers to return.
         """
-        base = self.base
-        out = base.get_decoder()(input_ids=ids, use_cache=False, output_hidden_states=bool(layers))
-        last = out.last_hidden_state[row, place].float()
-        head: nn.Linear = base.get_output_embeddings()  # pyright: ignore[reportAssignmentType]
-        no, yes = head.weight[list(self.answers)].float()
-        head_logits = last @ torch.stack([no, yes]).T
-        if cap := getattr(base.config, "final_logit_softcapping", None):
-            head_logits = torch.tanh(head_logits / cap) * cap
+        base, device = self.base, self.base.device
+        plan = {} if batch.blocks is None else {"plan": Plan(batch.blocks)}
+        out = base.get_decoder()(
+            input_ids=batch.ids.to(device),
+            position_ids=batch.position.to(device),
+            use_cache=False,
+            output_hidden_states=bool(layers),
+            **plan,
+        )
         picked = {
-            name: out.hidden_states[self.layer_number(name)][row, place].float() for name in layers
+            name: out.hidden_states[self.layer_number(name)][batch.row, batch.place].float()
+            for name in layers
         }
-        return LlmOutput(head_logits[:, 1] - head_logits[:, 0], picked)
+        return LlmOutput(self.answer(out.last_hidden_state[batch.row, batch.place]), picked)
+
+    def answer(self, last: Tensor) -> Tensor:
+        """``(answers,)`` logit(yes) - logit(no) of last hidden states, ``(answers, hidden)``."""
+        head: nn.Linear = self.base.get_output_embeddings()  # pyright: ignore[reportAssignmentType]
+        no, yes = head.weight[list(self.answers)].float()
+        logits = last.float() @ torch.stack([no, yes]).T
+        if cap := getattr(self.base.config, "final_logit_softcapping", None):
+            logits = torch.tanh(logits / cap) * cap
+        return logits[:, 1] - logits[:, 0]
 
 
 def load_model(

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from corellarec.data.log import Samples
-from corellarec.llm.layout import Layout, make_batches
+from corellarec.llm.batch import make_batches
+from corellarec.llm.layout import Layout
 from corellarec.llm.load import AnswerModel
 
 
@@ -33,15 +34,11 @@ class LlmScorer:
     Args:
         model: The model.
         layout: How samples become tokens.
-        tokens_per_batch: Padded tokens in one pass.
-        device: Where the model is.
+        tokens_per_batch: Tokens in one pass.
     """
 
-    def __init__(
-        self, model: AnswerModel, layout: Layout, tokens_per_batch: int, device: torch.device
-    ) -> None:
-        self.model, self.layout = model, layout
-        self.tokens_per_batch, self.device = tokens_per_batch, device
+    def __init__(self, model: AnswerModel, layout: Layout, tokens_per_batch: int) -> None:
+        self.model, self.layout, self.tokens_per_batch = model, layout, tokens_per_batch
         self.cost = Cost()
 
     @torch.inference_mode()
@@ -57,11 +54,9 @@ class LlmScorer:
         start = time.perf_counter()
         logits = torch.full((len(samples),), float("nan"))
         self.model.eval()
-        for batch in make_batches(self.layout.encode(samples), self.tokens_per_batch):
-            out = self.model(
-                batch.ids.to(self.device), batch.row.to(self.device), batch.place.to(self.device)
-            )
-            logits[batch.sample] = out.logit.cpu()
+        sequences = self.layout.encode(samples)
+        for batch in make_batches(sequences, self.tokens_per_batch, packed=self.model.packs):
+            logits[batch.sample] = self.model(batch).logit.cpu()
             self.cost.tokens += batch.tokens
             progress(len(batch.sample))
         self.cost.samples += len(samples)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from corellarec.llm.layout import Text, TokenSequence, make_batches
+from corellarec.llm.batch import make_batches
+from corellarec.llm.layout import Text, TokenSequence
 
 
 @torch.inference_mode()
@@ -40,7 +41,7 @@ def title_vectors(
             sequences.append(TokenSequence(ids, places, np.full(len(own), number)))
     total = torch.zeros(len(titles), model.config.hidden_size)
     count = torch.zeros(len(titles), 1)
-    for batch in make_batches(sequences, tokens_per_batch):
+    for batch in make_batches(sequences, tokens_per_batch, packed=False):
         out = model.get_decoder()(input_ids=batch.ids.to(model.device), use_cache=False)
         states = out.last_hidden_state.float().cpu()[batch.row, batch.place]
         total.index_add_(0, batch.sample, states)

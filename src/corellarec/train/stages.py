@@ -16,7 +16,7 @@ from corellarec.config import LlmStageConfig, Stage1Config, Stage2Config
 from corellarec.crm.batch import CrmBatch, CrmReader
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Log
-from corellarec.llm.layout import LlmBatch, make_batches
+from corellarec.llm.batch import LlmBatch, make_batches
 from corellarec.llm.load import AnswerModel
 from corellarec.llm.score import LlmScorer
 from corellarec.train.align import Alignment
@@ -161,7 +161,7 @@ class LlmStageModel(nn.Module):
         """``alpha * L_llm + beta * L_crm + gamma * L_cal`` over the batch's answers."""
         device = next(self.llm.parameters()).device
         layers = [llm_name for llm_name, _ in self.alignment.pairs] if self.alignment else []
-        out = self.llm(batch.ids.to(device), batch.row.to(device), batch.place.to(device), layers)
+        out = self.llm(batch, layers)
         rows = self.rows[batch.sample]
         label = self.log.label[rows].float().to(device)
         llm_loss = binary_cross_entropy_with_logits(out.logit, label)
@@ -218,10 +218,10 @@ class LlmTask:
             self.selection |= {"crm.": "crm_log_loss", "alignment.": "llm_log_loss"}
 
     def batches(self, epoch: int) -> Sequence[LlmBatch]:
-        """Batches of similar lengths in random order."""
+        """Batches in random order."""
         generator = np.random.default_rng([self.seed, epoch])
         shuffled = [self.sequences[i] for i in generator.permutation(len(self.sequences))]
-        batches = make_batches(shuffled, self.config.tokens_per_batch)
+        batches = make_batches(shuffled, self.config.tokens_per_batch, packed=self.model.llm.packs)
         return [batches[i] for i in generator.permutation(len(batches))]
 
     def validate(self) -> dict[str, float]:

@@ -1,0 +1,208 @@
+"""Templates: how users and items become text, as data in TOML."""
+
+import re
+import tomllib
+from collections.abc import Sequence
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import polars as pl
+from pydantic import ValidationError
+
+from corellarec.config import Section
+from corellarec.data.log import Log
+from corellarec.errors import ConfigError
+
+MAX_LENGTH = 200  # characters of one value
+UNTITLED = "(untitled)"
+# Everything that could break a line, hide text, or turn its direction.
+_UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff]+")
+_RARITY = ("rare", "known", "popular")
+
+
+class StreamTemplate(Section):
+    """A user as lines."""
+
+    heading: str
+    """The line before the user's lines; may name columns of the users."""
+    line: str
+    """An item's line up to its answer; may name ``title``, ``popularity``, columns of the items."""
+    no: str
+    """The answer of a negative label, one token."""
+    yes: str
+    """The answer of a positive one."""
+
+
+class PaperTemplate(Section):
+    """A sample as a prompt."""
+
+    prompt: str
+    """The whole; names ``history`` and ``target``, and may name columns of the users."""
+    rated: str
+    """An item of the history; names ``opinion`` and fields of an item."""
+    separator: str
+    """Between two items of the history."""
+    disliked: str
+    """The opinion where the label is negative."""
+    liked: str
+    """The opinion where it is positive."""
+    target: str
+    """The target item."""
+    no: str
+    """The answer of a negative label, one token."""
+    yes: str
+    """The answer of a positive one."""
+
+
+class Template(Section):
+    """How users and items become text in both layouts."""
+
+    stream: StreamTemplate
+    paper: PaperTemplate
+
+
+def template_names() -> list[str]:
+    """The templates that come with the package."""
+    with resources.as_file(resources.files("corellarec") / "templates") as folder:
+        return sorted(path.stem for path in folder.glob("*.toml"))
+
+
+def load_template(name: str) -> Template:
+    """A template by its name or the path of its TOML file.
+
+    Raises:
+        ConfigError: If it is not there or not a template.
+    """
+    if name in template_names():
+        text = (resources.files("corellarec") / "templates" / f"{name}.toml").read_text("utf-8")
+    else:
+        try:
+            text = Path(name).expanduser().read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"llm.template: {name!r} is neither a file that can be read nor one of "
+                f"{', '.join(template_names())}"
+            ) from error
+    try:
+        return Template.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"llm.template {name}: not valid TOML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"llm.template {name}: {place}: {first['msg']}") from error
+
+
+def clean(text: str) -> str:
+    """Text as one printable line of at most 200 characters that cannot pose as an answer."""
+    return _UNPRINTABLE.sub(" ", text).replace("->", "-").strip()[:MAX_LENGTH]
+
+
+def clean_title(title: str, *, year: bool = True) -> str:
+    """A title as :func:`clean` makes it; ``(untitled)`` where nothing printable is in it.
+
+    Args:
+        title: Any text.
+        year: Whether a year in brackets at the end stays.
+    """
+    title = _UNPRINTABLE.sub(" ", title).replace("->", "-").strip()
+    if not year:
+        title = re.sub(r"(?<=.) \(\d{4}\)$", "", title)
+    return title[:MAX_LENGTH] or UNTITLED
+
+
+class Texts:
+    """Fills the fields of a template from the tables of a log.
+
+    Args:
+        log: The prepared log.
+        title_year: Whether titles keep their year.
+    """
+
+    def __init__(self, log: Log, title_year: bool = True) -> None:
+        self.log, self.title_year = log, title_year
+
+    @cached_property
+    def titles(self) -> list[str]:
+        """The title of each item."""
+        return [clean_title(title, year=self.title_year) for title in self.log.titles]
+
+    @cached_property
+    def popularity(self) -> list[str]:
+        """``new`` if an item is not in training, else by third ``rare``, ``known``, ``popular``."""
+        rows = self.log.item_train_rows.double()
+        seen = rows[rows > 0]
+        if not len(seen):
+            return ["new"] * len(rows)
+        limits = seen.quantile(seen.new_tensor([1 / 3, 2 / 3]))
+        third = (rows.unsqueeze(1) > limits).sum(1).tolist()
+        return [
+            _RARITY[i] if count else "new" for i, count in zip(third, rows.tolist(), strict=True)
+        ]
+
+    def of_items(self, text: str, place: str, *others: str) -> list[dict[str, str]]:
+        """Values of the fields that ``text`` names, of each item.
+
+        Args:
+            text: A part of a template.
+            place: Its name, for messages.
+            others: Fields that are filled later.
+        """
+        found: dict[str, Sequence[str]] = {}
+        for name in self._fields(text, place, self.log.items, ("title", "popularity", *others)):
+            match name:
+                case "title":
+                    found[name] = self.titles
+                case "popularity":
+                    found[name] = self.popularity
+                case _ if name not in others:
+                    found[name] = _column(self.log.items[name])
+        return [
+            {name: values[i] for name, values in found.items()} for i in range(len(self.log.items))
+        ]
+
+    def of_users(self, text: str, place: str, *others: str) -> list[dict[str, str]]:
+        """Values of the fields that ``text`` names, of each user; arguments as for items."""
+        names = [n for n in self._fields(text, place, self.log.users, others) if n not in others]
+        columns = {name: _column(self.log.users[name]) for name in names}
+        return [
+            {name: values[i] for name, values in columns.items()}
+            for i in range(len(self.log.users))
+        ]
+
+    def _fields(
+        self, text: str, place: str, table: pl.DataFrame, others: Sequence[str]
+    ) -> list[str]:
+        hidden = ("id", "title", "train_rows")
+        columns = [
+            name
+            for name in table.columns
+            if name not in hidden and not name.endswith(("_code", "_values"))
+        ]
+        try:
+            names = [name for _, name, _, _ in Formatter().parse(text) if name is not None]
+        except ValueError as error:
+            raise ConfigError(f"llm.template: {place}: {error}") from error
+        known = [*others, *columns]
+        for name in names:
+            if name not in known:
+                raise ConfigError(
+                    f"llm.template: {place} names {{{name}}}; there are: {', '.join(known)}"
+                )
+        return list(dict.fromkeys(names))
+
+
+def _column(column: pl.Series) -> list[str]:
+    """Its values as clean text; lists with commas, nothing where there is none."""
+    return [clean(_text(value)) for value in column.to_list()]
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 (whatever a table holds)
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ", ".join(_text(one) for one in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
