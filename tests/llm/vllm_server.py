@@ -4,8 +4,10 @@ After the sources of vLLM: entrypoints/generate/generative_scoring/serving.py,
 entrypoints/openai/completion, entrypoints/openai/models and docs/usage/security.md.
 """
 
+import contextlib
 import json
 import math
+import socket
 import time
 from collections import defaultdict, deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,12 +31,12 @@ class VllmServer(ThreadingHTTPServer):
         knows_logprob_token_ids: Whether ``/v1/completions`` gives the tokens it is asked for.
     """
 
-    daemon_threads = True
+    daemon_threads = False  # none may compute while the interpreter ends
 
     def __init__(self, model, max_model_len=4096, key=None):
         super().__init__(("127.0.0.1", 0), Handler)
         self.model, self.max_model_len, self.key = model, max_model_len, key
-        self.requests, self.lock = [], Lock()
+        self.requests, self.lock, self.connections = [], Lock(), []
         self.faults, self.missing = defaultdict(deque), set()
         self.alter = lambda path, answer: None
         self.cut, self.knows_logprob_token_ids = None, True
@@ -51,7 +53,14 @@ class VllmServer(ThreadingHTTPServer):
     def __exit__(self, *error):
         self.shutdown()
         self.thread.join()
-        self.server_close()
+        for connection in self.connections:
+            with contextlib.suppress(OSError):  # closed already
+                connection.shutdown(socket.SHUT_RDWR)
+        self.server_close()  # waits for the handlers
+
+    def process_request(self, request, client_address):
+        self.connections.append(request)
+        super().process_request(request, client_address)
 
     def asked(self, path):
         """The bodies of all requests to a path."""
