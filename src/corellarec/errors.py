@@ -21,5 +21,9 @@ class ModelError(CorellarecError):
     """A language model or its tokenizer cannot be used."""
 
 
+class RemoteError(ModelError):
+    """A language model's server cannot be reached, refuses, or answers what cannot be trusted."""
+
+
 class ArtifactError(CorellarecError):
     """A file that this program wrote earlier is missing, incomplete or damaged."""
