@@ -18,8 +18,12 @@ from sklearn.metrics import log_loss
 
 from corellarec import cli
 from corellarec.cascade.cascade import Cascade
+from corellarec.llm.load import load_model
+from corellarec.llm.lora import load_adapter
+from corellarec.llm.remote import RemoteScorer
 from corellarec.train import loop
 from data.test_tables import ITEMS, write_log
+from llm.vllm_server import ADAPTER, VllmServer
 
 
 def call(monkeypatch, capsys, *arguments):
@@ -172,6 +176,23 @@ def test_a_cascade_that_asks_answers_alike_in_batch_and_alone(finished):
         assert alone.asked[0] == together.asked[i]
 
 
+def test_a_server_answers_for_the_language_model(finished, tiny_llm):
+    """The cascade's adapter behind vLLM's protocol gives what it gives here."""
+    directory, _ = finished
+    cpu = torch.device("cpu")
+    here = Cascade.load(directory / "cascade", cpu)
+    samples = here.log.pairs(torch.arange(12) % 5, torch.arange(12))
+    expected = here.scorer.logits(samples)
+    model, _ = load_model(str(tiny_llm), torch.float32, cpu)
+    served = load_adapter(model, directory / "cascade" / "adapter")
+    with VllmServer(served) as server:
+        there = Cascade.load(
+            directory / "cascade", cpu, lambda layout: RemoteScorer(layout, server.url, ADAPTER)
+        )
+        found = there.scorer.logits(samples)
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -223,6 +244,20 @@ def test_stages_can_be_left_out_and_the_papers_prompt_used(
     found = json.loads(out)
     assert list(found["stages"]) == ["stage1", "stage3"]
     assert list(found["cost"]["tokens_per_sample_alone"]) == ["paper"]
+
+
+def test_hard_rows_all_rows_and_part_of_the_blocks(tiny_settings, monkeypatch, capsys, tmp_path):
+    settings = [*tiny_settings, "stage2.subset=uncertain", "stage3.rows=all", "llm.lora.blocks=1",
+                "stage2.accumulate=2", "stage3.accumulate=3", "llm.checkpointing=true"]  # fmt: skip
+    code, out, err = call(monkeypatch, capsys, "run", "--out", tmp_path / "r", "--json",
+                          *options(settings))  # fmt: skip
+    assert code == 0, err
+    stages = json.loads(out)["stages"]
+    assert stages["stage3"]["step"] > stages["stage2"]["step"]
+    settings = [*tiny_settings, "stage2.rows=all"]
+    code, _, err = call(monkeypatch, capsys, "run", "--out", tmp_path / "s", *options(settings))
+    assert code == 2
+    assert 'stage2.rows, or set stage3.rows = "all"' in err
 
 
 @pytest.mark.parametrize(

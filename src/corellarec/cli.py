@@ -23,8 +23,10 @@ from corellarec.data.wizard import propose
 from corellarec.device import pick_device, pick_dtype
 from corellarec.display import Display, preparation, say_warnings, search
 from corellarec.errors import ArtifactError, ConfigError, CorellarecError, DataError
+from corellarec.llm.layout import Layout
 from corellarec.llm.load import load_model
 from corellarec.llm.models import find_model
+from corellarec.llm.remote import RemoteScorer
 from corellarec.llm.title_vectors import title_vectors
 from corellarec.pipeline import Run, remove_run
 from corellarec.study.report import render, tables
@@ -414,15 +416,30 @@ def predict(
         Path, typer.Argument(metavar="INPUT", help="CSV or Parquet with columns user and item.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="CSV or Parquet to write.")],
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="A vLLM server that answers for the LLM.")
+    ] = None,
+    server_model: Annotated[
+        str, typer.Option(metavar="NAME", help="What the server calls the tuned model.")
+    ] = "corellarec",
+    cache_salt: Annotated[
+        str | None, typer.Option(help="Keeps the server's cached prompts to this caller.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score (user, item) pairs: adds p, p_crm, p_llm, source and entropy.
 
     A user's history is all that the log knows of them. Users the log does not know are scored
-    without history. Where the CRM is external, the input needs its score, too.
+    without history. Where the CRM is external, the input needs its score, too. With --server the
+    language model runs elsewhere; the key, if it wants one, is in VLLM_API_KEY.
     """
     check_name(output)
-    cascade = Cascade.load(run / "cascade", pick_device("auto"))
+
+    def remote(layout: Layout) -> RemoteScorer:
+        assert server is not None
+        return RemoteScorer(layout, server, server_model, cache_salt=cache_salt)
+
+    cascade = Cascade.load(run / "cascade", pick_device("auto"), remote if server else None)
     external = cascade.crm_config.external if cascade.crm is None else None
     pairs = read_table(source, ("user", "item", "score") if external else ("user", "item"))
     if clash := {"p", "p_crm", "p_llm", "source", "entropy"} & set(pairs.columns):

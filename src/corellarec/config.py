@@ -309,6 +309,8 @@ class LoraConfig(Section):
     """Dropout on the adapter's input."""
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
     """Names of the linear layers that get an adapter."""
+    blocks: Count = 0
+    """Uppermost blocks that get one; below them nothing is computed backward. 0 is all blocks."""
 
 
 class LlmConfig(Section):
@@ -333,6 +335,9 @@ class LlmConfig(Section):
     """Tokens in one forward pass."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Type of the frozen weights; ``auto`` is bfloat16 where the machine computes in it."""
+    checkpointing: bool = False
+    """Whether training keeps only the blocks' inputs and computes the rest again: less memory for
+    a third more time."""
     lora: LoraConfig = LoraConfig()
 
     @model_validator(mode="after")
@@ -367,6 +372,8 @@ class StageConfig(Section):
     """Share of the steps spent warming up."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """Decoupled weight decay."""
+    accumulate: Positive = 1
+    """Batches whose gradients, averaged, make one step."""
     clip_norm: Rate = 1.0
     """Largest norm of the gradient."""
     epochs: Positive = 1
@@ -390,8 +397,11 @@ class Stage1Config(StageConfig):
 class LlmStageConfig(StageConfig):
     """What stages 2 and 3 share."""
 
-    rows: Count = 4000
-    """Training rows, drawn as whole stream windows; 0 leaves the stage out."""
+    rows: Count | Literal["all"] = 4000
+    """Training rows, drawn as whole stream windows; ``all`` takes every one, 0 leaves the stage
+    out."""
+    subset: Literal["random", "uncertain"] = "random"
+    """Which windows are drawn first: any (the paper), or those where the CRM is least confident."""
     validation_rows: Positive = 1000
     """Validation rows scored by the language model at each validation."""
     tokens_per_batch: Positive = 1536

@@ -46,7 +46,14 @@ from corellarec.study.evaluate import Scores, evaluate
 from corellarec.train.align import Alignment
 from corellarec.train.checkpoint import Progress, load_tensors, load_trainable
 from corellarec.train.loop import Task, train
-from corellarec.train.stages import CrmTask, LlmStageModel, LlmTask, draw_rows, take
+from corellarec.train.stages import (
+    CrmTask,
+    LlmStageModel,
+    LlmTask,
+    draw_rows,
+    least_confident,
+    take,
+)
 
 STAGES = (1, 2, 3)
 CHEAP = {"cascade", "evaluate"}  # sections that a run may change
@@ -179,7 +186,7 @@ class Run:
             layout = build_layout(config, self.log, tokenizer)
             set_seed(self.config.seed)
             adapted = add_adapter(model, config.lora)
-            return AnswerModel(adapted, layout.answers), tokenizer, layout
+            return AnswerModel(adapted, layout.answers, config.checkpointing), tokenizer, layout
 
     @property
     def llm(self) -> AnswerModel:
@@ -195,8 +202,8 @@ class Run:
     def trains(self, number: int) -> bool:
         """Whether a stage is not left out."""
         if number == 3:
-            return self.config.stage3.rows > 0
-        return not self.is_external and (number == 1 or self.config.stage2.rows > 0)
+            return self.config.stage3.rows != 0
+        return not self.is_external and (number == 1 or self.config.stage2.rows != 0)
 
     # Training.
 
@@ -260,30 +267,54 @@ class Run:
         if number == 1:
             return CrmTask(self.new_crm(), self.reader, log, config.stage1, config.seed)
         chunk = config.llm.window - config.llm.history_length
-        chunks = draw_rows(log, "train", chunk, config.seed)
-        rows, rest = take(chunks, config.stage2.rows if self.trains(2) else 0)
-        settings: LlmStageConfig = config.stage2
+        settings: LlmStageConfig = config.stage3 if number == 3 else config.stage2
+        rows = self.drawn(number, chunk)
         parts: dict[str, Any] = {}
         if number == 2:
             crm = self.trained_crm(stage=1)
             parts = {"crm": crm, "reader": self.reader, "config": config.stage2}
             parts["alignment"] = self.alignment(crm)
         else:
-            settings = config.stage3
-            rows, _ = take(rest, config.stage3.rows)
             if self.trains(2):
                 _load_part(self.llm, self.directory / "stage2", "llm.")
         if not len(rows):
             raise ConfigError(
-                f"stage{number}.rows: stages 2 and 3 ask for "
-                f"{config.stage2.rows + config.stage3.rows} rows; the training split has "
-                f"{len(log.rows_of('train'))}, and stage 3 takes others than stage 2"
+                f"stage3.rows: stage 2 takes all {len(log.rows_of('train'))} rows of the training "
+                'split, and stage 3 takes others: lower stage2.rows, or set stage3.rows = "all"'
             )
         validation, _ = take(
             draw_rows(log, "validation", chunk, config.seed), settings.validation_rows
         )
         model = LlmStageModel(self.llm, log, rows, **parts)
         return LlmTask(model, self.scorer, settings, validation, config.seed)
+
+    def drawn(self, number: int, chunk: int) -> Tensor:
+        """The training rows of stage 2 or 3; stage 3 takes others than stage 2, unless all."""
+        chunks = draw_rows(self.log, "train", chunk, self.config.seed)
+        rows = torch.zeros(0, dtype=torch.long)
+        for stage in (2, 3):
+            if stage > number or not self.trains(stage):
+                continue
+            settings: LlmStageConfig = getattr(self.config, f"stage{stage}")
+            if settings.rows == "all":
+                rows, chunks = self.log.rows_of("train"), []
+            else:
+                if settings.subset == "uncertain":
+                    chunks = least_confident(chunks, self.training_logits)
+                rows, chunks = take(chunks, settings.rows)
+        return rows
+
+    @cached_property
+    def training_logits(self) -> Tensor:
+        """``(rows of the log,)`` the stage-1 CRM's logits.
+
+        Raises:
+            ConfigError: If the CRM is external, whose scores of training rows are not known.
+        """
+        if self.is_external:
+            raise ConfigError("subset = 'uncertain' needs a CRM that is trained here")
+        everything = self.log.samples(torch.arange(len(self.log)))
+        return crm_logits(self.trained_crm(stage=1), self.reader, everything)
 
     def alignment(self, crm: nn.Module) -> Alignment:
         """The alignment loss; its layers are checked against both models.

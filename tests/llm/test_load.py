@@ -1,12 +1,14 @@
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from corellarec.config import LoraConfig
 from corellarec.device import pick_dtype
 from corellarec.errors import ModelError
-from corellarec.llm.batch import LlmBatch
+from corellarec.llm.batch import LlmBatch, make_batches
+from corellarec.llm.layout import TokenSequence
 from corellarec.llm.load import AnswerModel, load_model
 from corellarec.llm.lora import add_adapter, load_adapter
 from corellarec.llm.models import find_model
@@ -76,6 +78,45 @@ def test_unusable_models_say_why(tiny_llm, tmp_path):
     (tmp_path / "bad.gguf").write_bytes(b"GGUF but not really")
     with pytest.raises(ModelError, match="cannot be read as GGUF"):
         find_model(str(tmp_path / "bad.gguf"))
+
+
+def trained(tiny_llm, *, blocks=0, checkpointing=False):
+    """Gradients by name, after a backward pass of the same random sequences."""
+    model, _ = load_model(str(tiny_llm), torch.float32, CPU)
+    torch.manual_seed(0)
+    adapted = add_adapter(model, LoraConfig(rank=4, blocks=blocks))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    answer = AnswerModel(adapted, (5, 6), checkpointing).train()
+    sequences = [
+        TokenSequence(np.arange(n) + n, np.array([n - 1]), np.array([i]))
+        for i, n in enumerate((9, 30, 17))
+    ]
+    (batch,) = make_batches(sequences, 100, packed=True)
+    out = answer(batch, ["1"])
+    out.logit.sum().backward()
+    return out, {n: p.grad for n, p in adapted.named_parameters() if p.requires_grad}
+
+
+def test_below_the_adapters_blocks_nothing_is_kept_for_backward(tiny_llm):
+    out, gradients = trained(tiny_llm, blocks=1)
+    assert {name.split("layers.")[1][0] for name in gradients} == {"1"}
+    assert all(gradient.abs().sum() > 0 for gradient in gradients.values())
+    assert not out.layers["1"].requires_grad  # what enters the uppermost block
+    whole, _ = trained(tiny_llm)
+    assert whole.layers["1"].requires_grad
+    model, _ = load_model(str(tiny_llm), torch.float32, CPU)
+    with pytest.raises(ModelError, match="blocks = 3: the model has 2 blocks"):
+        add_adapter(model, LoraConfig(blocks=3))
+
+
+def test_checkpointing_changes_no_gradient(tiny_llm):
+    _, expected = trained(tiny_llm)
+    _, found = trained(tiny_llm, checkpointing=True)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient)
 
 
 def test_unknown_target_modules_are_listed(tiny_llm):

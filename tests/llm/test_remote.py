@@ -4,7 +4,7 @@ from email.utils import format_datetime
 
 import pytest
 import torch
-from test_layout import one_prompt_each
+from test_layout import PAPER, STREAM, one_prompt_each
 from vllm_server import ADAPTER, BASE, VllmServer
 
 from corellarec.errors import ConfigError, RemoteError
@@ -30,7 +30,7 @@ def server(llm):
 
 @pytest.fixture(scope="module")
 def layout(log, llm):
-    return StreamLayout(log, llm[1], 3, 8)
+    return StreamLayout(log, llm[1], STREAM, 3, 8)
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +68,12 @@ def assert_agrees(found, expected):
 
 
 @pytest.mark.parametrize("endpoint", [SCORING, COMPLETIONS])
-@pytest.mark.parametrize("make_layout", [lambda *a: StreamLayout(*a, 8), PaperLayout])
-def test_agrees_with_one_prompt_at_a_time(log, llm, server, make_layout, endpoint):
-    layout = make_layout(log, llm[1], 3)
+@pytest.mark.parametrize("kind", ["stream", "paper"])
+def test_agrees_with_one_prompt_at_a_time(log, llm, server, kind, endpoint):
+    if kind == "stream":
+        layout = StreamLayout(log, llm[1], STREAM, 3, 8)
+    else:
+        layout = PaperLayout(log, llm[1], PAPER, 3)
     samples = log.samples(torch.arange(100, 123))
     if endpoint == COMPLETIONS:
         server.missing.add(SCORING)
@@ -79,7 +82,7 @@ def test_agrees_with_one_prompt_at_a_time(log, llm, server, make_layout, endpoin
     scorer = remote(layout, server)
     found = scorer.logits(samples, answered.append)
     assert_agrees(found, one_prompt_each(answer_model, layout.encode(samples), 23))
-    assert_agrees(found, LlmScorer(answer_model, layout, 2000, CPU).logits(samples))
+    assert_agrees(found, LlmScorer(answer_model, layout, 2000).logits(samples))
     assert found.dtype == torch.float32
     assert sorted(answered) == [3, 5, 5, 5, 5]
     assert len(server.asked(COMPLETIONS)) == (5 if endpoint == COMPLETIONS else 0)

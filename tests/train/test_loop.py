@@ -62,14 +62,16 @@ def run(task, directory, key="k", config=CONFIG):
     )
 
 
-def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path, monkeypatch):
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path, monkeypatch, accumulate):
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    config = CONFIG.model_copy(update={"accumulate": accumulate})
     whole, cut = Task(), Task(die_after=4)
-    state = run(whole, tmp_path / "a")
+    state = run(whole, tmp_path / "a", config=config)
     with pytest.raises(KeyboardInterrupt):
-        run(cut, tmp_path / "b")
+        run(cut, tmp_path / "b", config=config)
     again = Task()
-    continued = run(again, tmp_path / "b")
+    continued = run(again, tmp_path / "b", config=config)
     assert again.validations < whole.validations
     assert continued.best == pytest.approx(state.best)
     assert continued.best_step == state.best_step
@@ -140,3 +142,19 @@ def test_a_state_of_another_shape_is_refused():
     state = {"weight": torch.zeros(3, 2), "bias": torch.zeros(2)}
     with pytest.raises(ArtifactError, match=r"here: weight has shape \(3, 2\)"):
         load_trainable(nn.Linear(2, 2), state, "here")
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path):
+    class Halves(Task):
+        def batches(self, epoch):
+            parts = [(x.split(4), y.split(4)) for x, y in super().batches(epoch)]
+            return [half for x, y in parts for half in zip(x, y, strict=True)]
+
+    whole, halves = Task(), Halves()
+    for task in (whole, halves):
+        task.model.net[2].p = 0.0
+    run(whole, tmp_path / "a")
+    state = run(halves, tmp_path / "b", config=CONFIG.model_copy(update={"accumulate": 2}))
+    assert state.step == 4 * 8
+    for a, b in zip(whole.model.parameters(), halves.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)

@@ -9,9 +9,10 @@ from corellarec.config import load_config
 from corellarec.crm.batch import CrmReader
 from corellarec.crm.build import build_crm
 from corellarec.data.prepare import SPLITS
+from corellarec.metrics import entropy, sigmoid
 from corellarec.train.checkpoint import Progress
 from corellarec.train.loop import train
-from corellarec.train.stages import CrmTask, draw_rows, take
+from corellarec.train.stages import CrmTask, draw_rows, least_confident, take
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -35,6 +36,15 @@ def test_take_is_exact_and_stages_do_not_share_rows(log):
     assert len(everything) == len(log.rows_of("train"))
     assert rest == []
     assert len(take([], 5)[0]) == 0
+
+
+def test_the_least_confident_windows_come_first(log):
+    chunks = draw_rows(log, "train", 7, seed=1)
+    logit = torch.linspace(-3, 3, len(log))[torch.randperm(len(log))]
+    ordered = least_confident(chunks, logit)
+    doubt = [float(entropy(sigmoid(logit[c].double().numpy())).mean()) for c in ordered]
+    assert doubt == sorted(doubt, reverse=True)
+    assert sorted(c[0].item() for c in ordered) == sorted(c[0].item() for c in chunks)
 
 
 class _Stage1(TorchDispatchMode):

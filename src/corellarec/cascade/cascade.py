@@ -23,10 +23,11 @@ from corellarec.crm.score import crm_logits
 from corellarec.data.log import Features, Log, Samples
 from corellarec.device import pick_dtype
 from corellarec.errors import ArtifactError
-from corellarec.llm.layout import build_layout
-from corellarec.llm.load import AnswerModel, load_model
+from corellarec.llm.layout import Layout, build_layout
+from corellarec.llm.load import AnswerModel, load_model, load_tokenizer
 from corellarec.llm.lora import load_adapter
-from corellarec.llm.score import LlmScorer
+from corellarec.llm.remote import RemoteScorer
+from corellarec.llm.score import LlmScorer, Scorer
 from corellarec.llm.template import Template, load_template
 from corellarec.metrics import Floats, entropy, sigmoid
 
@@ -81,7 +82,7 @@ class Cascade:
         crm: nn.Module | None,
         crm_config: CrmConfig,
         llm_config: LlmConfig,
-        load_scorer: Callable[[], LlmScorer],
+        load_scorer: Callable[[], Scorer],
         router: Router,
         device: torch.device,
     ) -> None:
@@ -89,10 +90,10 @@ class Cascade:
         self.crm_config, self.llm_config = crm_config, llm_config
         self.reader = CrmReader(log, crm_config.history_length, device)
         self._load_scorer = load_scorer
-        self._scorer: LlmScorer | None = None
+        self._scorer: Scorer | None = None
 
     @property
-    def scorer(self) -> LlmScorer:
+    def scorer(self) -> Scorer:
         """The language model's scorer, loaded on first use."""
         if self._scorer is None:
             self._scorer = self._load_scorer()
@@ -158,8 +159,18 @@ class Cascade:
             save_adapter(unfinished / "adapter")
 
     @classmethod
-    def load(cls, directory: Path, device: torch.device) -> "Cascade":
+    def load(
+        cls,
+        directory: Path,
+        device: torch.device,
+        remote: Callable[[Layout], RemoteScorer] | None = None,
+    ) -> "Cascade":
         """Read a cascade saved by :meth:`save`.
+
+        Args:
+            directory: Where it is.
+            device: Where the models run.
+            remote: Makes the scorer that asks a server; without one the language model runs here.
 
         Raises:
             ArtifactError: If the directory is missing, incomplete or damaged.
@@ -189,7 +200,11 @@ class Cascade:
                     f"{directory}: crm.safetensors does not fit its settings"
                 ) from error
 
-        def load_scorer() -> LlmScorer:
+        def load_scorer() -> Scorer:
+            if remote is not None:
+                return remote(
+                    build_layout(llm_config, log, load_tokenizer(llm_config.model), template)
+                )
             dtype = pick_dtype(llm_config.dtype, device)
             model, tokenizer = load_model(llm_config.model, dtype, device)
             layout = build_layout(llm_config, log, tokenizer, template)

@@ -1,6 +1,7 @@
 """How users become tokens: the stream layout and the paper's one prompt per sample."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -206,13 +207,19 @@ class StreamLayout:
         self, user: int, start: int, stop: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Tokens of the heading and the log's history rows ``start:stop``; places of the arrows."""
-        ids, places = list(self.header(user)), []
+        header = self.header(user)
         items = self.log.history_item[start:stop].tolist()
-        for item, label in zip(items, self.log.history_label[start:stop].tolist(), strict=True):
-            ids += self.lines[item]
-            places.append(len(ids) - 1)
-            ids += [self.answers[label], *self.newline]
-        return np.array(ids), np.array(places, np.int64)
+        ids = self.tokens(items, self.log.history_label[start:stop].tolist())
+        ends = np.cumsum([len(self.lines[item]) + 1 + len(self.newline) for item in items])
+        places = len(header) + ends.astype(np.int64) - 2 - len(self.newline)
+        return np.array([*header, *ids]), places
+
+    def tokens(self, items: Sequence[int], labels: Sequence[int]) -> list[int]:
+        """Tokens of answered lines, ``items`` and ``labels`` side by side."""
+        ids = []
+        for item, label in zip(items, labels, strict=True):
+            ids += [*self.lines[item], self.answers[label], *self.newline]
+        return ids
 
 
 class PaperLayout:

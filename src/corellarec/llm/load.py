@@ -1,6 +1,9 @@
 """A causal language model from a directory or the hub, ready to answer."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -36,16 +39,23 @@ class AnswerModel(nn.Module):
     Args:
         model: The model, with or without an adapter.
         answers: Token ids of no and yes.
+        checkpointing: Whether training recomputes what is inside the blocks.
 
     Attributes:
         packs: Whether the model reads packed rows; padded ones it reads otherwise.
     """
 
-    def __init__(self, model: nn.Module, answers: tuple[int, int]) -> None:
+    def __init__(
+        self, model: nn.Module, answers: tuple[int, int], checkpointing: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
         self.answers = answers
         self.packs = enable_packing(self.base)
+        if checkpointing:
+            with warnings.catch_warnings():  # newer versions of transformers have another name
+                warnings.simplefilter("ignore", FutureWarning)
+                self.base.gradient_checkpointing_enable({"use_reentrant": False})
 
     @property
     def base(self) -> PreTrainedModel:
@@ -122,21 +132,46 @@ def load_model(
     Raises:
         ModelError: If the model or its tokenizer is absent, gated, damaged, or not causal.
     """
+    tokenizer = load_tokenizer(name)
+    with _explained(name) as place:
+        model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, use_safetensors=True)
+    nn.Module.to(model, device)
+    return model.eval(), tokenizer
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer.
+
+    Raises:
+        ModelError: If it is absent, gated or damaged.
+    """
+    with _explained(name) as place:
+        return AutoTokenizer.from_pretrained(place)
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[str]:
+    """The place of a model; what goes wrong with it is said in one line with a remedy."""
     place = find_model(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place)
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, use_safetensors=True)
+        yield place
     except Exception as error:  # transformers, hub and safetensors raise many unrelated types
         if isinstance(error, OUR_FAULT):
             raise
-        hint = "check the files, or delete the directory and fetch it again"
-        if place == name and not name.startswith((".", "/")):
-            hint = (
-                "from the hub: check the name and the network; a gated model needs its licence "
-                "accepted on its page and `hf auth login`"
-            )
         raise ModelError(
-            f"llm.model {name!r} cannot be loaded ({first_line(error)}): {hint}"
+            f"llm.model {name!r} cannot be loaded ({first_line(error)}): {_remedy(error, place)}"
         ) from error
-    nn.Module.to(model, device)
-    return model.eval(), tokenizer
+
+
+def _remedy(error: BaseException, place: str) -> str:
+    if Path(place).exists():
+        return "check the files, or delete the directory and fetch it again"
+    page = f"https://huggingface.co/{place}"
+    text = f"{type(error).__name__} {error}".lower()
+    if "gated" in text or "401" in text or "403" in text:
+        return (
+            f"accept its licence on {page}, then run `hf auth login` with a token of that account"
+        )
+    if "safetensors" in text:
+        return f"only safetensors are loaded, and {page} seems to hold none: convert it first"
+    return f"check the name on {page} and the network"

@@ -19,8 +19,11 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     The adapter is fp32 whatever the frozen weights are, so that small steps are not rounded away.
 
     Raises:
-        ModelError: If the model has no layer of a name in ``target_modules``.
+        ModelError: If the model has no layer named in ``target_modules``, or too few blocks.
     """
+    depth, blocks = model.config.get_text_config().num_hidden_layers, config.blocks
+    if blocks > depth:
+        raise ModelError(f"llm.lora.blocks = {blocks}: the model has {depth} blocks")
     try:
         with _peft():
             adapted = get_peft_model(
@@ -30,6 +33,7 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
                     lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType]
                     lora_dropout=config.dropout,
                     target_modules=list(config.target_modules),
+                    layers_to_transform=list(range(depth - blocks, depth)) if blocks else None,
                 ),
             )
     except ValueError as error:

@@ -126,7 +126,7 @@ class RemoteScorer:
         start = time.perf_counter()
         prompts = [
             Prompt(int(sample), sequence.ids[: place + 1])
-            for sequence in self.layout.encode(samples)
+            for sequence in (one.whole() for one in self.layout.encode(samples))
             for place, sample in zip(sequence.places, sequence.samples, strict=True)
         ]
         self._check_lengths(prompts)

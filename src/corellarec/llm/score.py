@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +27,23 @@ class Cost:
     samples: int = 0
     tokens: int = 0
     seconds: float = 0.0
+
+
+class Scorer(Protocol):
+    """Samples in, one logit each out."""
+
+    cost: Cost
+
+    def logits(
+        self, samples: Samples, progress: Callable[[int], None] = lambda answered: None
+    ) -> Tensor:
+        """``(n,)`` fp32 on the CPU: logit(yes) - logit(no) of each sample.
+
+        Args:
+            samples: What to score.
+            progress: Called now and then with the number of samples just answered.
+        """
+        ...
 
 
 class LlmScorer:

@@ -48,7 +48,7 @@ class Task(Protocol):
     selection: dict[str, str]
 
     def batches(self, epoch: int) -> Sequence[Any]:
-        """The batches of an epoch, the same for the same epoch."""
+        """The batches of an epoch, the same for the same epoch, as many in each."""
         ...
 
     def validate(self) -> dict[str, float]:
@@ -111,7 +111,8 @@ def train(
         state = State(**facts["state"])
     model, prepared = accelerator.prepare(task.model, optimizer)
     share = accelerator.num_processes
-    steps_per_epoch = len(task.batches(0)) // share
+    batches_per_epoch = len(task.batches(0)) // share
+    steps_per_epoch = math.ceil(batches_per_epoch / config.accumulate)
     steps = steps_per_epoch * config.epochs
     validation_steps = _spread(steps_per_epoch, config.evaluations)
     started = saved = time.monotonic()
@@ -134,26 +135,30 @@ def train(
         report(0, steps, _summary(state))
     while state.step < steps and state.waited < config.patience:
         epoch, start = divmod(state.step, steps_per_epoch)
-        batches = task.batches(epoch)[accelerator.process_index :: share][:steps_per_epoch]
-        losses: list[Tensor] = []
-        for batch in batches[start:]:
+        batches = task.batches(epoch)[accelerator.process_index :: share][:batches_per_epoch]
+        losses: list[dict[str, Tensor]] = []
+        for first in range(start * config.accumulate, len(batches), config.accumulate):
+            together = batches[first : first + config.accumulate]
             set_seed(_seed(seed, state.step * share + accelerator.process_index))
             task.model.train()
             factor = learning_rate_factor(state.step, steps, config.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
-            loss, parts = model(batch)
-            accelerator.backward(loss)
+            for batch in together:
+                loss, parts = model(batch)
+                accelerator.backward(loss / len(together))
+                losses.append({"loss": loss.detach(), **parts})
             clip_gradients(model.parameters(), config.clip_norm)
             prepared.step()
             prepared.zero_grad()
-            losses.append(torch.stack([loss.detach(), *parts.values()]))
             state.step += 1
             if (state.step - 1) % steps_per_epoch + 1 in validation_steps:
-                means = torch.stack(losses).mean(0).tolist()
-                names = ["loss", *parts]
+                means = {
+                    name: float(torch.stack([one[name] for one in losses]).mean())
+                    for name in losses[0]
+                }
                 losses.clear()
-                _validate(task, state, best, dict(zip(names, means, strict=True)))
+                _validate(task, state, best, means)
             due = time.monotonic() - saved > CHECKPOINT_SECONDS
             if due:
                 save()

@@ -49,6 +49,18 @@ def draw_rows(log: Log, split: str, chunk: int, seed: int) -> list[Tensor]:
     return [chunks[i] for i in order]
 
 
+def least_confident(chunks: list[Tensor], logit: Tensor) -> list[Tensor]:
+    """Chunks of rows, those first whose rows a model is least sure of on average.
+
+    Args:
+        chunks: Row numbers.
+        logit: ``(rows of the log,)`` the model's logits.
+    """
+    doubt = torch.from_numpy(metrics.entropy(metrics.sigmoid(logit.double().numpy())))
+    mean = torch.tensor([float(doubt[rows].mean()) for rows in chunks])
+    return [chunks[i] for i in mean.argsort(descending=True, stable=True)]
+
+
 def take(chunks: list[Tensor], count: int) -> tuple[Tensor, list[Tensor]]:
     """The first chunks that hold ``count`` rows, ascending, cut to the count; and the rest."""
     taken, total = 0, 0
@@ -207,7 +219,11 @@ class LlmTask:
     ) -> None:
         self.model, self.scorer, self.config = model, scorer, config
         self.validation, self.seed = validation, seed
-        self.sequences = scorer.layout.encode(model.log.samples(model.rows))
+        sequences = scorer.layout.encode(model.log.samples(model.rows))
+        order = np.random.default_rng(seed).permutation(len(sequences))
+        self.packed = make_batches(
+            [sequences[i] for i in order], config.tokens_per_batch, packed=model.llm.packs
+        )
         trainable = [p for p in model.llm.parameters() if p.requires_grad]
         self.parameter_groups = [{"params": trainable, "lr": config.learning_rate}]
         self.selection = {"llm.": "llm_log_loss"}
@@ -218,11 +234,9 @@ class LlmTask:
             self.selection |= {"crm.": "crm_log_loss", "alignment.": "llm_log_loss"}
 
     def batches(self, epoch: int) -> Sequence[LlmBatch]:
-        """Batches in random order."""
-        generator = np.random.default_rng([self.seed, epoch])
-        shuffled = [self.sequences[i] for i in generator.permutation(len(self.sequences))]
-        batches = make_batches(shuffled, self.config.tokens_per_batch, packed=self.model.llm.packs)
-        return [batches[i] for i in generator.permutation(len(batches))]
+        """The batches in random order."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.packed))
+        return [self.packed[i] for i in order]
 
     def validate(self) -> dict[str, float]:
         """Log loss and AUC of the language model, and in stage 2 of the CRM on all rows."""

@@ -1,0 +1,151 @@
+"""Users kept between requests: their lines stay read, and a candidate costs one short line."""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from corellarec.llm.attention import Block, KeyValues, Plan
+from corellarec.llm.layout import StreamLayout
+from corellarec.llm.load import AnswerModel
+
+
+class UserState:
+    """One user's lines as the model has read them.
+
+    Args:
+        model: A model that reads packed rows.
+        layout: The stream.
+        user: The user's number in the log, -1 for one who is not there; for the heading.
+
+    Attributes:
+        items, labels: The lines that are in the state, oldest first.
+    """
+
+    def __init__(self, model: AnswerModel, layout: StreamLayout, user: int = -1) -> None:
+        if not model.packs:
+            raise ValueError("this language model cannot read packed rows: score it in bulk")
+        self.model, self.layout, self.user = model, layout, user
+        self.items: list[int] = []
+        self.labels: list[int] = []
+        self.past = KeyValues()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the keys and values."""
+        return self.past.nbytes
+
+    def extend(self, items: Sequence[int], labels: Sequence[int]) -> None:
+        """Read further lines; only these are computed.
+
+        Where they would make more than the layout's window, the state starts again from the last
+        ``history_length`` lines, as a stream's next window does.
+
+        Args:
+            items: Numbers in the item table, oldest first.
+            labels: 0 or 1 each.
+        """
+        items, labels = [*self.items, *items], [*self.labels, *labels]
+        fresh = items[len(self.items) :], labels[len(self.labels) :]
+        if len(items) >= self.layout.window:
+            keep = self.layout.history_length
+            items, labels = items[-keep:], labels[-keep:]
+            fresh = items, labels
+            self.past = KeyValues()
+        ids = [] if len(self.past) else list(self.layout.header(self.user))
+        ids += self.layout.tokens(*fresh)
+        if ids:
+            self._read(np.array(ids), (len(ids),), keep=True)
+        self.items, self.labels = items, labels
+
+    def score(self, items: Sequence[int]) -> Tensor:
+        """``(n,)`` fp32 on the CPU: logit(yes) - logit(no) of candidates, all in one pass.
+
+        Args:
+            items: Numbers in the item table.
+        """
+        if not len(self.past):
+            self.extend([], [])
+        if not len(items):
+            return torch.zeros(0)
+        lines = [self.layout.lines[item] for item in items]
+        lengths = tuple(len(line) for line in lines)
+        last = self._read(np.concatenate(lines), lengths, keep=False)
+        return self.model.answer(last[torch.tensor(lengths).cumsum(0) - 1]).cpu()
+
+    @torch.inference_mode()
+    def _read(self, ids: NDArray[np.int64], lengths: tuple[int, ...], *, keep: bool) -> Tensor:
+        """Last hidden states of sequences side by side, each after what was read before."""
+        device, before = self.model.base.device, len(self.past)
+        position = np.concatenate([np.arange(before, before + length) for length in lengths])
+        self.model.eval()
+        out = self.model.base.get_decoder()(
+            input_ids=torch.from_numpy(ids).unsqueeze(0).to(device),
+            position_ids=torch.from_numpy(position).unsqueeze(0).to(device),
+            use_cache=False,
+            plan=Plan([Block(0, lengths, (0, before))], self.past, keep),
+        )
+        return out.last_hidden_state[0]
+
+
+class UserStates:
+    """States of the users asked about last, within a budget of memory.
+
+    A state is only a copy of what the caller's history says: it is extended where the history
+    has grown, made anew where it has changed, and nothing is lost when it is put out.
+
+    Args:
+        model: A model that reads packed rows.
+        layout: The stream.
+        max_bytes: Most bytes of keys and values; the user asked about longest ago goes first. The
+            one being asked about stays, even where it is larger on its own.
+    """
+
+    def __init__(self, model: AnswerModel, layout: StreamLayout, max_bytes: int) -> None:
+        self.model, self.layout, self.max_bytes = model, layout, max_bytes
+        self.states: OrderedDict[Hashable, UserState] = OrderedDict()
+        self._lengths: dict[Hashable, int] = {}  # lines of the history that a state goes up to
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all states."""
+        return sum(state.nbytes for state in self.states.values())
+
+    def score(
+        self,
+        key: Hashable,
+        items: Sequence[int],
+        labels: Sequence[int],
+        candidates: Sequence[int],
+        user: int = -1,
+    ) -> Tensor:
+        """``(candidates,)`` logits after a user's history.
+
+        Args:
+            key: Says whose state it is.
+            items: The whole history as item numbers, oldest first.
+            labels: 0 or 1 each.
+            candidates: Item numbers.
+            user: The user's number in the log, for the heading.
+        """
+        state, known = self.states.pop(key, None), self._lengths.get(key, 0)
+        if state is not None:
+            first = known - len(state.items)
+            if (
+                state.user != user
+                or list(items[first:known]) != state.items
+                or list(labels[first:known]) != state.labels
+            ):
+                state = None
+        if state is None:
+            state = UserState(self.model, self.layout, user)
+            known = max(0, len(items) - self.layout.history_length)
+        state.extend(items[known:], labels[known:])
+        self.states[key], self._lengths[key] = state, len(items)
+        while len(self.states) > 1 and self.nbytes > self.max_bytes:
+            gone, _ = self.states.popitem(last=False)
+            del self._lengths[gone]
+        return state.score(candidates)

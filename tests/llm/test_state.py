@@ -1,0 +1,103 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corellarec.llm.layout import StreamLayout
+from corellarec.llm.load import AnswerModel, load_model
+from corellarec.llm.score import LlmScorer
+from corellarec.llm.state import UserState, UserStates
+from corellarec.llm.template import load_template
+
+CPU = torch.device("cpu")
+TEMPLATE = load_template("movies").stream
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_llm, log):
+    model, tokenizer = load_model(str(tiny_llm), torch.float32, CPU)
+    layout = StreamLayout(log, tokenizer, TEMPLATE, 5, 12)
+    return AnswerModel(model, layout.answers), layout
+
+
+def alone(llm, items, labels, candidate):
+    """The logit of one whole prompt, read without any state."""
+    model, layout = llm
+    ids = [*layout.header(-1), *layout.tokens(items, labels), *layout.lines[candidate]]
+    with torch.inference_mode():
+        last = model.model(torch.tensor([ids])).logits[0, -1]
+    return last[layout.answers[1]] - last[layout.answers[0]]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    steps=st.lists(
+        st.lists(st.tuples(st.integers(0, 49), st.integers(0, 1)), max_size=4), max_size=6
+    ),
+    candidates=st.lists(st.integers(0, 49), max_size=5),
+)
+def test_an_extended_state_equals_reading_everything(llm, steps, candidates):
+    state = UserState(*llm)
+    for step in steps:
+        state.extend([item for item, _ in step], [label for _, label in step])
+    whole = [one for step in steps for one in step]
+    assert len(state.items) < llm[1].window
+    assert len(state.items) >= min(len(whole), 5)
+    kept = whole[len(whole) - len(state.items) :]
+    assert list(zip(state.items, state.labels, strict=True)) == kept
+    expected = [alone(llm, state.items, state.labels, one) for one in candidates]
+    found = state.score(candidates)
+    torch.testing.assert_close(
+        found, torch.stack(expected) if expected else torch.zeros(0), atol=1e-4, rtol=1e-4
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    visits=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 6), st.booleans()), max_size=25),
+    budget=st.sampled_from([0, 20_000, 60_000, 10**9]),
+)
+def test_states_under_any_budget_say_what_the_history_says(llm, visits, budget):
+    """Users come back with longer histories, or changed ones; some were put out in between."""
+    states = UserStates(*llm, max_bytes=budget)
+    histories = {user: [] for user in range(4)}
+    for number, (user, grown, changed) in enumerate(visits):
+        history = histories[user]
+        history += [((7 * number + i) % 50, (number + i) % 2) for i in range(grown)]
+        if changed and history:
+            history[-1] = (history[-1][0], 1 - history[-1][1])
+        items, labels = [i for i, _ in history], [label for _, label in history]
+        found = states.score(user, items, labels, [3, 44])
+        kept = len(states.states[user].items)
+        assert kept >= min(5, len(history))
+        read = items[len(items) - kept :], labels[len(items) - kept :]
+        expected = torch.stack([alone(llm, *read, one) for one in (3, 44)])
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        assert len(states.states) == 1 or states.nbytes <= budget
+    if budget == 10**9:
+        assert len(states.states) == len({user for user, _, _ in visits})
+
+
+def test_a_state_scores_as_the_bulk_scorer_does(llm, log):
+    model, layout = llm
+    user, candidates = 3, list(range(10))
+    rows = slice(int(log.user_begin[user]), int(log.user_begin[user + 1]))
+    items, labels = log.item[rows].tolist(), log.label[rows].tolist()
+    found = UserStates(model, layout, 10**9).score("u", items, labels, candidates, user)
+    samples = log.pairs(torch.full((10,), user), torch.arange(10))
+    expected = LlmScorer(model, layout, 4096).logits(samples)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_extending_reads_the_new_lines_only(llm, monkeypatch):
+    model, layout = llm
+    state, read = UserState(model, layout), []
+    own = UserState._read
+    monkeypatch.setattr(
+        UserState,
+        "_read",
+        lambda self, ids, *a, **k: read.append(len(ids)) or own(self, ids, *a, **k),
+    )
+    state.extend([1, 2], [0, 1])
+    state.extend([3], [1])
+    assert read[1] == len(layout.tokens([3], [1]))
