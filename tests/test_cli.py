@@ -246,6 +246,45 @@ def test_stages_can_be_left_out_and_the_papers_prompt_used(
     assert list(found["cost"]["tokens_per_sample_alone"]) == ["paper"]
 
 
+def test_an_adapter_is_used_as_it_is(finished, tiny_settings, monkeypatch, capsys, tmp_path):
+    directory, _ = finished
+    tuned = tmp_path / "tuned"
+    code, out, err = call(monkeypatch, capsys, "adapter", directory, tuned, "--json")
+    assert code == 0, err
+    assert json.loads(out)["rows"] == {"stage2": 200, "stage3": 200}
+    given = ["--adapter", tuned, *options(tiny_settings)]
+    code, out, err = call(monkeypatch, capsys, "run", "--out", tmp_path / "r", "--json", *given)
+    assert code == 0, err
+    assert list(json.loads(out)["stages"]) == ["stage1"]
+    before, after = (
+        pl.read_parquet(run / "scores" / "test" / "scores.parquet").sort("row")["llm_logit"]
+        for run in (directory, tmp_path / "r")
+    )
+    assert (before - after).abs().max() < 0.02  # bfloat16
+    for wrong, message in (
+        ("llm.title_year=true", "tuned with another llm.title_year: set llm.title_year = false"),
+        ("llm.template=books", "tuned with another llm.template"),
+        ("data.split=[0.5, 0.2, 0.3]", "it may have seen what it would be measured on"),
+        ("llm.adapter=pretrained", "tuned with another llm.model"),
+        ("llm.adapter=nowhere", "nowhere is not there"),
+    ):
+        given = ["--adapter", tuned, *options([*tiny_settings, wrong])]
+        if wrong.startswith("llm.adapter"):
+            given = options([*tiny_settings, wrong])
+        out = tmp_path / wrong.replace(" ", "")
+        code, _, err = call(monkeypatch, capsys, "run", "--out", out, *given)
+        assert (code, message in err) == (2, True), f"{wrong}: {err}"
+
+
+def test_models_are_listed(monkeypatch, capsys):
+    code, out, _ = call(monkeypatch, capsys, "models", "--json")
+    assert code == 0
+    found = {one["name"]: one for one in json.loads(out)["models"]}
+    assert found["llama-2-7b-chat"]["source"] == "meta-llama/Llama-2-7b-chat-hf"
+    code, out, _ = call(monkeypatch, capsys, "models")
+    assert all(one["source"] in out for one in found.values())
+
+
 def test_hard_rows_all_rows_and_part_of_the_blocks(tiny_settings, monkeypatch, capsys, tmp_path):
     settings = [*tiny_settings, "stage2.subset=uncertain", "stage3.rows=all", "llm.lora.blocks=1",
                 "stage2.accumulate=2", "stage3.accumulate=3", "llm.checkpointing=true"]  # fmt: skip

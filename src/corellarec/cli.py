@@ -10,6 +10,7 @@ import polars as pl
 import torch
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from corellarec.artifacts import write_text
 from corellarec.cascade.cascade import Cascade
@@ -25,7 +26,7 @@ from corellarec.display import Display, preparation, say_warnings, search
 from corellarec.errors import ArtifactError, ConfigError, CorellarecError, DataError
 from corellarec.llm.layout import Layout
 from corellarec.llm.load import load_model
-from corellarec.llm.models import find_model
+from corellarec.llm.models import find_model, listed_models
 from corellarec.llm.remote import RemoteScorer
 from corellarec.llm.title_vectors import title_vectors
 from corellarec.pipeline import Run, remove_run
@@ -98,6 +99,10 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the run in the directory first.")
     ] = False,
+    adapter: Annotated[
+        str | None,
+        typer.Option(help="A tuned adapter to use as it is (llm.adapter), such as `pretrained`."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Fetch, prepare, train all stages, fit the cascade, evaluate, and write the report.
@@ -105,7 +110,8 @@ def run(
     With --resume, settings of the sections cascade and evaluate may differ from the run's: both are
     done again from stored scores.
     """
-    resolved, directory = _settings(preset, config, settings, out)
+    given = [f"llm.adapter={adapter}"] if adapter else []
+    resolved, directory = _settings(preset, config, [*(settings or []), *given], out)
     if overwrite:
         remove_run(directory)
     if not resume and (directory / "config.toml").exists():
@@ -407,6 +413,42 @@ def info(run: RunDirectory, as_json: Json = False) -> None:
         out.print(f"{name:10} {'done' if is_done else 'not yet'}", highlight=False)
     if done["evaluated"]:
         out.print(tables(found["metrics"]))
+
+
+@app.command()
+def adapter(
+    run: RunDirectory,
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Directory to write.")],
+    as_json: Json = False,
+) -> None:
+    """Take the tuned adapter out of a run, for other runs' llm.adapter."""
+    facts = Run.open(run, console).write_adapter(output)
+    if as_json:
+        _print_json(facts | {"output": str(output)})
+    else:
+        console.print(
+            f"{output}: validation log loss {facts['validation_log_loss']:.4f}", highlight=False
+        )
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the language models that have a name here, and which of them are in the cache."""
+    found = listed_models()
+    if as_json:
+        _print_json({"models": found})
+        return
+    table = Table()
+    for name in ("name", "from", "licence", "cached"):
+        table.add_column(name, no_wrap=name == "from", overflow="fold")
+    for one in found:
+        table.add_row(one["name"], one["source"], one["licence"], "yes" if one["cached"] else "no")
+    Console().print(table)
+    Console().print(
+        "llm.model takes any of these names, any other causal model on the hub as owner/name, a "
+        "directory with safetensors, or a .gguf file.",
+        soft_wrap=True,
+    )
 
 
 @app.command()

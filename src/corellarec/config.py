@@ -339,6 +339,9 @@ class LlmConfig(Section):
     """Whether training keeps only the blocks' inputs and computes the rest again: less memory for
     a third more time."""
     lora: LoraConfig = LoraConfig()
+    adapter: str | None = None
+    """A tuned adapter to use as it is, which leaves stages 2 and 3 out: ``pretrained``, which was
+    tuned on MovieLens-100K's training split, or a directory that `corellarec adapter` wrote."""
 
     @model_validator(mode="after")
     def _window_holds_the_history(self) -> "LlmConfig":

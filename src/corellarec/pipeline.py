@@ -38,7 +38,7 @@ from corellarec.display import Display, left_out, say_warnings
 from corellarec.errors import ArtifactError, ConfigError
 from corellarec.llm.layout import Layout, build_layout
 from corellarec.llm.load import AnswerModel, load_model
-from corellarec.llm.lora import add_adapter
+from corellarec.llm.lora import TunedAdapter, add_adapter, load_adapter, write_adapter
 from corellarec.llm.models import find_model
 from corellarec.llm.score import Cost, LlmScorer
 from corellarec.llm.template import load_template
@@ -115,6 +115,8 @@ class Run:
         self.prepare()
         with self.accelerator.main_process_first():  # now, not after minutes of training
             find_model(self.config.llm.model)
+        if self.adapter:
+            self.adapter.check(self.config.llm, self.log)
         if self.is_external:
             _ = self.external_logits
         for number in STAGES:
@@ -185,7 +187,11 @@ class Run:
             model, tokenizer = load_model(config.model, dtype, self.device)
             layout = build_layout(config, self.log, tokenizer)
             set_seed(self.config.seed)
-            adapted = add_adapter(model, config.lora)
+            if self.adapter is None:
+                adapted = add_adapter(model, config.lora)
+            else:
+                self.adapter.check(config, self.log)
+                adapted = load_adapter(model, self.adapter.directory)
             return AnswerModel(adapted, layout.answers, config.checkpointing), tokenizer, layout
 
     @property
@@ -199,8 +205,16 @@ class Run:
         model, _, layout = self.llm_parts
         return LlmScorer(model, layout, self.config.llm.tokens_per_batch)
 
+    @cached_property
+    def adapter(self) -> TunedAdapter | None:
+        """The tuned adapter that is used as it is, if there is one."""
+        name = self.config.llm.adapter
+        return TunedAdapter(name) if name else None
+
     def trains(self, number: int) -> bool:
         """Whether a stage is not left out."""
+        if number > 1 and self.config.llm.adapter:
+            return False
         if number == 3:
             return self.config.stage3.rows != 0
         return not self.is_external and (number == 1 or self.config.stage2.rows != 0)
@@ -217,6 +231,7 @@ class Run:
         if not self.trains(number):
             external = self.is_external and number < 3
             why = "the CRM is external" if external else f"stage{number}.rows = 0"
+            why = "llm.adapter is tuned" if number > 1 and self.adapter else why
             self.display.say(f"stage {number}: left out ({why})")
             return {}
         key = self.key(f"stage{number}")
@@ -266,9 +281,8 @@ class Run:
         config, log = self.config, self.log
         if number == 1:
             return CrmTask(self.new_crm(), self.reader, log, config.stage1, config.seed)
-        chunk = config.llm.window - config.llm.history_length
         settings: LlmStageConfig = config.stage3 if number == 3 else config.stage2
-        rows = self.drawn(number, chunk)
+        rows = self.drawn(number)
         parts: dict[str, Any] = {}
         if number == 2:
             crm = self.trained_crm(stage=1)
@@ -283,14 +297,14 @@ class Run:
                 'split, and stage 3 takes others: lower stage2.rows, or set stage3.rows = "all"'
             )
         validation, _ = take(
-            draw_rows(log, "validation", chunk, config.seed), settings.validation_rows
+            draw_rows(log, "validation", self.chunk, config.seed), settings.validation_rows
         )
         model = LlmStageModel(self.llm, log, rows, **parts)
         return LlmTask(model, self.scorer, settings, validation, config.seed)
 
-    def drawn(self, number: int, chunk: int) -> Tensor:
+    def drawn(self, number: int) -> Tensor:
         """The training rows of stage 2 or 3; stage 3 takes others than stage 2, unless all."""
-        chunks = draw_rows(self.log, "train", chunk, self.config.seed)
+        chunks = draw_rows(self.log, "train", self.chunk, self.config.seed)
         rows = torch.zeros(0, dtype=torch.long)
         for stage in (2, 3):
             if stage > number or not self.trains(stage):
@@ -303,6 +317,11 @@ class Run:
                     chunks = least_confident(chunks, self.training_logits)
                 rows, chunks = take(chunks, settings.rows)
         return rows
+
+    @property
+    def chunk(self) -> int:
+        """Rows that are drawn together: as many as one stream window answers."""
+        return self.config.llm.window - self.config.llm.history_length
 
     @cached_property
     def training_logits(self) -> Tensor:
@@ -359,8 +378,7 @@ class Run:
         key = self.key("scores", split, count)
         facts = _done(directory, key)
         if facts is None:
-            chunk = self.config.llm.window - self.config.llm.history_length
-            chunks = draw_rows(self.log, split, chunk, self.config.seed)
+            chunks = draw_rows(self.log, split, self.chunk, self.config.seed)
             rows, _ = take(chunks, count or len(self.log))
             self.load_adapter()
             cost = self.scorer.cost = Cost()
@@ -378,7 +396,7 @@ class Run:
                 pl.DataFrame({"row": rows.numpy(), "llm_logit": llm_logit.numpy()}).write_parquet(
                     unfinished / "scores.parquet"
                 )
-        table = pl.read_parquet(directory / "scores.parquet")
+        table = pl.read_parquet(directory / "scores.parquet", glob=False)
         rows = torch.from_numpy(table["row"].to_numpy().copy())
         scores = Scores(
             user=self.log.user[rows].long().numpy(),
@@ -392,6 +410,28 @@ class Run:
         """What is known of log rows before asking."""
         logit = self.crm_logits(rows).double().numpy()
         return known(self.log, self.log.samples(rows), logit, self.config.crm.history_length)
+
+    def write_adapter(self, directory: Path) -> dict[str, Any]:
+        """Write the tuned adapter with what must hold where it is used; returns what is noted.
+
+        Raises:
+            ArtifactError: If no stage has tuned it.
+        """
+        tuned = [n for n in (2, 3) if self.trains(n)]
+        if not tuned:
+            raise ArtifactError(f"{self.directory} tuned no language model")
+        self.load_adapter()
+        last = read_manifest(self.directory / f"stage{tuned[-1]}")
+        facts = {
+            "data": {"name": self.config.data.path or self.config.data.fetch},
+            "rows": {f"stage{n}": len(self.drawn(n)) for n in tuned},
+            "validation_log_loss": last["best"]["llm."],
+            "seconds": sum(read_manifest(self.directory / f"stage{n}")["seconds"] for n in tuned),
+            **_versions(),
+        }
+        assert isinstance(self.llm.model, PeftModel)
+        write_adapter(directory, self.llm.model, self.config.llm, self.log, facts)
+        return facts
 
     def fit(self) -> Router:
         """Fit the cascade on validation data and write its directory, or find it done."""
@@ -530,6 +570,7 @@ class Run:
         parts = [data, *({name: config[name]} for key in before for name in names[key]), *more]
         if step != "stage1":
             parts.append(load_template(self.config.llm.template).model_dump(mode="json"))
+            parts += [self.adapter.facts["files"]] if self.adapter else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

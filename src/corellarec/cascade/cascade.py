@@ -183,7 +183,7 @@ class Cascade:
         template = Template.model_validate(facts["template"])
         log = Log(
             *(
-                pl.read_parquet(directory / f"{name}.parquet")
+                pl.read_parquet(directory / f"{name}.parquet", glob=False)
                 for name in ("rows", "users", "items")
             ),
             features=Features.from_json(facts["features"]),

@@ -20,7 +20,7 @@ def read_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
         raise DataError(f"{path} is not there")
     try:
         if path.suffix == ".parquet":
-            table = pl.read_parquet(path)
+            table = pl.read_parquet(path, glob=False)
         else:
             table = pl.read_csv(path, infer_schema=False)
     except (pl.exceptions.PolarsError, OSError) as error:

@@ -154,7 +154,7 @@ class Log:
         facts = read_manifest(directory)
         return cls(
             *(
-                pl.read_parquet(directory / f"{name}.parquet")
+                pl.read_parquet(directory / f"{name}.parquet", glob=False)
                 for name in ("rows", "users", "items")
             ),
             features=Features.from_json(facts["features"]),

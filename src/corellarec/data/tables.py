@@ -110,7 +110,7 @@ def _paths(patterns: str | tuple[str, ...], section: str) -> list[Path]:
 def _scan_file(path: Path, table: TableConfig, columns: dict[str, str]) -> RowFile:
     kind = (path.with_suffix("") if path.suffix in (".gz", ".zst") else path).suffix.lower()
     if kind == ".parquet":
-        return frame_file(pl.scan_parquet(path), name=path.name, columns=columns)
+        return frame_file(pl.scan_parquet(path, glob=False), name=path.name, columns=columns)
     if kind in JSON_LINES:
         return json_file(path, name=path.name, columns=columns)
     separator = table.separator or SEPARATORS.get(kind)

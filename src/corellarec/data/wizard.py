@@ -128,7 +128,9 @@ def _look(path: Path) -> Table:
     settings = {"files": str(path)}
     try:
         if bare.suffix == ".parquet":
-            return Table(path, pl.scan_parquet(path).head(SAMPLE_ROWS).collect(), settings)
+            return Table(
+                path, pl.scan_parquet(path, glob=False).head(SAMPLE_ROWS).collect(), settings
+            )
         if bare.suffix in JSON_LINES:
             scanned = pl.scan_ndjson(path, infer_schema_length=SAMPLE_ROWS)
             return Table(path, scanned.head(SAMPLE_ROWS).collect(), settings)

@@ -1,16 +1,27 @@
 """The low-rank adapter: added, saved and loaded through peft."""
 
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
+import torch
 from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from corellarec.config import LoraConfig
-from corellarec.errors import ModelError
+from corellarec.artifacts import read_manifest, writing
+from corellarec.config import LlmConfig, LoraConfig
+from corellarec.data.log import Log
+from corellarec.errors import ConfigError, ModelError
+from corellarec.llm.template import load_template
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def add_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
@@ -58,3 +69,80 @@ def _peft() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         yield
+
+
+class TunedAdapter:
+    """An adapter with what must hold where it is used, in a directory.
+
+    Args:
+        name: ``pretrained``, or a directory that :func:`write_adapter` made.
+
+    Raises:
+        ArtifactError: If the directory is missing or damaged.
+    """
+
+    def __init__(self, name: str) -> None:
+        packaged = Path(str(resources.files("corellarec") / "adapters" / "ml-100k"))
+        self.directory = packaged if name == "pretrained" else Path(name).expanduser()
+        self.facts = read_manifest(self.directory)
+
+    def check(self, config: LlmConfig, log: Log) -> None:
+        """Whether it can be used honestly.
+
+        Raises:
+            ConfigError: If the model or the text differ from those it was tuned with, or if it has
+                seen answers of rows that it would be measured on.
+        """
+        own = wanted(config)
+        for key, value in self.facts["llm"].items():
+            if own[key] != value:
+                shown = f"set llm.{key} = {json.dumps(value)}" if key != "template" else ""
+                raise ConfigError(
+                    f"llm.adapter: it was tuned with another llm.{key}"
+                    + (f": {shown}" if shown else ": take the template it was tuned with")
+                )
+        judged = log.time[(log.split == 1) | (log.split == 2)]
+        until = datetime.fromisoformat(self.facts["trained_until"])
+        first = EPOCH + timedelta(microseconds=int(judged.min()))
+        if first <= until:
+            raise ConfigError(
+                f"llm.adapter: it was tuned on answers up to {until:%Y-%m-%d}, and validation here "
+                f"begins on {first:%Y-%m-%d}: it may have seen what it would be measured on"
+            )
+
+
+def wanted(config: LlmConfig) -> dict[str, Any]:
+    """What an adapter depends on."""
+    names = ("model", "layout", "title_year")
+    template = load_template(config.template)
+    return {name: getattr(config, name) for name in names} | {"template": template.model_dump()}
+
+
+def write_adapter(
+    directory: Path, model: PeftModel, config: LlmConfig, log: Log, facts: dict[str, Any]
+) -> None:
+    """Write an adapter that :class:`TunedAdapter` reads; bfloat16, in peft's format.
+
+    Args:
+        directory: Replaced if it exists.
+        model: The tuned model.
+        config: What it was tuned with.
+        log: What it was tuned on, its training split.
+        facts: How, and how well.
+    """
+    last = int(log.time[log.split == 0].max())
+    facts = facts | {
+        "kind": "adapter",
+        "llm": wanted(config),
+        "trained_until": (EPOCH + timedelta(microseconds=last)).isoformat(),
+    }
+    with writing(directory, facts) as unfinished:
+        tuned = {
+            name: tensor.to(torch.bfloat16).contiguous()
+            for name, tensor in get_peft_model_state_dict(model).items()
+        }
+        save_file(tuned, unfinished / "adapter_model.safetensors", {"format": "pt"})
+        settings = model.peft_config["default"]
+        settings.base_model_name_or_path = config.model
+        settings.inference_mode = True
+        settings.save_pretrained(str(unfinished))

