@@ -29,7 +29,7 @@ def real_log(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 4e-2)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 2e-2)])
 def test_stream_equals_one_prompt_at_a_time(real_log, dtype, tolerance):
     model, tokenizer = load_model("smollm2-135m-instruct", getattr(torch, dtype), CPU)
     layout = build_layout(LlmConfig(), real_log, tokenizer)
