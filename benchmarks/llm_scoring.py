@@ -57,7 +57,7 @@ def main() -> None:
     def ours(layout: Layout, samples: Samples, *, packed: bool) -> dict[str, Any]:
         own.base.set_attn_implementation("corellarec_packed" if packed else "sdpa")
         sequences = layout.encode(samples)
-        lengths = [len(one.whole().ids) for one in sequences]
+        lengths = [one.length for one in sequences]
         batches = make_batches(sequences, config.tokens_per_batch, packed=packed)
 
         def work() -> None:

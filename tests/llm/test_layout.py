@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from corellarec.config import LlmConfig
-from corellarec.errors import ModelError
+from corellarec.errors import ConfigError, ModelError
 from corellarec.llm.layout import (
     PaperLayout,
     StreamLayout,
@@ -131,6 +131,15 @@ def test_titles_stay_on_their_line(title):
     assert "->" not in cleaned
     assert len(cleaned.splitlines()) <= 1
     assert not any(ord(c) < 32 or c in "\u200e\u202e\u2028\ufeff" for c in cleaned)
+
+
+def test_a_window_beyond_the_models_context_is_refused(log, tiny_llm):
+    model, tokenizer = load_model(str(tiny_llm), torch.float32, CPU)
+    model.config.max_position_embeddings = 60
+    layout = StreamLayout(log, tokenizer, STREAM, 5, 20)
+    scorer = LlmScorer(AnswerModel(model, layout.answers), layout, 4096)
+    with pytest.raises(ConfigError, match="the language model reads 60: lower llm.window"):
+        scorer.logits(log.samples(torch.arange(40)))
 
 
 def test_year_can_be_left_out():

@@ -38,6 +38,11 @@ class TokenSequence:
     samples: NDArray[np.int64]
     after: "TokenSequence | None" = None
 
+    @property
+    def length(self) -> int:
+        """Tokens, with those before it."""
+        return len(self.ids) + (len(self.after.ids) if self.after else 0)
+
     def whole(self) -> "TokenSequence":
         """The same with everything before it."""
         if self.after is None:

@@ -15,9 +15,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from corellarec.errors import ModelError
+from corellarec.errors import ConfigError, ModelError
 from corellarec.llm.attention import Plan, enable_packing
-from corellarec.llm.batch import LlmBatch
+from corellarec.llm.batch import LlmBatch, make_batches
+from corellarec.llm.layout import TokenSequence
 from corellarec.llm.models import OUR_FAULT, find_model, first_line
 
 
@@ -72,6 +73,25 @@ class AnswerModel(nn.Module):
     def width(self) -> int:
         """Width of a hidden state."""
         return self.base.config.hidden_size
+
+    @property
+    def longest(self) -> int | None:
+        """Most tokens that the model reads; None where it does not say."""
+        return getattr(self.base.config.get_text_config(), "max_position_embeddings", None)
+
+    def batches(self, sequences: Sequence[TokenSequence], tokens_per_batch: int) -> list[LlmBatch]:
+        """:func:`make_batches` as this model reads them.
+
+        Raises:
+            ConfigError: If a sequence is longer than the model reads.
+        """
+        length = max((one.length for one in sequences), default=0)
+        if self.longest is not None and length > self.longest:
+            raise ConfigError(
+                f"a sequence has {length} tokens and the language model reads {self.longest}: "
+                "lower llm.window and llm.history_length"
+            )
+        return make_batches(sequences, tokens_per_batch, packed=self.packs)
 
     def layer_number(self, name: str) -> int:
         """The layer, 1 to ``depth``, that ``last``, ``middle`` or a number names.

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from corellarec.data.log import Samples
-from corellarec.llm.batch import make_batches
 from corellarec.llm.layout import Layout
 from corellarec.llm.load import AnswerModel
 
@@ -72,8 +71,7 @@ class LlmScorer:
         start = time.perf_counter()
         logits = torch.full((len(samples),), float("nan"))
         self.model.eval()
-        sequences = self.layout.encode(samples)
-        for batch in make_batches(sequences, self.tokens_per_batch, packed=self.model.packs):
+        for batch in self.model.batches(self.layout.encode(samples), self.tokens_per_batch):
             logits[batch.sample] = self.model(batch).logit.cpu()
             self.cost.tokens += batch.tokens
             progress(len(batch.sample))

@@ -16,7 +16,7 @@ from corellarec.config import LlmStageConfig, Stage1Config, Stage2Config
 from corellarec.crm.batch import CrmBatch, CrmReader
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Log
-from corellarec.llm.batch import LlmBatch, make_batches
+from corellarec.llm.batch import LlmBatch
 from corellarec.llm.load import AnswerModel
 from corellarec.llm.score import LlmScorer
 from corellarec.train.align import Alignment
@@ -221,9 +221,8 @@ class LlmTask:
         self.validation, self.seed = validation, seed
         sequences = scorer.layout.encode(model.log.samples(model.rows))
         order = np.random.default_rng(seed).permutation(len(sequences))
-        self.packed = make_batches(
-            [sequences[i] for i in order], config.tokens_per_batch, packed=model.llm.packs
-        )
+        shuffled = [sequences[i] for i in order]
+        self.packed = model.llm.batches(shuffled, config.tokens_per_batch)
         trainable = [p for p in model.llm.parameters() if p.requires_grad]
         self.parameter_groups = [{"params": trainable, "lr": config.learning_rate}]
         self.selection = {"llm.": "llm_log_loss"}
