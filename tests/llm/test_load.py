@@ -125,6 +125,24 @@ def test_unknown_target_modules_are_listed(tiny_llm):
         add_adapter(model, LoraConfig(target_modules=("qq_proj",)))
 
 
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        ("You are trying to access a gated repo. 401 Client Error", "accept its licence on https"),
+        ("x does not appear to have a file named model.safetensors", "only safetensors are loaded"),
+        ("We couldn't connect to 'https://huggingface.co'", "check the name on https"),
+    ],
+)
+def test_a_hub_that_refuses_leads_to_a_remedy(monkeypatch, words, remedy):
+    def refuse(*arguments, **more):
+        raise OSError(words)
+
+    monkeypatch.setattr("corellarec.llm.load.AutoTokenizer.from_pretrained", refuse)
+    with pytest.raises(ModelError, match=remedy) as error:
+        load_model("llama-2-7b-chat", torch.float32, CPU)
+    assert "\n" not in str(error.value)
+
+
 def test_dtype():
     assert pick_dtype("float32", CPU) == torch.float32
     assert pick_dtype("auto", CPU) in (torch.float32, torch.bfloat16)
