@@ -305,6 +305,7 @@ def test_hard_rows_all_rows_and_part_of_the_blocks(tiny_settings, monkeypatch, c
         ("align.pairs=[['9', 'deep1']]", "align.pairs: the language model has no layer '9'"),
         ("data.path=/nowhere", "/nowhere is not there"),
         ("llm.model=/nowhere", "is no directory, .gguf file"),
+        ("llm.template=/nowhere", "llm.template: '/nowhere' is neither a file"),
     ],
 )
 def test_wrong_settings_end_with_one_line(tiny_settings, monkeypatch, capsys, tmp_path, setting,

@@ -37,9 +37,8 @@ from corellarec.device import pick_device, pick_dtype
 from corellarec.display import Display, left_out, say_warnings
 from corellarec.errors import ArtifactError, ConfigError
 from corellarec.llm.layout import Layout, build_layout
-from corellarec.llm.load import AnswerModel, load_model
+from corellarec.llm.load import AnswerModel, load_model, load_tokenizer
 from corellarec.llm.lora import TunedAdapter, add_adapter, load_adapter, write_adapter
-from corellarec.llm.models import find_model
 from corellarec.llm.score import Cost, LlmScorer
 from corellarec.llm.template import load_template
 from corellarec.study.evaluate import Scores, evaluate
@@ -113,8 +112,9 @@ class Run:
         """
         self.start()
         self.prepare()
-        with self.accelerator.main_process_first():  # now, not after minutes of training
-            find_model(self.config.llm.model)
+        with self.accelerator.main_process_first():  # errors now, not after minutes of training
+            tokenizer = load_tokenizer(self.config.llm.model)
+        build_layout(self.config.llm, self.log, tokenizer)
         if self.adapter:
             self.adapter.check(self.config.llm, self.log)
         if self.is_external:
