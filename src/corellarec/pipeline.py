@@ -289,9 +289,10 @@ class Run:
             progress.clear()
         self.accelerator.wait_for_everyone()
         best = ", ".join(
-            f"{part.rstrip('.').upper()} log loss {state.best[part]:.4f} at step {step}"
-            for part, step in state.best_step.items()
-            if part != "alignment." and task.selection[part].endswith("log_loss")
+            f"{metric.removesuffix('_log_loss').upper()} log loss {state.best[part]:.4f} at step "
+            f"{state.best_step[part]}"
+            for part, metric in task.selection.items()
+            if part in state.best and part != "alignment." and metric.endswith("log_loss")
         )
         self.display.say(
             f"{name}: {state.step} steps in {state.seconds:.0f} s"
