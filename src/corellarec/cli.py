@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from corellarec.artifacts import write_text
+from corellarec.baselines.run import run_baseline
 from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.router import explain
 from corellarec.config import Config, load_config, preset_names
@@ -22,7 +23,7 @@ from corellarec.data.files import check_name, read_table, write_table
 from corellarec.data.prepare import SPLITS, build, peak_memory_mb
 from corellarec.data.wizard import propose
 from corellarec.device import pick_device, pick_dtype
-from corellarec.display import Display, preparation, say_warnings, search
+from corellarec.display import Display, baseline_table, preparation, say_warnings, search
 from corellarec.errors import ArtifactError, ConfigError, CorellarecError, DataError
 from corellarec.llm.layout import Layout
 from corellarec.llm.load import load_model
@@ -347,6 +348,51 @@ def tune(
     else:
         (Console() if sys.stdout.isatty() else Console(width=150)).print(search(found))
         console.print(f"written: {found['best_file']}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def baseline(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="tallrec, ctrl or p5.")],
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory to write; the default is runs/PRESET-NAME.")
+    ] = None,
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all",
+            help="Training rows for the language model; the default is 64 for tallrec, and "
+            "stage2.rows for the others.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="p5's encoder-decoder, from the hub or a directory; the default is a small T5 "
+            "with random weights.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train one of the paper's baselines with a language model, and measure it on the test rows.
+
+    Goes on where it stopped; does nothing where it is done.
+    """
+    resolved, directory = _settings(preset, config, settings, out)
+    if out is None:
+        directory = directory.with_name(f"{directory.name}-{name}")
+    found = run_baseline(
+        name, resolved, rows=rows, model=model, directory=directory, console=console
+    )
+    if not found:
+        return
+    if as_json:
+        _print_json(found)
+    else:
+        (Console() if sys.stdout.isatty() else Console(width=150)).print(baseline_table(found))
 
 
 @app.command()

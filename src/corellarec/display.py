@@ -87,6 +87,28 @@ def search(found: dict[str, Any], best: int = 5) -> Table:
     return table
 
 
+def baseline_table(found: dict[str, Any]) -> Table:
+    """A baseline's figures."""
+    test = found["test"]
+    table = Table(
+        title=f"{found['baseline']} ({found['model']}), {test['rows']:,} of "
+        f"{test['split_rows']:,} test rows ({test['users']:,} users), 95 % intervals",
+        title_justify="left",
+    )
+    titles = {"auc": "AUC", "log_loss": "log loss", "accuracy": "ACC"}
+    cells = [
+        f"{test[name]['value']:.4f} [dim]{test[name]['low']:.3f}-{test[name]['high']:.3f}[/]"
+        for name in titles
+    ]
+    cells += [f"{found['validation_log_loss']:.4f}", f"{found['rows']:,}"]
+    cells += [f"{found['seconds']:.0f}", f"{found['ms_per_sample']:.3g}"]
+    others = ("validation log loss", "rows trained on", "seconds of training", "ms a sample")
+    for title in (*titles.values(), *others):
+        table.add_column(title, justify="right")
+    table.add_row(*cells)
+    return table
+
+
 def left_out(facts: dict[str, Any]) -> str:
     """What a preparation left out and why, in one line; empty where it left out nothing."""
     reasons = [

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Callable
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -43,7 +44,7 @@ from corellarec.llm.score import Cost, LlmScorer
 from corellarec.llm.template import load_template
 from corellarec.study.evaluate import Scores, evaluate
 from corellarec.train.align import Alignment
-from corellarec.train.checkpoint import Progress, load_tensors, load_trainable
+from corellarec.train.checkpoint import Progress, load_tensors, load_trainable, trainable_state
 from corellarec.train.loop import Task, train
 from corellarec.train.stages import (
     CrmTask,
@@ -175,7 +176,7 @@ class Run:
         stage = stage if self.trains(2) else 1
         crm = self.new_crm()
         directory = self.directory / f"stage{stage}"
-        _load_part(crm, directory, "crm.")
+        load_part(crm, directory, "crm.")
         return crm.eval()
 
     @cached_property
@@ -234,45 +235,68 @@ class Run:
             why = "llm.adapter is tuned" if number > 1 and self.adapter else why
             self.display.say(f"stage {number}: left out ({why})")
             return {}
-        key = self.key(f"stage{number}")
-        if (facts := _done(directory, key)) is not None:
-            self.display.say(f"stage {number}: done before")
-            return facts
-        settings: StageConfig = getattr(self.config, f"stage{number}")
-        task = self.task(number)
-        progress = Progress(self.directory / f"stage{number}.progress", key)
-        if progress.newest() is not None:
-            self.display.say(f"stage {number}: going on from step {progress.newest()[1]['step']}")  # pyright: ignore[reportOptionalSubscript]
         titles = ("the CRM alone", "both models, aligned", "the LLM alone")
-        with self.display.bar(f"stage {number}: {titles[number - 1]}") as report:
+        return self.train_into(
+            directory,
+            self.key(f"stage{number}"),
+            lambda: self.task(number),
+            getattr(self.config, f"stage{number}"),
+            title=f"stage {number}: {titles[number - 1]}",
+            seed=stage_seed(self.config, number),
+        )
+
+    def train_into(
+        self,
+        directory: Path,
+        key: str,
+        make_task: Callable[[], Task],
+        settings: StageConfig,
+        *,
+        title: str,
+        seed: int,
+    ) -> dict[str, Any]:
+        """Train a task and write its best weights, or find it done; returns its manifest's facts.
+
+        Args:
+            directory: Where the weights go.
+            key: Identifies what is trained; only what has the same key is continued.
+            make_task: Makes the task, if it is to be trained.
+            settings: Of the training.
+            title: What is trained; up to a colon, its name.
+            seed: Seed of everything random.
+        """
+        name = title.partition(":")[0]
+        if (facts := _done(directory, key)) is not None:
+            self.display.say(f"{name}: done before")
+            return facts
+        task = make_task()
+        progress = Progress(directory.with_name(f"{directory.name}.progress"), key)
+        if (newest := progress.newest()) is not None:
+            self.display.say(f"{name}: going on from step {newest[1]['step']}")
+        with self.display.bar(title) as report:
             state = train(
                 task,
                 settings,
                 progress=progress,
-                seed=stage_seed(self.config, number),
+                seed=seed,
                 accelerator=self.accelerator,
                 report=report,
             )
-        facts = {"kind": f"stage{number}", "key": key, **vars(state), **_versions()}
+        facts = {"kind": directory.name, "key": key, **vars(state), **_versions()}
         if self.accelerator.is_main_process:
             with writing(directory, facts) as unfinished:
-                save_file(
-                    {
-                        name: p.detach().cpu().contiguous()
-                        for name, p in task.model.named_parameters()
-                        if p.requires_grad
-                    },
-                    unfinished / "model.safetensors",
-                )
+                save_file(trainable_state(task.model), unfinished / "model.safetensors")
             progress.clear()
         self.accelerator.wait_for_everyone()
         best = ", ".join(
-            f"{part.rstrip('.').upper()} log loss {state.best[part]:.4f} at step {step}"
-            for part, step in state.best_step.items()
-            if part != "alignment."
+            f"{metric.removesuffix('_log_loss').upper()} log loss {state.best[part]:.4f} at step "
+            f"{state.best_step[part]}"
+            for part, metric in task.selection.items()
+            if part in state.best and part != "alignment." and metric.endswith("log_loss")
         )
         self.display.say(
-            f"stage {number}: {state.step} steps in {state.seconds:.0f} s; best {best}"
+            f"{name}: {state.step} steps in {state.seconds:.0f} s"
+            + (f"; best {best}" if best else "")
         )
         return facts
 
@@ -290,7 +314,7 @@ class Run:
             parts["alignment"] = self.alignment(crm)
         else:
             if self.trains(2):
-                _load_part(self.llm, self.directory / "stage2", "llm.")
+                load_part(self.llm, self.directory / "stage2", "llm.")
         if not len(rows):
             raise ConfigError(
                 f"stage3.rows: stage 2 takes all {len(log.rows_of('train'))} rows of the training "
@@ -361,7 +385,7 @@ class Run:
         """Put the last trained adapter into the language model."""
         for number in (3, 2):
             if self.trains(number):
-                _load_part(self.llm, self.directory / f"stage{number}", "llm.")
+                load_part(self.llm, self.directory / f"stage{number}", "llm.")
                 return
 
     def scores(self, split: str, count: int) -> tuple[Scores, Tensor, dict[str, Any]]:
@@ -496,7 +520,7 @@ class Run:
         result = {
             "corellarec": version("corellarec"),
             "run": str(self.directory),
-            "machine": _machine(self.device),
+            "machine": machine(self.device),
             "config": config.model_dump(mode="json"),
             "data": {
                 name: data[name] for name in ("rows", "users", "items", "positives", "splits")
@@ -616,7 +640,12 @@ def _done(directory: Path, key: str) -> dict[str, Any] | None:
     return facts if facts.get("key") == key else None
 
 
-def _load_part(module: nn.Module, directory: Path, prefix: str) -> None:
+def load_part(module: nn.Module, directory: Path, prefix: str) -> None:
+    """Put trained weights into a module: those of a step's directory under a prefix.
+
+    Raises:
+        ArtifactError: If the directory is missing or damaged, or does not fit the module.
+    """
     read_manifest(directory)
     state = load_tensors(directory, "model")
     part = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
@@ -646,7 +675,8 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("corellarec", "torch", "transformers", "peft")}
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
+def machine(device: torch.device) -> dict[str, Any]:
+    """The device and the versions that made a figure."""
     name = platform.processor() or platform.machine()
     if device.type == "cpu":
         name = str(torch.cpu.get_capabilities().get("cpu_name", name))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -159,27 +160,49 @@ def load_model(
     return model.eval(), tokenizer
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_encoder_decoder(
+    name: str, device: torch.device, setting: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load an encoder-decoder such as T5, in float32, and its tokenizer.
+
+    Args:
+        name: What :func:`find_model` takes.
+        device: Where it goes.
+        setting: Where the name was given, for messages.
+
+    Raises:
+        ModelError: If the model or its tokenizer is absent, gated, damaged, or of another kind.
+    """
+    tokenizer = load_tokenizer(name, setting)
+    with _explained(name, setting) as place:
+        model = AutoModelForSeq2SeqLM.from_pretrained(
+            place, dtype=torch.float32, use_safetensors=True
+        )
+    nn.Module.to(model, device)
+    return model, tokenizer
+
+
+def load_tokenizer(name: str, setting: str = "llm.model") -> PreTrainedTokenizerBase:
     """Load a model's tokenizer.
 
     Raises:
         ModelError: If it is absent, gated or damaged.
     """
-    with _explained(name) as place:
+    with _explained(name, setting) as place:
         return AutoTokenizer.from_pretrained(place)
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[str]:
+def _explained(name: str, setting: str = "llm.model") -> Iterator[str]:
     """The place of a model; what goes wrong with it is said in one line with a remedy."""
-    place = find_model(name)
+    place = find_model(name, setting)
     try:
         yield place
     except Exception as error:  # transformers, hub and safetensors raise many unrelated types
         if isinstance(error, OUR_FAULT):
             raise
         raise ModelError(
-            f"llm.model {name!r} cannot be loaded ({first_line(error)}): {_remedy(error, place)}"
+            f"{setting} {name!r} cannot be loaded ({first_line(error)}): {_remedy(error, place)}"
         ) from error
 
 

