@@ -18,7 +18,7 @@ from corellarec.crm.batch import CrmReader
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Log
 from corellarec.errors import ConfigError
-from corellarec.llm.batch import LlmBatch, make_batches
+from corellarec.llm.batch import LlmBatch
 from corellarec.llm.layout import Layout
 from corellarec.llm.load import AnswerModel
 from corellarec.pipeline import load_part
@@ -146,9 +146,8 @@ class AlignmentTask:
         """Batches of sequences in random order."""
         sequences = self.layout.encode(self.model.log.samples(rows))
         order = np.random.default_rng(self.seed).permutation(len(sequences))
-        batches = make_batches(
-            [sequences[i] for i in order], self.tokens_per_batch, packed=self.model.llm.packs
-        )
+        shuffled = [sequences[i] for i in order]
+        batches = self.model.llm.batches(shuffled, self.tokens_per_batch)
         return [(batch, rows[batch.sample]) for batch in batches]
 
     def batches(self, epoch: int) -> Sequence[TextBatch]:
