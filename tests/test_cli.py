@@ -265,6 +265,7 @@ def test_an_adapter_is_used_as_it_is(finished, tiny_settings, monkeypatch, capsy
         ("llm.title_year=true", "tuned with another llm.title_year: set llm.title_year = false"),
         ("llm.template=books", "tuned with another llm.template"),
         ("data.split=[0.5, 0.2, 0.3]", "it may have seen what it would be measured on"),
+        ("llm.adapter=pretrained", "tuned with another llm.model"),
         ("llm.adapter=nowhere", "nowhere is not there"),
     ):
         given = ["--adapter", tuned, *options([*tiny_settings, wrong])]
