@@ -39,7 +39,13 @@ from corellarec.display import Display, left_out, say_warnings
 from corellarec.errors import ArtifactError, ConfigError
 from corellarec.llm.layout import Layout, build_layout
 from corellarec.llm.load import AnswerModel, load_model, load_tokenizer
-from corellarec.llm.lora import TunedAdapter, add_adapter, load_adapter, write_adapter
+from corellarec.llm.lora import (
+    TunedAdapter,
+    add_adapter,
+    load_adapter,
+    save_adapter,
+    write_adapter,
+)
 from corellarec.llm.score import Cost, LlmScorer
 from corellarec.llm.template import load_template
 from corellarec.study.evaluate import Scores, evaluate
@@ -482,9 +488,9 @@ class Run:
         )
         self.load_adapter()
 
-        def save_adapter(path: Path) -> None:
+        def save(path: Path) -> None:
             assert isinstance(self.llm.model, PeftModel)
-            self.llm.model.save_pretrained(str(path))
+            save_adapter(self.llm.model, path)
 
         def no_scorer() -> NoReturn:
             raise AssertionError("this cascade is only saved")
@@ -492,7 +498,7 @@ class Run:
         cascade = Cascade(
             self.log, crm, self.config.crm, self.config.llm, no_scorer, router, self.device
         )
-        cascade.save(directory, save_adapter, key)
+        cascade.save(directory, save, key)
         self.display.say(f"cascade: {explain(router)}")
         return router
 

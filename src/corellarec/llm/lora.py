@@ -71,6 +71,11 @@ def _peft() -> Iterator[None]:
         yield
 
 
+def save_adapter(model: PeftModel, directory: Path) -> None:
+    """Write the adapter alone, in peft's format; nothing is looked up on the hub."""
+    model.save_pretrained(str(directory), save_embedding_layers=False)
+
+
 class TunedAdapter:
     """An adapter with what must hold where it is used, in a directory.
 
@@ -139,7 +144,9 @@ def write_adapter(
     with writing(directory, facts) as unfinished:
         tuned = {
             name: tensor.to(torch.bfloat16).contiguous()
-            for name, tensor in get_peft_model_state_dict(model).items()
+            for name, tensor in get_peft_model_state_dict(
+                model, save_embedding_layers=False
+            ).items()
         }
         save_file(tuned, unfinished / "adapter_model.safetensors", {"format": "pt"})
         settings = model.peft_config["default"]
