@@ -270,7 +270,7 @@ def test_core_and_history_only(tmp_path_factory, seed, min_user_rows, min_item_r
     try:
         facts = prepare(config, folder / "d")
     except DataError as error:
-        assert expected.height < 60 or samples.height < 60, error  # noqa: PT017
+        assert samples.height < 120, error  # few rows: a split of one label  # noqa: PT017
         return
     rows, users, items = tables(folder / "d")
     assert rows.height == expected.height
