@@ -37,7 +37,7 @@ def main() -> None:
     state = UserState(own, layout, user)
     state.extend(*history)
     shared = sum(len(one.ids) for one in layout.encode(samples))
-    before = len(prompts[0].ids) - len(layout.lines[0])
+    before = len(prompts[0].ids) - len(layout.line(0))
 
     @torch.inference_mode()
     def naive() -> None:

@@ -23,7 +23,7 @@ def llm(tiny_llm, log):
 def alone(llm, items, labels, candidate):
     """The logit of one whole prompt, read without any state."""
     model, layout = llm
-    ids = [*layout.header(-1), *layout.tokens(items, labels), *layout.lines[candidate]]
+    ids = [*layout.header(-1), *layout.tokens(items, labels), *layout.line(candidate)]
     with torch.inference_mode():
         last = model.model(torch.tensor([ids])).logits[0, -1]
     return last[layout.answers[1]] - last[layout.answers[0]]

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -137,26 +136,27 @@ class StreamLayout:
         self.text, self.texts = Text(tokenizer), Texts(log, title_year)
         self.item_fields = self.texts.of_items(template.line, "stream.line")
         self.user_fields = self.texts.of_users(template.heading, "stream.heading")
-        line = template.line.format(**dict.fromkeys(self.item_fields[0], "x"))
+        line = template.line.format(**dict.fromkeys(self.item_fields.columns, "x"))
         self.answers = (
             self.text.answer(line, template.no),
             self.text.answer(line, template.yes),
         )
         self.newline = self.text.after(line + template.yes, "\n")
         self._headers: dict[str, list[int]] = {}
+        self._lines: dict[int, list[int]] = {}
 
     def header(self, user: int) -> list[int]:
         """Tokens before the first line of a user; -1 is a user who is not in the log."""
-        fields = self.user_fields[user] if user >= 0 else dict.fromkeys(self.user_fields[0], "")
-        heading = self.template.heading.format(**fields)
+        heading = self.template.heading.format(**self.user_fields.of(user))
         if heading not in self._headers:
             self._headers[heading] = self.text(heading + "\n", start=True)
         return self._headers[heading]
 
-    @cached_property
-    def lines(self) -> list[list[int]]:
-        """Tokens of each item's line up to its answer."""
-        return [self.text(self.template.line.format(**fields)) for fields in self.item_fields]
+    def line(self, item: int) -> list[int]:
+        """Tokens of an item's line up to its answer."""
+        if item not in self._lines:
+            self._lines[item] = self.text(self.template.line.format(**self.item_fields.of(item)))
+        return self._lines[item]
 
     def encode(self, samples: Samples) -> list[TokenSequence]:
         """Sequences that together answer every sample once.
@@ -202,7 +202,7 @@ class StreamLayout:
                 start = max(int(begin[sample]), int(last) - self.history_length)
                 ids, _ = self.history(int(user[sample]), start, int(last))
                 shared = context(ids.tolist())
-            line = np.array(self.lines[item[sample]])
+            line = np.array(self.line(int(item[sample])))
             sequences.append(
                 TokenSequence(line, np.array([len(line) - 1]), np.array([sample]), shared)
             )
@@ -215,7 +215,7 @@ class StreamLayout:
         header = self.header(user)
         items = self.log.history_item[start:stop].tolist()
         ids = self.tokens(items, self.log.history_label[start:stop].tolist())
-        ends = np.cumsum([len(self.lines[item]) + 1 + len(self.newline) for item in items])
+        ends = np.cumsum([len(self.line(item)) + 1 + len(self.newline) for item in items])
         places = len(header) + ends.astype(np.int64) - 2 - len(self.newline)
         return np.array([*header, *ids]), places
 
@@ -223,7 +223,7 @@ class StreamLayout:
         """Tokens of answered lines, ``items`` and ``labels`` side by side."""
         ids = []
         for item, label in zip(items, labels, strict=True):
-            ids += [*self.lines[item], self.answers[label], *self.newline]
+            ids += [*self.line(item), self.answers[label], *self.newline]
         return ids
 
 
@@ -265,7 +265,7 @@ class PaperLayout:
         rows, form = slice(max(begin, end - self.history_length), end), self.template
         history = form.separator.join(
             form.rated.format(
-                **self.rated_fields[item], opinion=form.liked if label else form.disliked
+                **self.rated_fields.of(item), opinion=form.liked if label else form.disliked
             )
             for item, label in zip(
                 self.log.history_item[rows].tolist(),
@@ -273,8 +273,8 @@ class PaperLayout:
                 strict=True,
             )
         )
-        fields = self.user_fields[user] if user >= 0 else dict.fromkeys(self.user_fields[0], "")
-        target = form.target.format(**self.target_fields[item])
+        fields = self.user_fields.of(user)
+        target = form.target.format(**self.target_fields.of(item))
         return form.prompt.format(**fields, history=history, target=target)
 
     def encode(self, samples: Samples) -> list[TokenSequence]:

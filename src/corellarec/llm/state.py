@@ -71,7 +71,7 @@ class UserState:
             self.extend([], [])
         if not len(items):
             return torch.zeros(0)
-        lines = [self.layout.lines[item] for item in items]
+        lines = [self.layout.line(item) for item in items]
         lengths = tuple(len(line) for line in lines)
         last = self._read(np.concatenate(lines), lengths, keep=False)
         return self.model.answer(last[torch.tensor(lengths).cumsum(0) - 1]).cpu()

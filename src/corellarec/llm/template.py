@@ -114,6 +114,23 @@ def clean_title(title: str, *, year: bool = True) -> str:
     return title[:MAX_LENGTH] or UNTITLED
 
 
+class Fields:
+    """Values of the fields that a text names, by the number of an item or user.
+
+    Args:
+        columns: The values of each field, for all items or users.
+    """
+
+    def __init__(self, columns: dict[str, Sequence[str]]) -> None:
+        self.columns = columns
+
+    def of(self, number: int) -> dict[str, str]:
+        """One item's or user's; empty texts for -1, who is not in the log."""
+        if number < 0:
+            return dict.fromkeys(self.columns, "")
+        return {name: values[number] for name, values in self.columns.items()}
+
+
 class Texts:
     """Fills the fields of a template from the tables of a log.
 
@@ -143,7 +160,7 @@ class Texts:
             _RARITY[i] if count else "new" for i, count in zip(third, rows.tolist(), strict=True)
         ]
 
-    def of_items(self, text: str, place: str, *others: str) -> list[dict[str, str]]:
+    def of_items(self, text: str, place: str, *others: str) -> Fields:
         """Values of the fields that ``text`` names, of each item.
 
         Args:
@@ -160,18 +177,12 @@ class Texts:
                     found[name] = self.popularity
                 case _ if name not in others:
                     found[name] = _column(self.log.items[name])
-        return [
-            {name: values[i] for name, values in found.items()} for i in range(len(self.log.items))
-        ]
+        return Fields(found)
 
-    def of_users(self, text: str, place: str, *others: str) -> list[dict[str, str]]:
+    def of_users(self, text: str, place: str, *others: str) -> Fields:
         """Values of the fields that ``text`` names, of each user; arguments as for items."""
         names = [n for n in self._fields(text, place, self.log.users, others) if n not in others]
-        columns = {name: _column(self.log.users[name]) for name in names}
-        return [
-            {name: values[i] for name, values in columns.items()}
-            for i in range(len(self.log.users))
-        ]
+        return Fields({name: _column(self.log.users[name]) for name in names})
 
     def _fields(
         self, text: str, place: str, table: pl.DataFrame, others: Sequence[str]
