@@ -336,8 +336,8 @@ class LlmConfig(Section):
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Type of the frozen weights; ``auto`` is bfloat16 where the machine computes in it."""
     checkpointing: bool = False
-    """Whether training keeps only the blocks' inputs and computes the rest again: less memory for
-    a third more time."""
+    """Whether training keeps only the blocks' inputs and computes the rest again: less memory, for
+    another pass forward."""
     lora: LoraConfig = LoraConfig()
     adapter: str | None = None
     """A tuned adapter to use as it is, which leaves stages 2 and 3 out: ``pretrained``, which was

@@ -81,11 +81,11 @@ class P5Prompts:
             for facts in zip(*(column.tolist() for column in columns), strict=True)
         ]
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        batches = []
-        while order:
-            size = max(1, tokens_per_batch // len(ids[order[0]]))
-            batches.append(self._padded(ids, order[:size]))
-            order = order[size:]
+        batches, start = [], 0
+        while start < len(order):
+            size = max(1, tokens_per_batch // len(ids[order[start]]))
+            batches.append(self._padded(ids, order[start : start + size]))
+            start += size
         return batches
 
     def _padded(self, ids: list[list[int]], chosen: list[int]) -> P5Batch:

@@ -50,10 +50,11 @@ def make_batches(
     batches = []
     if not packed:
         ordered = sorted((s.whole() for s in sequences), key=lambda s: -len(s.ids))
-        while ordered:
-            size = max(1, tokens_per_batch // len(ordered[0].ids))
-            batches.append(_padded(ordered[:size]))
-            ordered = ordered[size:]
+        start = 0
+        while start < len(ordered):
+            size = max(1, tokens_per_batch // len(ordered[start].ids))
+            batches.append(_padded(ordered[start : start + size]))
+            start += size
         return batches
     row = _Row()
     for sequence in sequences:

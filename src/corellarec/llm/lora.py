@@ -106,7 +106,7 @@ class TunedAdapter:
                     f"llm.adapter: it was tuned with another llm.{key}"
                     + (f": {shown}" if shown else ": take the template it was tuned with")
                 )
-        judged = log.time[(log.split == 1) | (log.split == 2)]
+        judged = log.time[torch.cat([log.rows_of("validation"), log.rows_of("test")])]
         until = datetime.fromisoformat(self.facts["trained_until"])
         first = EPOCH + timedelta(microseconds=int(judged.min()))
         if first <= until:
@@ -135,7 +135,7 @@ def write_adapter(
         log: What it was tuned on, its training split.
         facts: How, and how well.
     """
-    last = int(log.time[log.split == 0].max())
+    last = int(log.time[log.rows_of("train")].max())
     facts = facts | {
         "kind": "adapter",
         "llm": wanted(config),

@@ -98,7 +98,11 @@ def load_template(name: str) -> Template:
 
 def clean(text: str) -> str:
     """Text as one printable line of at most 200 characters that cannot pose as an answer."""
-    return _UNPRINTABLE.sub(" ", text).replace("->", "-").strip()[:MAX_LENGTH]
+    return _one_line(text)[:MAX_LENGTH]
+
+
+def _one_line(text: str) -> str:
+    return _UNPRINTABLE.sub(" ", text).replace("->", "-").strip()
 
 
 def clean_title(title: str, *, year: bool = True) -> str:
@@ -108,7 +112,7 @@ def clean_title(title: str, *, year: bool = True) -> str:
         title: Any text.
         year: Whether a year in brackets at the end stays.
     """
-    title = _UNPRINTABLE.sub(" ", title).replace("->", "-").strip()
+    title = _one_line(title)
     if not year:
         title = re.sub(r"(?<=.) \(\d{4}\)$", "", title)
     return title[:MAX_LENGTH] or UNTITLED
