@@ -61,6 +61,19 @@ class Display:
 
             yield report
 
+    @contextmanager
+    def counting(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A progress bar; the yielded function takes how many more are done."""
+        done = 0
+        with self.bar(title) as report:
+
+            def more(count: int) -> None:
+                nonlocal done
+                done += count
+                report(done, total, "")
+
+            yield more
+
 
 def say_warnings(console: Console, warnings: list[str]) -> None:
     """One line for each warning about a log."""

@@ -120,8 +120,7 @@ class Run:
         self.start()
         self.prepare()
         with self.accelerator.main_process_first():  # errors now, not after minutes of training
-            tokenizer = load_tokenizer(self.config.llm.model)
-        build_layout(self.config.llm, self.log, tokenizer)
+            _ = self.layout
         if self.adapter:
             self.adapter.check(self.config.llm, self.log)
         if self.is_external:
@@ -186,20 +185,26 @@ class Run:
         return crm.eval()
 
     @cached_property
+    def layout(self) -> Layout:
+        """How samples become text; it needs the tokenizer alone."""
+        name = self.config.llm.model
+        return build_layout(self.config.llm, self.log, load_tokenizer(name))
+
+    @cached_property
     def llm_parts(self) -> tuple[AnswerModel, PreTrainedTokenizerBase, Layout]:
         """The language model with a fresh adapter, its tokenizer and its layout."""
         with self.display.waiting("loading the language model"):
             config = self.config.llm
             dtype = pick_dtype(config.dtype, self.device)
             model, tokenizer = load_model(config.model, dtype, self.device)
-            layout = build_layout(config, self.log, tokenizer)
             set_seed(self.config.seed)
             if self.adapter is None:
                 adapted = add_adapter(model, config.lora)
             else:
                 self.adapter.check(config, self.log)
                 adapted = load_adapter(model, self.adapter.directory)
-            return AnswerModel(adapted, layout.answers, config.checkpointing), tokenizer, layout
+            answer_model = AnswerModel(adapted, self.layout.answers, config.checkpointing)
+            return answer_model, tokenizer, self.layout
 
     @property
     def llm(self) -> AnswerModel:
@@ -412,14 +417,8 @@ class Run:
             rows, _ = take(chunks, count or len(self.log))
             self.load_adapter()
             cost = self.scorer.cost = Cost()
-            with self.display.bar(f"LLM scores {len(rows):,} {split} rows") as report:
-                done = 0
-
-                def answered(number: int) -> None:
-                    nonlocal done
-                    done += number
-                    report(done, len(rows), "")
-
+            title = f"LLM scores {len(rows):,} {split} rows"
+            with self.display.counting(title, len(rows)) as answered:
                 llm_logit = self.scorer.logits(self.log.samples(rows), answered)
             facts = {"kind": "scores", "key": key, "cost": vars(cost)}
             with writing(directory, facts) as unfinished:

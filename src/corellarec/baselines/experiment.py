@@ -160,14 +160,8 @@ class Experiment:
         run, config = self.run, self.run.config.evaluate
         rows = self.drawn("test", config.test_rows or "all", run.chunk)
         start = time.perf_counter()
-        with run.display.bar(f"{self.name} scores {len(rows):,} test rows") as report:
-            done = 0
-
-            def answered(number: int) -> None:
-                nonlocal done
-                done += number
-                report(done, len(rows), "")
-
+        title = f"{self.name} scores {len(rows):,} test rows"
+        with run.display.counting(title, len(rows)) as answered:
             logit = trained.logits(run.log.samples(rows), answered)
         seconds = time.perf_counter() - start
         table = pl.DataFrame({"row": rows.numpy(), "logit": logit.numpy()})
