@@ -31,7 +31,7 @@ from corellarec.llm.models import find_model, listed_models
 from corellarec.llm.remote import RemoteScorer
 from corellarec.llm.title_vectors import title_vectors
 from corellarec.pipeline import Run, remove_run
-from corellarec.study.report import render, tables
+from corellarec.report.page import render, tables
 from corellarec.tune import Tuner
 
 app = typer.Typer(

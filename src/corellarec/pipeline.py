@@ -48,7 +48,7 @@ from corellarec.llm.lora import (
 )
 from corellarec.llm.score import Cost, LlmScorer
 from corellarec.llm.template import load_template
-from corellarec.study.evaluate import Scores, evaluate
+from corellarec.report.evaluate import Scores, evaluate
 from corellarec.train.align import Alignment
 from corellarec.train.checkpoint import Progress, load_tensors, load_trainable, trainable_state
 from corellarec.train.loop import Task, train

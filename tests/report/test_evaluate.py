@@ -5,7 +5,7 @@ from sklearn.metrics import roc_auc_score
 
 from corellarec.cascade.policy import Known
 from corellarec.cascade.router import fit_router
-from corellarec.study.evaluate import Scores, evaluate
+from corellarec.report.evaluate import Scores, evaluate
 
 
 @pytest.fixture(scope="module")

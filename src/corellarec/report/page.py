@@ -7,7 +7,7 @@ import jinja2
 from rich.console import Group
 from rich.table import Table
 
-from corellarec.study import plots
+from corellarec.report import plots
 
 ROWS = {
     "crm": "CRM alone",
@@ -75,7 +75,7 @@ def test_rows(result: dict[str, Any]) -> str:
 def render(result: dict[str, Any]) -> str:
     """The report as one HTML page that needs no other file and no network."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = resources.files("corellarec") / "study" / "report.html.j2"
+    template = resources.files("corellarec") / "report" / "page.html.j2"
     test = result["test"]
     return environment.from_string(template.read_text("utf-8")).render(
         result=result,
