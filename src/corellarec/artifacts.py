@@ -94,3 +94,21 @@ def read_manifest(directory: Path, *, verify: bool = True) -> dict[str, Any]:
                 f"{MANIFEST}): delete {directory} and run again"
             )
     return manifest
+
+
+def link(source: Path, target: Path) -> None:
+    """Take over a directory made by :func:`writing`: same files, on disk once where that goes."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(source, unfinished, copy_function=_link_or_copy)
+    if target.exists():
+        shutil.rmtree(target)
+    unfinished.rename(target)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)

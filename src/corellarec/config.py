@@ -379,8 +379,8 @@ class StageConfig(Section):
     """Batches whose gradients, averaged, make one step."""
     clip_norm: Rate = 1.0
     """Largest norm of the gradient."""
-    epochs: Positive = 1
-    """Passes over the stage's rows at most."""
+    epochs: Count = 1
+    """Passes over the stage's rows at most; 0 leaves the weights as they are drawn."""
     evaluations: Positive = 1
     """Validations per epoch; the best weights are kept."""
     patience: Positive = 3
@@ -394,7 +394,7 @@ class Stage1Config(StageConfig):
     """Samples in one step."""
     learning_rate: Rate = 2e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-2
-    epochs: Positive = 15
+    epochs: Count = 15
 
 
 class LlmStageConfig(StageConfig):
@@ -545,6 +545,27 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
             section = section.setdefault(part, {})
         section[last] = value
     return parse_config(tree)
+
+
+def changed(config: Config, tree: Mapping[str, Any]) -> Config:
+    """The configuration with a tree of settings on top, as a TOML file holds one.
+
+    Raises:
+        ConfigError: If a key is unknown or a value is not allowed.
+    """
+    return parse_config(_merge(config.model_dump(mode="json", exclude_none=True), dict(tree)))
+
+
+def settings_tree(settings: Iterable[str]) -> dict[str, Any]:
+    """The tree of ``section.key=value`` texts.
+
+    Raises:
+        ConfigError: If a text is malformed.
+    """
+    tree: dict[str, Any] = {}
+    for setting in settings:
+        _apply(tree, setting)
+    return tree
 
 
 def to_toml(config: Config) -> str:

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from corellarec.artifacts import MANIFEST, read_manifest, sha256, write_text, writing
+from corellarec.artifacts import MANIFEST, link, read_manifest, sha256, write_text, writing
 from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.policy import Known, known
 from corellarec.cascade.router import Router, explain, fit_router
@@ -73,10 +73,14 @@ class Run:
         config: What to do.
         directory: Where everything is written.
         console: Where progress goes.
+        neighbours: Directory of other runs, whose finished steps are taken over where they are
+            what this run would do again.
     """
 
-    def __init__(self, config: Config, directory: Path, console: Console) -> None:
-        self.config, self.directory = config, directory
+    def __init__(
+        self, config: Config, directory: Path, console: Console, neighbours: Path | None = None
+    ) -> None:
+        self.config, self.directory, self.neighbours = config, directory, neighbours
         self.accelerator = Accelerator(cpu=pick_device(config.device).type == "cpu")
         self.device = self.accelerator.device
         self.display = Display(console, quiet=not self.accelerator.is_main_process)
@@ -277,7 +281,7 @@ class Run:
             seed: Seed of everything random.
         """
         name = title.partition(":")[0]
-        if (facts := _done(directory, key)) is not None:
+        if (facts := self.done(directory, key)) is not None:
             self.display.say(f"{name}: done before")
             return facts
         task = make_task()
@@ -411,7 +415,7 @@ class Run:
         """
         directory = self.directory / "scores" / split
         key = self.key("scores", split, count)
-        facts = _done(directory, key)
+        facts = self.done(directory, key)
         if facts is None:
             chunks = draw_rows(self.log, split, self.chunk, self.config.seed)
             rows, _ = take(chunks, count or len(self.log))
@@ -467,7 +471,7 @@ class Run:
         directory = self.directory / "cascade"
         settings = self.config.cascade
         key = self.key("cascade", *self._external_file())
-        if _done(directory, key) is not None:
+        if self.done(directory, key) is not None:
             facts = json.loads((directory / "cascade.json").read_text("utf-8"))
             return Router.from_json(facts["router"])
         scores, _, _ = self.scores("validation", settings.validation_rows)
@@ -578,6 +582,20 @@ class Run:
         }
 
     # Keys.
+
+    def done(self, directory: Path, key: str) -> dict[str, Any] | None:
+        """The facts of a finished step of the same key, here or beside; None if there is none.
+
+        Raises:
+            ArtifactError: If it is there but damaged.
+        """
+        facts = _done(directory, key)
+        if facts is None and self.neighbours:
+            for other in sorted(self.neighbours.glob(f"*/{directory.relative_to(self.directory)}")):
+                if _done(other, key) is not None:
+                    link(other, directory)
+                    return _done(directory, key)
+        return facts
 
     def _external_file(self) -> list[str]:
         """The hash of the external CRM's scores, if there is one."""
