@@ -26,7 +26,8 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """A figure as the text of an SVG element."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     text = buffer.getvalue()
@@ -68,7 +69,7 @@ def curve_figure(curve: dict[str, Any], budget: float) -> str:
             frameon=False,
             fontsize=9,
         )
-        return _svg(figure)
+        return svg(figure)
 
 
 def groups_figure(groups: list[dict[str, Any]]) -> str:
@@ -98,7 +99,7 @@ def groups_figure(groups: list[dict[str, Any]]) -> str:
             axis.grid(visible=False, axis="x")
             axis.set_title(title, loc="left", fontweight="bold", fontsize=11)
         axes[0].legend(frameon=False, ncols=2, fontsize=9)
-        return _svg(figure)
+        return svg(figure)
 
 
 def reliability_figure(reliability: dict[str, list[dict[str, float]]]) -> str:
@@ -121,7 +122,7 @@ def reliability_figure(reliability: dict[str, list[dict[str, float]]]) -> str:
         axis.set_xlabel("predicted probability")
         axis.set_ylabel("observed share of positives")
         axis.legend(frameon=False, fontsize=9)
-        return _svg(figure)
+        return svg(figure)
 
 
 def training_figure(stages: dict[str, Any]) -> str:
@@ -145,4 +146,4 @@ def training_figure(stages: dict[str, Any]) -> str:
             axis.set_xlabel("step")
             axis.legend(frameon=False, fontsize=9)
         axes[0].set_ylabel("validation log loss (nats)")
-        return _svg(figure)
+        return svg(figure)

@@ -48,6 +48,12 @@ class Cell:
         return Run(self.config, self.directory, console, neighbours=self.directory.parent)
 
 
+    def seconds(self) -> float | None:
+        """Seconds that its work took, once it is done; None before."""
+        path = self.directory / "cell.json"
+        return json.loads(path.read_text("utf-8"))["seconds"] if path.exists() else None
+
+
 def cells(spec: StudySpec, base: Config, directory: Path) -> list[Cell]:
     """All cells of a study, those first that others take steps over from.
 
@@ -123,5 +129,5 @@ def run_cell(cell: Cell, console: Console) -> None:
         if cell.kind != "crm":
             run.scores("validation", cell.config.cascade.validation_rows)
             run.scores("test", cell.config.evaluate.test_rows)
-    seconds = time.perf_counter() - start
+    seconds = (cell.seconds() or 0.0) + time.perf_counter() - start
     write_text(cell.directory / "cell.json", json.dumps({"seconds": seconds}) + "\n")

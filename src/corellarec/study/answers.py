@@ -1,0 +1,109 @@
+"""What the models of a cell answer on validation and test rows, read from what the cell kept."""
+
+import time
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from torch import Tensor
+
+from corellarec import metrics
+from corellarec.cascade.calibrate import fit_logistic
+from corellarec.cascade.router import Router
+from corellarec.crm.score import crm_logits
+from corellarec.metrics import Floats, sigmoid
+from corellarec.pipeline import Run
+from corellarec.report.evaluate import Scores, predictions
+from corellarec.study.cells import Cell
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A CRM, calibrated on validation rows.
+
+    Args:
+        validation: ``(v,)`` raw logits of all validation rows.
+        test: ``(n,)`` raw logits of the test rows.
+        p: ``(n,)`` calibrated probabilities of the test rows.
+        validation_loss: Calibrated log loss (nats) on all validation rows.
+        ms: Milliseconds for 1,000 rows.
+    """
+
+    validation: Floats
+    test: Floats
+    p: Floats
+    validation_loss: float
+    ms: float
+
+
+def alone(run: Run, stage: int, rows: Tensor) -> Alone:
+    """What a run's CRM, as a stage left it, answers without a language model."""
+    log, crm = run.log, run.trained_crm(stage)
+    of_validation = log.rows_of("validation")
+    validation = crm_logits(crm, run.reader, log.samples(of_validation)).double().numpy()
+    start = time.perf_counter()
+    test = crm_logits(crm, run.reader, log.samples(rows)).double().numpy()
+    ms = 1e6 * (time.perf_counter() - start) / len(rows)
+    label = log.label[of_validation].numpy()
+    calibration = fit_logistic(label, validation)
+    loss = metrics.log_loss(label, sigmoid(calibration(validation)))
+    return Alone(validation, test, sigmoid(calibration(test)), loss, ms)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Both models of a run, and the router between them.
+
+    Args:
+        run: The run.
+        validation: The validation rows that the language model scored ...
+        scored: ... and their numbers.
+        test: The test rows ...
+        rows: ... and their numbers.
+        cost: Tokens and seconds of the language model on the test rows.
+    """
+
+    run: Run
+    validation: Scores
+    scored: Tensor
+    test: Scores
+    rows: Tensor
+    cost: dict[str, Any]
+
+    @cached_property
+    def router(self) -> Router:
+        """The decision, fitted on validation."""
+        return self.run.decide(self.validation, self.scored)
+
+    @cached_property
+    def predictions(self) -> dict[str, Floats]:
+        """Probabilities of the test rows under every way to use both models."""
+        return predictions(self.test, self.router)
+
+    def with_second_crm(self, second: Alone) -> "Answers":
+        """The same with another CRM in the language model's place: the control."""
+        of = {row: place for place, row in enumerate(self.run.log.rows_of("validation").tolist())}
+        places = [of[row] for row in self.scored.tolist()]
+        return replace(
+            self,
+            validation=replace(self.validation, llm_logit=second.validation[places]),
+            test=replace(self.test, llm_logit=second.test),
+        )
+
+
+def answers(cell: Cell, console: Console) -> Answers:
+    """Read what a finished cell answers."""
+    run, config = cell.open(console), cell.config
+    validation, scored, _ = run.scores("validation", config.cascade.validation_rows)
+    test, rows, cost = run.scores("test", config.evaluate.test_rows)
+    return Answers(run, validation, scored, test, rows, cost)
+
+
+def baseline_logits(cell: Cell, rows: Tensor) -> Floats:
+    """``(n,)`` a baseline's logits of test rows, NaN where it scored none."""
+    scores = pl.read_parquet(cell.directory / "scores.parquet", glob=False)
+    wanted = pl.DataFrame({"row": rows.numpy()})
+    joined = wanted.join(scores, on="row", how="left", maintain_order="left")
+    return joined["logit"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
