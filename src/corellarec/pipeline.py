@@ -470,7 +470,7 @@ class Run:
         if _done(directory, key) is not None:
             facts = json.loads((directory / "cascade.json").read_text("utf-8"))
             return Router.from_json(facts["router"])
-        scores, _, _ = self.scores("validation", settings.validation_rows)
+        scores, scored, _ = self.scores("validation", settings.validation_rows)
         crm = None if self.is_external else self.trained_crm()
         rows = self.log.rows_of("validation")
         router = fit_router(
@@ -478,10 +478,13 @@ class Run:
             llm_logit=scores.llm_logit,
             label=scores.label,
             user=scores.user,
+            time=self.log.time[scored].numpy(),
             all_known=self.known(rows),
             all_label=self.log.label[rows].numpy(),
+            all_time=self.log.time[rows].numpy(),
             policy=settings.policy,
             budget=settings.budget,
+            threshold=settings.threshold,
             combine=settings.combine,
             seed=self.config.seed,
         )
