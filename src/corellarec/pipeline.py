@@ -17,6 +17,7 @@ import polars as pl
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from numpy.typing import NDArray
 from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import save_file
@@ -440,6 +441,10 @@ class Run:
         logit = self.crm_logits(rows).double().numpy()
         return known(self.log, self.log.samples(rows), logit, self.config.crm.history_length)
 
+    def returning(self, rows: Tensor) -> NDArray[np.bool_]:
+        """Whether the users of log rows have training rows."""
+        return (self.log.user_train_rows[self.log.user[rows].long()] > 0).numpy()
+
     def write_adapter(self, directory: Path) -> dict[str, Any]:
         """Write the tuned adapter with what must hold where it is used; returns what is noted.
 
@@ -479,9 +484,11 @@ class Run:
             label=scores.label,
             user=scores.user,
             time=self.log.time[scored].numpy(),
+            returning=self.returning(scored),
             all_known=self.known(rows),
             all_label=self.log.label[rows].numpy(),
             all_time=self.log.time[rows].numpy(),
+            all_returning=self.returning(rows),
             policy=settings.policy,
             budget=settings.budget,
             threshold=settings.threshold,

@@ -34,15 +34,18 @@ def known(data):
 
 def fit(data, llm, budget=0.2, combine="blend", policy="entropy", threshold=None):
     time = data.get("time", np.arange(len(llm)))
+    returning = data.get("returning", np.zeros(len(llm), dtype=bool))
     return fit_router(
         known=known(data),
         llm_logit=llm,
         label=data["label"],
         user=data["user"],
         time=time,
+        returning=returning,
         all_known=known(data),
         all_label=data["label"],
         all_time=time,
+        all_returning=returning,
         policy=policy,
         budget=budget,
         threshold=threshold,
@@ -281,6 +284,15 @@ def test_the_budget_holds_on_later_rows_of_another_kind(policy):
     assert 0.05 < asked < 0.21
 
 
+def test_the_budget_holds_whatever_the_mix_of_new_and_known_users():
+    data = busy(9, 8000)
+    data["returning"] = np.random.default_rng(0).random(8000) < 0.2
+    data["crm"] *= np.where(data["returning"], 0.3, 1.0)
+    asked = fit(data, data["llm"], budget=0.2).would_ask(known(data), "entropy")
+    assert 0.15 < asked[data["returning"]].mean() <= 0.2
+    assert asked.mean() < 0.15
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     value=st.lists(st.integers(-3, 3) | st.floats(-5, 5), min_size=5, max_size=60),
@@ -288,7 +300,7 @@ def test_the_budget_holds_on_later_rows_of_another_kind(policy):
 )
 def test_a_threshold_and_the_budget_needed_agree(value, budget):
     value = np.array(value, dtype=np.float64)
-    past = blocks(value, np.arange(len(value)))
+    past = blocks(value, np.arange(len(value)), value > 0)
     asked = value > threshold_of(budget, past)
     slack = 1e-6  # a rank that equals the budget may fall on either side
     assert (budget_needed(value[asked], past) <= budget + slack).all()

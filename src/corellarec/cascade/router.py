@@ -148,9 +148,11 @@ def fit_router(
     label: Labels,
     user: NDArray[np.int64],
     time: NDArray[np.int64],
+    returning: NDArray[np.bool_],
     all_known: Known,
     all_label: Labels,
     all_time: NDArray[np.int64],
+    all_returning: NDArray[np.bool_],
     policy: Policy,
     budget: float | Literal["best"],
     threshold: float | None,
@@ -172,10 +174,12 @@ def fit_router(
         llm_logit: ``(n,)`` ... the language model's logits ...
         label: ``(n,)`` ... their labels ...
         user: ``(n,)`` ... users ...
-        time: ``(n,)`` ... and times, in any unit.
+        time: ``(n,)`` ... times, in any unit ...
+        returning: ``(n,)`` ... and whether the user has training rows.
         all_known: All validation rows; they fix the CRM's calibration and the thresholds ...
         all_label: ... with their labels ...
-        all_time: ... and times.
+        all_time: ... times ...
+        all_returning: ... and whether the user has training rows.
         policy: Whom to ask first.
         budget: Share of samples the language model may see; ``best`` is the one with the lowest
             cross-fitted log loss.
@@ -186,13 +190,13 @@ def fit_router(
     """
     folds = _folds(label, user)
     fit_blend = _better_blend(folds, label, known, llm_logit)
-    rows = _cross_fit(folds, label, known, llm_logit, time, fit_blend, combine)
+    rows = _cross_fit(folds, label, known, llm_logit, time, returning, fit_blend, combine)
     crm = fit_logistic(all_label, all_known.crm_logit)
     gain = fit_gain(known.features(crm), rows.expected, rows.saved)
     features = all_known.features(crm)
-    past = {name: blocks(value(name, features, gain), all_time) for name in POLICIES}
+    past = {name: blocks(value(name, features, gain), all_time, all_returning) for name in POLICIES}
     if threshold is not None:
-        share = float((np.concatenate(past[policy]) > threshold).mean())
+        share = float((value(policy, features, gain) > threshold).mean())
     else:
         share = _best_share(rows, policy, rows.fold >= 0) if budget == "best" else budget
     routed = {name: rows.needed[name] <= share for name in POLICIES}
@@ -270,6 +274,7 @@ def _cross_fit(
     known: Known,
     llm_logit: Floats,
     time: NDArray[np.int64],
+    returning: NDArray[np.bool_],
     fit_blend: FitBlend,
     combine: Literal["blend", "replace"],
 ) -> _CrossFit:
@@ -302,7 +307,7 @@ def _cross_fit(
         found.credit[held] = (losses(label, without) - losses(label, answer))[held]
         for name in POLICIES:
             worth = value(name, features, gain)
-            needed = budget_needed(worth[held], blocks(worth[fit], time[fit]))
+            needed = budget_needed(worth[held], blocks(worth[fit], time[fit], returning[fit]))
             found.value[name][held] = worth[held]
             found.needed[name][held] = needed
     found.needed["gain"][found.value["gain"] <= 0] = np.inf

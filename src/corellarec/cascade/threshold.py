@@ -1,20 +1,34 @@
 """From a budget to a threshold that holds it on later rows too.
 
-A sample's value drifts: later rows come from longer or shorter histories, of other users. So the
-budget is held in each of several successive parts of the validation rows, not in their mean.
+A sample's value drifts: later rows come from longer histories, of other users, and of more or fewer
+users that training knew. So the budget is held in each of several blocks of the validation rows,
+not in their mean.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from corellarec.metrics import Floats
 
-BLOCKS = 5
+PARTS = 5
+LEAST = 0.1  # share of the rows that makes a block of known, or of new users
 NOBODY = float(np.finfo(np.float64).max)  # a threshold, and plain JSON where infinity is not
 
 
-def blocks(value: Floats, time: np.ndarray) -> list[Floats]:
-    """Values in five parts of equally many rows, one after the other in time."""
-    return np.array_split(value[np.argsort(time, kind="stable")], BLOCKS)
+def blocks(value: Floats, time: NDArray[np.int64], returning: NDArray[np.bool_]) -> list[Floats]:
+    """Values in the blocks of rows that must each hold the budget.
+
+    These are five parts of equally many rows, one after the other in time, and the rows of users
+    that training knew, and of those it did not: what both hold, every mix of them holds.
+
+    Args:
+        value: ``(n,)`` value of asking.
+        time: ``(n,)`` times in any unit.
+        returning: ``(n,)`` whether the user has training rows.
+    """
+    parts = np.array_split(value[np.argsort(time, kind="stable")], PARTS)
+    kinds = (value[returning], value[~returning])
+    return [*parts, *(kind for kind in kinds if len(kind) >= LEAST * len(value))]
 
 
 def budget_needed(value: Floats, past: list[Floats]) -> Floats:
@@ -37,6 +51,9 @@ def threshold_of(budget: float, past: list[Floats]) -> float:
         return -NOBODY
     found = -NOBODY
     for block in past:
-        routed = int(budget * (len(block) + 1) + 1e-9) - 1
-        found = max(found, NOBODY if routed < 0 else float(np.sort(block)[-1 - routed]))
+        wanted = int(budget * (len(block) + 1) + 1e-9)
+        if wanted == 0:
+            return NOBODY
+        if wanted <= len(block):
+            found = max(found, float(np.sort(block)[-wanted]))
     return found
