@@ -4,7 +4,7 @@ Everything here is fitted on validation data and can be applied to one sample at
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from corellarec.cascade.blend import Blend, fit_full, fit_plain
 from corellarec.cascade.calibrate import LogisticMap, fit_logistic
 from corellarec.cascade.policy import POLICIES, Gain, Known, Policy, expected_gain, fit_gain, value
 from corellarec.cascade.threshold import NOBODY, blocks, budget_needed, threshold_of
+from corellarec.errors import ArtifactError
 from corellarec.metrics import Floats, Labels, losses, sigmoid
 
 FOLDS = 5
@@ -125,7 +126,16 @@ class Router:
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> "Router":
-        """The router of :meth:`to_json`."""
+        """The router of :meth:`to_json`.
+
+        Raises:
+            ArtifactError: If another version wrote it.
+        """
+        if missing := {field.name for field in fields(cls)} - facts.keys():
+            raise ArtifactError(
+                f"the cascade was fitted by another version ({', '.join(sorted(missing))} not "
+                "found): `corellarec evaluate RUN` fits it again"
+            )
 
         def read(kind: type, of: dict[str, Any]) -> Any:  # noqa: ANN401 (an instance of kind)
             return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in of.items()})
@@ -166,8 +176,8 @@ def fit_router(
     minus the answer's on the rows routed. If it does not exceed zero with 95 % confidence (users
     resampled), nothing is routed. Of the plain and the full blend the one with the lower
     cross-fitted log loss is taken. What the full one gains by history length and popularity alone
-    is no merit of the language model: the gain over the full blend without it must be shown too
-    (``credit``).
+    is no merit of the language model, nor is what the mere rate of positives gains in the CRM's
+    place: the gain over these must be shown too.
 
     Args:
         known: The ``n`` validation rows that both models scored ...
@@ -236,7 +246,8 @@ class _CrossFit:
         fold: ``(n,)`` the fold a row is held out in; -1 where nothing could be fitted, and then it
             is not routed and gains nothing.
         saved: ``(n,)`` log loss (nats) the answer saves over the CRM.
-        credit: ``(n,)`` what it saves over the best answer without the language model.
+        credit: ``(n,)`` what it saves over an answer of its kind that needs no language model: the
+            full blend of the rest, or the rate of positives.
         expected: ``(n,)`` what the blend expects it to save.
         value: ``(n,)`` value of asking under each policy ...
         needed: ... and the smallest budget under which the row is routed, infinite if none.
@@ -296,6 +307,7 @@ def _cross_fit(
         )
         if combine == "replace":
             answer = sigmoid(fit_logistic(label[fit], llm_logit[fit])(llm_logit))
+            without = np.full(n, label[fit].mean())
         elif fit_blend is fit_full:
             without = sigmoid(fit_full(label[fit], known[fit], None)(known, llm_logit))
         saved = losses(label, alone) - losses(label, answer)
