@@ -70,7 +70,9 @@ def test_own_data_is_described_whole(settings, message):
     [
         ("stage2.row=3", "did you mean 'stage2.rows'"),
         ("budget=0.2", "did you mean 'cascade.budget'"),
-        ("cascade.budget=1.5", "cascade.budget.*less than or equal to 1.*1.5"),
+        ("cascade.budget=most", "cascade.budget.*a share from 0 to 1, or the word 'best'.*most"),
+        ("cascade.budget=1.5", "cascade.budget.*a share from 0 to 1, or the word 'best'.*1.5"),
+        ("cascade.threshold=nan", "cascade.threshold.*finite"),
         ("cascade.budget", "expected key=value"),
         ("seed.x.y=1", "seed"),
         ("crm=3", "crm: is a section of settings, found the value 3"),
@@ -82,6 +84,22 @@ def test_own_data_is_described_whole(settings, message):
 def test_a_wrong_setting_says_what_is_right(setting, message):
     with pytest.raises(ConfigError, match=message):
         load_config(settings=[setting])
+
+
+def test_the_cascade_takes_one_limit():
+    best = load_config(settings=["cascade.budget=best"])
+    assert best.cascade.budget == "best"
+    fixed = load_config(settings=["cascade.policy=entropy", "cascade.threshold=0.6"])
+    assert fixed.cascade.threshold == 0.6
+    for policy, budget, threshold, message in (
+        ("gain", "0.3", "0.1", "budget .0.3. and threshold .0.1. exclude"),
+        ("gain", "best", "0.1", "budget .best. and threshold .0.1. exclude"),
+        ("entropy", "0.1", "0.9", "between 0 and ln 2"),
+        ("margin", "0.1", "0.5", "asks about none.*such as -0.5"),
+    ):
+        settings = [f"policy={policy}", f"budget={budget}", f"threshold={threshold}"]
+        with pytest.raises(ConfigError, match=message):
+            load_config(settings=[f"cascade.{one}" for one in settings])
 
 
 def test_wrong_sources(tmp_path):

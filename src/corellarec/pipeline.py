@@ -17,6 +17,7 @@ import polars as pl
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from numpy.typing import NDArray
 from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import save_file
@@ -444,6 +445,10 @@ class Run:
         logit = self.crm_logits(rows).double().numpy()
         return known(self.log, self.log.samples(rows), logit, self.config.crm.history_length)
 
+    def returning(self, rows: Tensor) -> NDArray[np.bool_]:
+        """Whether the users of log rows have training rows."""
+        return (self.log.user_train_rows[self.log.user[rows].long()] > 0).numpy()
+
     def write_adapter(self, directory: Path) -> dict[str, Any]:
         """Write the tuned adapter with what must hold where it is used; returns what is noted.
 
@@ -474,7 +479,7 @@ class Run:
         if self.done(directory, key) is not None:
             facts = json.loads((directory / "cascade.json").read_text("utf-8"))
             return Router.from_json(facts["router"])
-        scores, _, _ = self.scores("validation", settings.validation_rows)
+        scores, scored, _ = self.scores("validation", settings.validation_rows)
         crm = None if self.is_external else self.trained_crm()
         rows = self.log.rows_of("validation")
         router = fit_router(
@@ -482,10 +487,15 @@ class Run:
             llm_logit=scores.llm_logit,
             label=scores.label,
             user=scores.user,
+            time=self.log.time[scored].numpy(),
+            returning=self.returning(scored),
             all_known=self.known(rows),
             all_label=self.log.label[rows].numpy(),
+            all_time=self.log.time[rows].numpy(),
+            all_returning=self.returning(rows),
             policy=settings.policy,
             budget=settings.budget,
+            threshold=settings.threshold,
             combine=settings.combine,
             seed=self.config.seed,
         )

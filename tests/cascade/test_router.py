@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,11 +7,15 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
+from scipy.stats import binomtest
 
+from corellarec.cascade.blend import fit_full, fit_plain
 from corellarec.cascade.calibrate import fit_logistic
-from corellarec.cascade.policy import Known, expected_gain
+from corellarec.cascade.policy import POLICIES, Known, expected_gain
 from corellarec.cascade.policy import known as look_up
-from corellarec.cascade.router import Router, fit_router
+from corellarec.cascade.router import Router, explain, fit_router
+from corellarec.cascade.threshold import blocks, budget_needed, threshold_of
+from corellarec.errors import ArtifactError
 from corellarec.metrics import log_loss, losses
 
 
@@ -28,16 +33,23 @@ def known(data):
     return Known(data["crm"], *facts)
 
 
-def fit(data, llm, budget=0.2, combine="blend", policy="entropy"):
+def fit(data, llm, budget=0.2, combine="blend", policy="entropy", threshold=None):
+    time = data.get("time", np.arange(len(llm)))
+    returning = data.get("returning", np.zeros(len(llm), dtype=bool))
     return fit_router(
         known=known(data),
         llm_logit=llm,
         label=data["label"],
         user=data["user"],
+        time=time,
+        returning=returning,
         all_known=known(data),
         all_label=data["label"],
+        all_time=time,
+        all_returning=returning,
         policy=policy,
         budget=budget,
+        threshold=threshold,
         combine=combine,
         seed=0,
     )
@@ -62,7 +74,7 @@ def test_a_weight_is_never_negative():
     assert expit(nothing.bias) == pytest.approx(data["label"].mean())
 
 
-@pytest.mark.parametrize("policy", ["entropy", "gain"])
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("combine", ["blend", "replace"])
 def test_a_helpful_language_model_is_asked(combine, policy):
     data, unseen = world(1), world(2)
@@ -70,39 +82,54 @@ def test_a_helpful_language_model_is_asked(combine, policy):
     assert router.verdict.helps
     assert router.verdict.bound > 0
     asked = router.asks(known(unseen))
-    assert asked.mean() == pytest.approx(0.2, abs=0.03)
+    assert 0.15 < asked.mean() <= 0.2
     alone = expit(router.crm(unseen["crm"]))
-    together = np.where(asked, router.answer(unseen["crm"], unseen["llm"]), alone)
+    together = np.where(asked, router.answer(known(unseen), unseen["llm"]), alone)
     assert log_loss(unseen["label"], together) < log_loss(unseen["label"], alone)
 
 
-@example(3161, "constant", "blend", "gain", 0.3)
+USELESS = {
+    "noise": lambda of, noise: noise,
+    "inverted": lambda of, noise: -of["llm"],
+    "inverted CRM": lambda of, noise: -of["crm"],
+    "inverted truth": lambda of, noise: noise + 2.0 - 4.0 * of["label"],
+    "constant": lambda of, noise: np.full(len(noise), 2.0),
+    "copy": lambda of, noise: of["crm"],
+    "huge": lambda of, noise: np.where(noise > 0, 1e300, -1e300),
+    "huge constant": lambda of, noise: np.full(len(noise), -1e300),
+}
+
+
+@example(3161, "constant", "blend", "gain", 0.3, 0.0)
 @settings(max_examples=40, deadline=None, derandomize=True)  # chance itself is under test
 @given(
     seed=st.integers(0, 10_000),
-    kind=st.sampled_from(["noise", "inverted", "constant", "copy"]),
+    kind=st.sampled_from(sorted(USELESS)),
     combine=st.sampled_from(["blend", "replace"]),
-    policy=st.sampled_from(["entropy", "gain"]),
-    budget=st.sampled_from([0.05, 0.3, 1.0]),
+    policy=st.sampled_from(POLICIES),
+    budget=st.sampled_from([0.05, 0.3, 1.0, "best"]),
+    skew=st.sampled_from([0.0, 1.5]),
 )
-def test_a_useless_language_model_does_no_harm(seed, kind, combine, policy, budget):
-    data, unseen = world(seed), world(seed + 20_000)
+def test_a_useless_language_model_does_no_harm(seed, kind, combine, policy, budget, skew):
+    """With a skew the CRM is wrong about short histories, which the blend could put right alone."""
 
-    def answer(of, stream):
-        noise = np.random.default_rng(stream).normal(size=len(of["label"]))
-        return {
-            "noise": noise,
-            "inverted": -of["llm"],
-            "constant": np.full(len(noise), 2.0),
-            "copy": of["crm"],
-        }[kind]
+    def shop(seed):
+        generator = np.random.default_rng(seed)
+        data = world(seed)
+        rows = len(data["crm"])
+        data["facts"] = generator.integers(0, 50, (3, rows)) / np.array([[1], [1], [50]])
+        short = data["facts"][0] < 10
+        truth = data["crm"] * (1 - skew * short / 2) + skew * short + data["llm"]
+        data["label"] = (generator.random(rows) < expit(truth)).astype(np.int8)
+        return data, USELESS[kind](data, generator.normal(size=rows))
 
-    router = fit(data, answer(data, 1), budget=budget, combine=combine, policy=policy)
+    (data, llm), (unseen, unseen_llm) = shop(seed), shop(seed + 20_000)
+    router = fit(data, llm, budget=budget, combine=combine, policy=policy)
     asked = router.asks(known(unseen))
     alone = expit(router.crm(unseen["crm"]))
-    together = np.where(asked, router.answer(unseen["crm"], answer(unseen, 2)), alone)
+    together = np.where(asked, router.answer(known(unseen), unseen_llm), alone)
     assert log_loss(unseen["label"], together) < log_loss(unseen["label"], alone) + 2e-3
-    if kind != "noise" and combine == "blend":  # the rest passes a 95 % test once in twenty times
+    if kind not in ("noise", "huge"):  # these pass a 95 % test once in twenty times
         assert not asked.any()
 
 
@@ -135,9 +162,9 @@ def test_gain_learns_where_the_language_model_knows_more():
         router = fit(data, llm, policy=policy)
         asked = router.would_ask(known(unseen), policy)
         alone = expit(router.crm(unseen["crm"]))
-        together = np.where(asked, router.answer(unseen["crm"], unseen_llm), alone)
+        together = np.where(asked, router.answer(known(unseen), unseen_llm), alone)
         found[policy] = log_loss(unseen["label"], together)
-        assert router.to_json()["thresholds"].keys() == {"gain", "entropy"}
+        assert router.to_json()["thresholds"].keys() == {"gain", "entropy", "margin"}
         if policy == "gain":
             assert popular[asked].mean() > 0.95
             assert router.verdict.helps
@@ -173,7 +200,157 @@ def test_known_looks_back_no_further_than_told(log):
     assert found.item_count.tolist() == [(log.item[train] == log.item[row]).sum().item()]
 
 
+def busy(seed, rows=3000):
+    """The language model knows the more, the longer the history; the CRM is wrong about some."""
+    data = world(seed, rows)
+    generator = np.random.default_rng(seed + 1)
+    history, count = generator.integers(0, 51, rows) * 1.0, generator.integers(0, 500, rows) * 1.0
+    data["facts"] = np.stack([history, count, generator.random(rows)])
+    truth = data["crm"] + data["llm"] * np.log1p(history) / 4 + 0.3 * (history < 5)
+    data["label"] = (generator.random(rows) < expit(truth)).astype(np.int8)
+    return data
+
+
+def test_margin_and_entropy_pick_the_same_rows():
+    data, unseen = busy(1), busy(2)
+    router = fit(data, data["llm"])
+    entropy, margin = (router.would_ask(known(unseen), name) for name in ("entropy", "margin"))
+    assert 0 < entropy.sum() < len(entropy)
+    assert np.array_equal(entropy, margin)
+    assert router.verdicts["entropy"] == router.verdicts["margin"]
+    order = np.argsort(router.value(known(unseen), "entropy"))
+    assert np.array_equal(order, np.argsort(router.value(known(unseen), "margin")))
+
+
+def test_the_full_blend_is_taken_where_it_is_better_and_rises_with_both_logits():
+    data, unseen = busy(3, 6000), busy(4, 6000)
+    router = fit(data, data["llm"])
+    full, plain = (way(data["label"], known(data), data["llm"]) for way in (fit_full, fit_plain))
+    assert router.blend == full
+    loss = {b: log_loss(unseen["label"], expit(b(known(unseen), unseen["llm"])))
+            for b in (full, plain)}  # fmt: skip
+    assert loss[full] < loss[plain]
+    more = replace(known(unseen), crm_logit=unseen["crm"] + 0.5)
+    before = full(known(unseen), unseen["llm"])
+    assert (full(more, unseen["llm"]) >= before).all()
+    assert (full(known(unseen), unseen["llm"] + 0.5) >= before).all()
+    inverted = fit_full(data["label"], known(data), -data["llm"])
+    assert inverted.weights[1] == inverted.weights[3] == 0
+    flat = world(5)
+    assert fit(flat, flat["llm"]).blend.weights[4:] == (0.0, 0.0)
+
+
+def test_an_answer_needs_no_other_rows():
+    data = busy(5)
+    router = fit(data, data["llm"], policy="gain")
+    facts, llm = known(data), data["llm"]
+    asked, answer = router.asks(facts), router.answer(facts, llm)
+    assert 0 < asked.sum() < len(asked)
+    for i in range(0, 60, 3):
+        one = slice(i, i + 1)
+        assert router.asks(facts[one])[0] == asked[i]
+        assert router.answer(facts[one], llm[one])[0] == pytest.approx(answer[i])
+
+
+def test_a_gain_is_not_followed_outside_what_validation_had():
+    data = busy(6)
+    router = fit(data, data["llm"])
+    facts = known(data)[:2]
+    far = replace(facts, crm_logit=np.array([1e6, -1e6]), item_count=np.array([1e12, 1e12]))
+    edge = replace(facts, crm_logit=np.array([20.0, -20.0]), item_count=np.array([1e4, 1e4]))
+    assert router.value(far, "gain") == pytest.approx(router.value(edge, "gain"))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_budget_holds_on_later_rows_of_another_kind(policy):
+    """Histories grow with time, and so does what is asked of them."""
+
+    def month(seed, grown):
+        generator = np.random.default_rng(seed)
+        data = world(seed, 8000)
+        age = (np.sort(generator.random(8000)) + grown) / 2
+        history = np.floor(50 * np.clip(age + generator.normal(size=8000) / 8, 0, 1))
+        data["facts"] = np.stack([history, np.zeros(8000), np.full(8000, 0.5)])
+        data["crm"] *= 1.5 - age
+        truth = data["crm"] + data["llm"] * np.log1p(history) / 4
+        data["label"] = (generator.random(8000) < expit(truth)).astype(np.int8)
+        return data | {"time": age}
+
+    now, later = month(1, 0.0), month(2, 0.2)
+    router = fit(now, now["llm"], budget=0.2, policy=policy)
+    asked = router.would_ask(known(later), policy).mean()
+    overall = np.quantile(router.value(known(now), policy), 0.8)
+    assert (router.value(known(later), policy) > overall).mean() > 0.22
+    assert 0.05 < asked < 0.21
+
+
+def test_the_budget_holds_whatever_the_mix_of_new_and_known_users():
+    data = busy(9, 8000)
+    data["returning"] = np.random.default_rng(0).random(8000) < 0.2
+    data["crm"] *= np.where(data["returning"], 0.3, 1.0)
+    asked = fit(data, data["llm"], budget=0.2).would_ask(known(data), "entropy")
+    assert 0.15 < asked[data["returning"]].mean() <= 0.2
+    assert asked.mean() < 0.15
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    value=st.lists(st.integers(-3, 3) | st.floats(-5, 5), min_size=5, max_size=60),
+    budget=st.floats(0, 1) | st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+)
+def test_a_threshold_and_the_budget_needed_agree(value, budget):
+    value = np.array(value, dtype=np.float64)
+    past = blocks(value, np.arange(len(value)), value > 0)
+    asked = value > threshold_of(budget, past)
+    slack = 1e-6  # a rank that equals the budget may fall on either side
+    assert (budget_needed(value[asked], past) <= budget + slack).all()
+    assert (budget_needed(value[~asked], past) > budget - slack).all()
+    for block in past:
+        assert (block > threshold_of(budget, past)).mean() <= budget + slack
+
+
+def test_best_asks_where_validation_gains():
+    data = world(1)
+    everyone = fit(data, data["llm"], budget="best")
+    assert everyone.budget > 0.9
+    assert everyone.verdict.helps
+    nobody = fit(data, -data["llm"], budget="best")
+    assert nobody.budget == 0
+    assert not nobody.would_ask(known(data), "entropy").any()
+    assert "nothing is routed" in explain(nobody)
+
+
+@pytest.mark.parametrize(("policy", "threshold"), [("entropy", 0.6), ("margin", -0.5), ("gain", 0)])
+def test_a_threshold_takes_the_place_of_a_budget(policy, threshold):
+    data = busy(7)
+    router = fit(data, data["llm"], policy=policy, threshold=threshold)
+    asked = router.asks(known(data))
+    assert np.array_equal(asked, router.value(known(data), policy) > threshold)
+    assert router.budget == asked.mean()
+    assert router.shares[policy].asked / 3000 == pytest.approx(router.budget, abs=0.05)
+
+
+def test_the_share_asked_about_has_an_exact_bound():
+    data = world(8)
+    router = fit(data, data["llm"], policy="entropy")
+    share = router.shares["entropy"]
+    test = binomtest(share.asked, share.rows, alternative="less")
+    found = test.proportion_ci(confidence_level=0.95, method="exact").high
+    assert share.bound == pytest.approx(found)
+    assert share.asked == router.verdict.routed
+    assert f"less than {share.bound:.1%}" in explain(router)
+    assert fit(data, data["llm"], budget=1.0).shares["entropy"].bound == 1.0
+
+
 def test_json_round_trip():
-    data = world(4)
+    data = busy(4)
     router = fit(data, data["llm"])
     assert Router.from_json(json.loads(json.dumps(router.to_json()))) == router
+
+
+def test_a_router_of_another_version_is_said_to_be_one():
+    data = world(4)
+    facts = fit(data, data["llm"]).to_json()
+    del facts["shares"]
+    with pytest.raises(ArtifactError, match="another version .shares not found.*evaluate RUN"):
+        Router.from_json(facts)

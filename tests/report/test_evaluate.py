@@ -13,7 +13,7 @@ def found():
     generator = np.random.default_rng(0)
     crm, llm = generator.normal(size=(2, 2400)) * 1.2
     label = (generator.random(2400) < expit(crm + llm)).astype(np.int8)
-    user = generator.integers(0, 60, 2400)
+    user, time = generator.integers(0, 60, 2400), np.arange(2400)
     known = Known(crm, *generator.random((3, 2400)))
     half = slice(0, 1200)
     router = fit_router(
@@ -21,10 +21,15 @@ def found():
         llm_logit=llm[half],
         label=label[half],
         user=user[half],
+        time=time[half],
+        returning=time[half] % 2 == 0,
         all_known=known[half],
         all_label=label[half],
+        all_time=time[half],
+        all_returning=time[half] % 2 == 0,
         policy="entropy",
         budget=0.3,
+        threshold=None,
         combine="blend",
         seed=0,
     )
@@ -38,7 +43,7 @@ def test_table_agrees_with_scikit_learn(found):
     table = result["table"]
     assert table["crm"]["auc"]["value"] == roc_auc_score(scores.label, scores.crm_logit)
     assert table["llm"]["auc"]["value"] == roc_auc_score(scores.label, scores.llm_logit)
-    blend = router.blend(scores.crm_logit, scores.llm_logit)
+    blend = router.blend(scores.known, scores.llm_logit)
     assert table["blend_all"]["auc"]["value"] == roc_auc_score(scores.label, blend)
     assert table["crm"]["auc"]["value"] == table["crm_calibrated"]["auc"]["value"]
     for row in table.values():

@@ -123,7 +123,7 @@ class Cascade:
         if asked.any():
             chosen = torch.from_numpy(np.flatnonzero(asked))
             llm_logit = self.scorer.logits(samples[chosen], progress).double().numpy()
-            p[asked] = self.router.answer(crm_logit[asked], llm_logit)
+            p[asked] = self.router.answer(facts[asked], llm_logit)
             p_llm[asked] = sigmoid(self.router.llm(llm_logit))
         return Prediction(p, p_crm, p_llm, asked)
 

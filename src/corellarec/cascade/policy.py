@@ -1,10 +1,13 @@
 """Whom to ask: a value for every sample, from what is known before asking.
 
-A policy is a linear function of six features, so that it can be stored as numbers and applied to
-one sample. The paper's rule, the CRM's entropy, is the one with a single weight.
+``entropy`` is the paper's rule: ask where the calibrated CRM is least confident. ``margin`` asks
+where it is nearest to its decision boundary; with two classes both fall with ``|logit|``, so that
+the same budget picks the same rows. ``gain`` is learnt: the log loss that asking saves.
 """
 
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +17,8 @@ from corellarec.cascade.calibrate import LogisticMap
 from corellarec.data.log import Log, Samples
 from corellarec.metrics import Floats, entropy, losses, sigmoid
 
+Policy = Literal["gain", "entropy", "margin"]
+POLICIES: tuple[Policy, ...] = ("gain", "entropy", "margin")
 FEATURES = (
     "logit",
     "absolute logit",
@@ -22,6 +27,7 @@ FEATURES = (
     "log item popularity",
     "share liked",
 )
+PRODUCTS = tuple(combinations_with_replacement(range(len(FEATURES)), 2))
 PENALTIES = np.logspace(-1, 7, 17)
 
 
@@ -74,23 +80,51 @@ def known(log: Log, samples: Samples, crm_logit: Floats, history_length: int) ->
 
 
 @dataclass(frozen=True)
-class LinearValue:
-    """``bias + weights . features``: the higher, the more it is worth to ask.
+class Gain:
+    """Log loss (nats) that asking is expected to save: a polynomial of the second degree.
+
+    Features are first held to the range that validation had: a square that is followed outside it
+    says anything.
 
     Args:
-        weights: One for each of ``FEATURES``.
+        weights: ``(6 + 21,)`` of the features, and of the product of every two and their squares.
         bias: Added to the weighted sum.
+        low: ``(6,)`` the least value of each of ``FEATURES`` ...
+        high: ``(6,)`` ... and the largest.
     """
 
     weights: tuple[float, ...]
     bias: float
+    low: tuple[float, ...]
+    high: tuple[float, ...]
 
     def __call__(self, features: Floats) -> Floats:
         """Value of each row of ``(n, 6)`` features."""
-        return features @ np.array(self.weights) + self.bias
+        held = np.clip(features, self.low, self.high)
+        return with_products(held) @ np.array(self.weights) + self.bias
 
 
-ENTROPY = LinearValue(tuple(float(name == "entropy") for name in FEATURES), 0.0)
+def with_products(features: Floats) -> Floats:
+    """``(n, 6 + 21)``: the features, then the product of every two, squares among them."""
+    first, second = (list(side) for side in zip(*PRODUCTS, strict=True))
+    return np.hstack([features, features[:, first] * features[:, second]])
+
+
+def value(policy: Policy, features: Floats, gain: Gain) -> Floats:
+    """What asking is worth: nats under ``gain`` and ``entropy``, ``-|logit|`` under ``margin``.
+
+    Args:
+        policy: Whom to ask first.
+        features: ``(n, 6)`` of :meth:`Known.features`.
+        gain: What ``gain`` has learnt.
+    """
+    match policy:
+        case "gain":
+            return gain(features)
+        case "entropy":
+            return features[:, FEATURES.index("entropy")]
+        case "margin":
+            return -features[:, FEATURES.index("absolute logit")]
 
 
 def expected_gain(alone: Floats, answer: Floats, truth: Floats) -> Floats:
@@ -105,7 +139,7 @@ def expected_gain(alone: Floats, answer: Floats, truth: Floats) -> Floats:
     return truth * yes + (1 - truth) * no
 
 
-def fit_gain(features: Floats, expected: Floats, saved: Floats) -> LinearValue:
+def fit_gain(features: Floats, expected: Floats, saved: Floats) -> Gain:
     """Ridge regression of the log loss (nats) that asking saves; penalties are cross-validated.
 
     What the blend expects is regressed first. Then what it did not foresee is, whose mean is zero
@@ -117,11 +151,17 @@ def fit_gain(features: Floats, expected: Floats, saved: Floats) -> LinearValue:
         expected: ``(n,)`` from :func:`expected_gain`.
         saved: ``(n,)`` the CRM's loss minus the answer's, on the labels.
     """
-    mean, deviation = features.mean(0), features.std(0).clip(min=1e-9)
-    scaled = (features - mean) / deviation
-    weights, bias = np.zeros(len(FEATURES)), 0.0
+    columns = with_products(features)
+    mean, deviation = columns.mean(0), columns.std(0).clip(min=1e-9)
+    scaled = (columns - mean) / deviation
+    weights, bias = np.zeros(columns.shape[1]), 0.0
     for target in (expected, saved - expected):
         ridge = RidgeCV(PENALTIES).fit(scaled, target)
         weights += ridge.coef_ / deviation
         bias += float(ridge.intercept_)
-    return LinearValue(tuple(weights.tolist()), bias - float(weights @ mean))
+    return Gain(
+        tuple(weights.tolist()),
+        bias - float(weights @ mean),
+        tuple(features.min(0).tolist()),
+        tuple(features.max(0).tolist()),
+    )

@@ -89,11 +89,11 @@ def _predictions(scores: Scores, router: Router) -> dict[str, Floats]:
     crm, llm = sigmoid(scores.crm_logit), sigmoid(scores.llm_logit)
     crm_calibrated = sigmoid(router.crm(scores.crm_logit))
     llm_calibrated = sigmoid(router.llm(scores.llm_logit))
-    blend = sigmoid(router.blend(scores.crm_logit, scores.llm_logit))
+    blend = sigmoid(router.blend(scores.known, scores.llm_logit))
     entropy_asks = router.would_ask(scores.known, "entropy")
     gain_asks = router.would_ask(scores.known, "gain")
     asks = router.asks(scores.known)
-    answer = router.answer(scores.crm_logit, scores.llm_logit)
+    answer = router.answer(scores.known, scores.llm_logit)
     return {
         "crm": crm,
         "crm_calibrated": crm_calibrated,
