@@ -32,6 +32,9 @@ from corellarec.llm.remote import RemoteScorer
 from corellarec.llm.title_vectors import title_vectors
 from corellarec.pipeline import Run, remove_run
 from corellarec.report.page import render, tables
+from corellarec.study.page import to_markdown
+from corellarec.study.run import Study
+from corellarec.study.spec import load_study, study_names
 from corellarec.tune import Tuner
 
 app = typer.Typer(
@@ -393,6 +396,41 @@ def baseline(
         _print_json(found)
     else:
         (Console() if sys.stdout.isatty() else Console(width=150)).print(baseline_table(found))
+
+
+@app.command()
+def study(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help=f"{', '.join(study_names())}, or a TOML file.")
+    ],
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory to write; the default is runs/study-NAME.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be trained, and what is done.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the paper's experiments as one grid, and write their report.
+
+    Every cell has a directory of its own, and steps that cells share are done once. The same
+    command goes on where it was interrupted, and does nothing again that is done.
+    """
+    spec, base = load_study(name, settings or ())
+    here = Study(spec, base, out or Path("runs", f"study-{Path(name).stem}"), console)
+    if dry_run:
+        for cell in here.cells:
+            seconds = cell.seconds()
+            done = "to do" if seconds is None else f"done in {seconds:,.0f} s"
+            sys.stdout.write(f"{cell.title}: {done}\n")
+        return
+    result = here.everything()
+    if as_json:
+        _print_json(result)
+    else:
+        sys.stdout.write(to_markdown(result))
+        console.print(f"Report: {here.directory / 'report.html'}", highlight=False)
 
 
 @app.command()

@@ -471,18 +471,15 @@ class Run:
         write_adapter(directory, self.llm.model, self.config.llm, self.log, facts)
         return facts
 
-    def fit(self) -> Router:
-        """Fit the cascade on validation data and write its directory, or find it done."""
-        directory = self.directory / "cascade"
-        settings = self.config.cascade
-        key = self.key("cascade", *self._external_file())
-        if self.done(directory, key) is not None:
-            facts = json.loads((directory / "cascade.json").read_text("utf-8"))
-            return Router.from_json(facts["router"])
-        scores, scored, _ = self.scores("validation", settings.validation_rows)
-        crm = None if self.is_external else self.trained_crm()
-        rows = self.log.rows_of("validation")
-        router = fit_router(
+    def decide(self, scores: Scores, scored: Tensor) -> Router:
+        """Fit the decision.
+
+        Args:
+            scores: Validation rows that both models scored.
+            scored: Their row numbers.
+        """
+        rows, settings = self.log.rows_of("validation"), self.config.cascade
+        return fit_router(
             known=scores.known,
             llm_logit=scores.llm_logit,
             label=scores.label,
@@ -499,6 +496,18 @@ class Run:
             combine=settings.combine,
             seed=self.config.seed,
         )
+
+    def fit(self) -> Router:
+        """Fit the cascade on validation data and write its directory, or find it done."""
+        directory = self.directory / "cascade"
+        settings = self.config.cascade
+        key = self.key("cascade", *self._external_file())
+        if self.done(directory, key) is not None:
+            facts = json.loads((directory / "cascade.json").read_text("utf-8"))
+            return Router.from_json(facts["router"])
+        scores, scored, _ = self.scores("validation", settings.validation_rows)
+        router = self.decide(scores, scored)
+        crm = None if self.is_external else self.trained_crm()
         self.load_adapter()
 
         def save(path: Path) -> None:

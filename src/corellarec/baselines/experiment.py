@@ -168,7 +168,7 @@ class Experiment:
         write_table(table, self.directory / "scores.parquet")
         user, label = run.log.user[rows].long().numpy(), run.log.label[rows].numpy()
         p = metrics.sigmoid(logit.double().numpy())
-        resamples = metrics.resampled_users(user, config.bootstrap, run.config.seed)
+        bootstrap = metrics.Bootstrap(user, config.bootstrap, run.config.seed)
         test: dict[str, Any] = {
             "rows": len(rows),
             "split_rows": len(run.log.rows_of("test")),
@@ -176,7 +176,7 @@ class Experiment:
         }
         for name in METRICS:
             of = metrics.METRICS[name]
-            low, high = metrics.interval(np.array([of(label[i], p[i]) for i in resamples]))
+            low, high = metrics.interval(bootstrap(name, label, p))
             test[name] = {"value": of(label, p), "low": low, "high": high}
         result = {
             "corellarec": version("corellarec"),

@@ -1,6 +1,5 @@
 """The final evaluation: every figure of the report, from scores and labels alone."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from corellarec import metrics
 from corellarec.cascade.policy import Known
 from corellarec.cascade.router import Router
-from corellarec.metrics import METRICS, Floats, Labels, entropy, losses, sigmoid
+from corellarec.metrics import METRICS, Bootstrap, Floats, Labels, entropy, losses, sigmoid
 
 BUDGETS = np.linspace(0, 1, 21)
 RELIABILITY_BINS = 10
@@ -51,8 +50,8 @@ def evaluate(
         groups: Groups of equal size by CRM confidence.
         seed: Seed of the resamples and of the random policy.
     """
-    resamples = metrics.resampled_users(scores.user, bootstrap, seed)
-    predictions = _predictions(scores, router)
+    bootstrapped = Bootstrap(scores.user, bootstrap, seed)
+    answers = predictions(scores, router)
     asked = {
         "crm": 0.0,
         "crm_calibrated": 0.0,
@@ -69,12 +68,11 @@ def evaluate(
         "rows": len(scores.label),
         "users": len(np.unique(scores.user)),
         "positives": int(scores.label.sum()),
-        "table": _table(scores.label, predictions, asked, resamples),
-        "groups": _groups(scores, router, predictions, groups, resamples),
-        "curve": _curve(scores, router, predictions, seed),
+        "table": _table(scores.label, answers, asked, bootstrapped),
+        "groups": _groups(scores, router, answers, groups, bootstrapped),
+        "curve": _curve(scores, router, answers, seed),
         "reliability": {
-            name: _reliability(scores.label, predictions[name])
-            for name in ("crm", "llm", "cascade")
+            name: _reliability(scores.label, answers[name]) for name in ("crm", "llm", "cascade")
         },
     }
 
@@ -85,7 +83,8 @@ def _top_entropy(scores: Scores, router: Router) -> NDArray[np.bool_]:
     return uncertainty > np.quantile(uncertainty, 1 - router.budget)
 
 
-def _predictions(scores: Scores, router: Router) -> dict[str, Floats]:
+def predictions(scores: Scores, router: Router) -> dict[str, Floats]:
+    """``(n,)`` probabilities under every way to use both models."""
     crm, llm = sigmoid(scores.crm_logit), sigmoid(scores.llm_logit)
     crm_calibrated = sigmoid(router.crm(scores.crm_logit))
     llm_calibrated = sigmoid(router.llm(scores.llm_logit))
@@ -112,14 +111,11 @@ def _table(
     label: Labels,
     predictions: dict[str, Floats],
     asked: dict[str, float],
-    resamples: list[NDArray[np.int64]],
+    bootstrap: Bootstrap,
 ) -> dict[str, Any]:
     """Each predictor's metrics with intervals, and its paired difference from the CRM's."""
     resampled = {
-        name: {
-            metric: np.array([function(label[rows], p[rows]) for rows in resamples])
-            for metric, function in METRICS.items()
-        }
+        name: {metric: bootstrap(metric, label, p) for metric in METRICS}
         for name, p in predictions.items()
     }
     table = {}
@@ -141,7 +137,7 @@ def _groups(
     router: Router,
     predictions: dict[str, Floats],
     count: int,
-    resamples: list[NDArray[np.int64]],
+    bootstrap: Bootstrap,
 ) -> list[dict[str, Any]]:
     """Groups of equal size by CRM confidence, least confident first (the paper's Figure 1)."""
     order = np.argsort(-router.value(scores.known, "entropy"), kind="stable")
@@ -156,7 +152,7 @@ def _groups(
                 for metric, function in METRICS.items()
             }
         part["llm_over_crm"] = {
-            metric: _difference(scores, predictions, METRICS[metric], inside, resamples)
+            metric: _difference(scores, predictions, metric, inside, bootstrap)
             for metric in ("auc", "log_loss")
         }
         found.append(part)
@@ -166,21 +162,17 @@ def _groups(
 def _difference(
     scores: Scores,
     predictions: dict[str, Floats],
-    function: Callable[[Labels, Floats], float],
+    metric: str,
     inside: NDArray[np.bool_],
-    resamples: list[NDArray[np.int64]],
+    bootstrap: Bootstrap,
 ) -> dict[str, float]:
     """LLM minus CRM on the rows ``inside``, with its 95 % interval."""
-
-    def gap(rows: NDArray[np.int64]) -> float:
-        label = scores.label[rows]
-        if label.size == 0:
-            return float("nan")
-        llm, crm = predictions["llm_calibrated"][rows], predictions["crm_calibrated"][rows]
-        return function(label, llm) - function(label, crm)
-
-    low, high = metrics.interval(np.array([gap(rows[inside[rows]]) for rows in resamples]))
-    return {"value": gap(np.flatnonzero(inside)), "low": low, "high": high}
+    label, part = scores.label[inside], bootstrap.of(inside)
+    llm = predictions["llm_calibrated"][inside]
+    crm = predictions["crm_calibrated"][inside]
+    low, high = metrics.interval(part(metric, label, llm) - part(metric, label, crm))
+    value = METRICS[metric](label, llm) - METRICS[metric](label, crm)
+    return {"value": value, "low": low, "high": high}
 
 
 def _curve(

@@ -47,7 +47,6 @@ class Cell:
         """The run of the cell; it takes over finished steps of the cells beside it."""
         return Run(self.config, self.directory, console, neighbours=self.directory.parent)
 
-
     def seconds(self) -> float | None:
         """Seconds that its work took, once it is done; None before."""
         path = self.directory / "cell.json"

@@ -164,9 +164,7 @@ class Measurement:
         found = []
         runs = [("", self.methods)]
         for kind in ("llm", "distilled"):
-            runs += [
-                (name, self._answers(kind, name)) for name in self._names(kind)
-            ]
+            runs += [(name, self._answers(kind, name)) for name in self._names(kind)]
         for name, of_seeds in runs:
             p = [one.predictions["cascade"] for one in of_seeds]
             crm = [one.predictions["crm_calibrated"] for one in of_seeds]
