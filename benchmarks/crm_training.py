@@ -86,7 +86,7 @@ class Ours:
         for _ in range(steps):
             rows = self.parts[self.done % len(self.parts)]
             logit = self.model(self.reader(self.log.samples(rows))).logit
-            binary_cross_entropy_with_logits(logit, self.log.label[rows].float()).backward()
+            binary_cross_entropy_with_logits(logit, self.log.labels(rows).float()).backward()
             clip_gradients(self.model.parameters(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -112,7 +112,7 @@ class Ours:
             rows = self.parts[self.done % len(self.parts)]
             self.done += 1
             times = [time.perf_counter()]
-            batch, label = self.reader(self.log.samples(rows)), self.log.label[rows].float()
+            batch, label = self.reader(self.log.samples(rows)), self.log.labels(rows).float()
             times.append(time.perf_counter())
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 fields = encoder(batch)

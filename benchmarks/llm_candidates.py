@@ -33,7 +33,7 @@ def main() -> None:
     batches = list(naive_batches(prompts, here.device))
     end = int(log.user_begin[user + 1])
     last = slice(end - here.config.history_length, end)
-    history = log.item[last].tolist(), log.label[last].tolist()
+    history = log.item[last].tolist(), log.history_label[last].tolist()
     state = UserState(own, layout, user)
     state.extend(*history)
     shared = sum(len(one.ids) for one in layout.encode(samples))

@@ -51,7 +51,7 @@ def naive(here: Setting, rows: torch.Tensor) -> Callable[[], dict[str, Any]]:
     some = rows[:: max(1, len(rows) // 32)][:32]
     samples = here.log.samples(some)
     prompts = [alone(layout, samples, i) for i in range(len(samples))]
-    answers = torch.tensor(layout.answers)[here.log.label[some].long()].to(here.device)
+    answers = torch.tensor(layout.answers)[here.log.labels(some).long()].to(here.device)
     batches = list(naive_batches(prompts, here.device))
     lengths = [len(one.ids) for one in prompts]
 
@@ -86,7 +86,7 @@ def ours(
     optimizer = adamw(model)
     sequences = layout.encode(here.log.samples(rows))
     batches = make_batches(sequences, TOKENS_PER_BATCH, packed=packed)
-    label = here.log.label[rows].float().to(here.device)
+    label = here.log.labels(rows).float().to(here.device)
 
     def work() -> None:
         for batch in batches:

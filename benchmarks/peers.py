@@ -121,7 +121,7 @@ def fuxi_feature_map(log: Log, length: int, *, pooled: bool, labels: bool = True
 def columns_of(log: Log, rows: Tensor, length: int, *, labels: bool = True) -> dict[str, Tensor]:
     """The features of log rows: codes as they are, history as item-and-label tokens, 0 padding."""
     samples = log.samples(rows)
-    columns: dict[str, Tensor] = {"label": log.label[rows].float()}
+    columns: dict[str, Tensor] = {"label": log.test_labels(rows, "benchmark").float()}
     for layout, codes in (
         (log.features.user, log.user_codes[samples.user]),
         (log.features.item, log.item_codes[samples.item]),
@@ -133,7 +133,7 @@ def columns_of(log: Log, rows: Tensor, length: int, *, labels: bool = True) -> d
     exists, back = back >= samples.begin.unsqueeze(1), back.clamp(min=0)
     token = log.item_codes[log.item[back].long(), 0].long()
     if labels:
-        token = 1 + 2 * token + log.label[back].long()
+        token = 1 + 2 * token + log.history_label[back].long()
     columns["history"] = token * exists
     return columns
 

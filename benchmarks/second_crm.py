@@ -48,13 +48,16 @@ def main() -> None:
     runs = [Run.open(path, Console(quiet=True)) for path in given.crm_runs]
     log, names = runs[0].log, [run.directory.name for run in runs]
     for name, run in zip(names, runs, strict=True):
-        assert torch.equal(run.log.label, log.label), f"{name} has another log"
+        assert torch.equal(run.log.history_label, log.history_label), f"{name} has another log"
         crm = run.trained_crm(stage=1)
         logits[name] = {
             split: crm_logits(crm, run.reader, run.log.samples(part)).double().numpy()
             for split, part in rows.items()
         }
-    label = {split: log.label[part].numpy() for split, part in rows.items()}
+    label = {
+        "validation": log.labels(rows["validation"]).numpy(),
+        "test": log.test_labels(rows["test"], "benchmark").numpy(),
+    }
     user = log.user[rows["test"]].long().numpy()
     resamples = metrics.resampled_users(user, RESAMPLES, 0)
 

@@ -404,15 +404,12 @@ class Run:
                 load_part(self.llm, self.directory / f"stage{number}", "llm.")
                 return
 
-    def scores(self, split: str, count: int) -> tuple[Scores, Tensor, dict[str, Any]]:
-        """Both models' logits on random rows of a split, the LLM's from the run if it has them.
+    def score(self, split: str, count: int) -> dict[str, Any]:
+        """Let the LLM score random rows of a split, or find them scored; returns what it cost.
 
         Args:
-            split: ``validation`` or ``test``.
+            split: ``validation`` or ``test``; of the latter no label is read.
             count: Rows the language model scores, drawn as chunks; 0 is all.
-
-        Returns:
-            The scores, their row numbers, and the cost of the language model's part.
         """
         directory = self.directory / "scores" / split
         key = self.key("scores", split, count)
@@ -430,15 +427,25 @@ class Run:
                 pl.DataFrame({"row": rows.numpy(), "llm_logit": llm_logit.numpy()}).write_parquet(
                     unfinished / "scores.parquet"
                 )
-        table = pl.read_parquet(directory / "scores.parquet", glob=False)
+        return facts["cost"]
+
+    def scores(self, split: str, count: int) -> tuple[Scores, Tensor, dict[str, Any]]:
+        """Both models' logits and the labels of the rows that :meth:`score` takes.
+
+        Returns:
+            The scores, their row numbers, and the cost of the language model's part.
+        """
+        cost, log = self.score(split, count), self.log
+        table = pl.read_parquet(self.directory / "scores" / split / "scores.parquet", glob=False)
         rows = torch.from_numpy(table["row"].to_numpy().copy())
+        label = log.test_labels(rows, "evaluate") if split == "test" else log.labels(rows)
         scores = Scores(
-            user=self.log.user[rows].long().numpy(),
-            label=self.log.label[rows].numpy(),
+            user=log.user[rows].long().numpy(),
+            label=label.numpy(),
             known=self.known(rows),
             llm_logit=table["llm_logit"].cast(pl.Float64).to_numpy(),
         )
-        return scores, rows, facts["cost"]
+        return scores, rows, cost
 
     def known(self, rows: Tensor) -> Known:
         """What is known of log rows before asking."""
@@ -487,7 +494,7 @@ class Run:
             time=self.log.time[scored].numpy(),
             returning=self.returning(scored),
             all_known=self.known(rows),
-            all_label=self.log.label[rows].numpy(),
+            all_label=self.log.labels(rows).numpy(),
             all_time=self.log.time[rows].numpy(),
             all_returning=self.returning(rows),
             policy=settings.policy,

@@ -246,7 +246,7 @@ def small_p5(tiny_settings, log, tiny_llm):
 def test_padding_changes_no_answer(small_p5, log):
     network, prompts = small_p5
     rows = log.rows_of("train")[:60:3]
-    model = p5.P5Model(network, prompts.answers, log.label[rows])
+    model = p5.P5Model(network, prompts.answers, log.labels(rows))
     samples = log.samples(rows)
     together = p5.P5Scorer(model, prompts, 100_000).logits(samples)
     alone = p5.P5Scorer(model, prompts, 1).logits(samples)
@@ -272,7 +272,7 @@ def test_the_prompt_holds_the_user_the_history_and_the_target_alone(small_p5, lo
 def test_p5_fits_its_training_rows(small_p5, log, tmp_path):
     network, prompts = small_p5
     rows = log.rows_of("train")[:40]
-    model = p5.P5Model(network, prompts.answers, log.label[rows])
+    model = p5.P5Model(network, prompts.answers, log.labels(rows))
     scorer = p5.P5Scorer(model, prompts, 1500)
     task = p5.P5Task(model, scorer, log, rows, rows, seed=0)
     config = load_config(settings=["stage2.epochs=12", "stage2.patience=12"]).stage2

@@ -194,7 +194,7 @@ def test_known_looks_back_no_further_than_told(log):
     row = int(log.user_begin[3]) + 9
     found = look_up(log, log.samples(torch.tensor([row])), np.zeros(1), 4)
     assert found.history_length.tolist() == [4]
-    liked = log.label[row - 4 : row].sum().item()
+    liked = log.history_label[row - 4 : row].sum().item()
     assert found.liked_share.tolist() == [(liked + 0.5) / 5]
     train = log.rows_of("train")
     assert found.item_count.tolist() == [(log.item[train] == log.item[row]).sum().item()]

@@ -42,14 +42,24 @@ def test_a_history_of_positives_is_the_users_earlier_likes(log, data):
     likes = Log(log.rows, log.users, log.items, log.features, "positives")
     row = data.draw(st.integers(0, len(log) - 1))
     samples = likes.samples(torch.tensor([row]))
-    earlier = (log.user == log.user[row]) & (torch.arange(len(log)) < row) & (log.label == 1)
+    earlier = (log.user == log.user[row]) & (torch.arange(len(log)) < row) & (log._label == 1)
     window = slice(int(samples.begin), int(samples.end))
     assert likes.history_item[window].tolist() == log.item[earlier].tolist()
     assert (likes.history_label[window] == 1).all()
     pair = likes.pairs(log.user[row : row + 1].long(), torch.tensor([0]))
-    assert pair.end - pair.begin == ((log.user == log.user[row]) & (log.label == 1)).sum()
+    assert pair.end - pair.begin == ((log.user == log.user[row]) & (log._label == 1)).sum()
 
 
 def test_missing_log_is_an_artifact_error(tmp_path):
     with pytest.raises(ArtifactError, match="is not there"):
         Log.load(tmp_path / "none")
+
+
+def test_labels_of_test_rows_are_read_through_one_door(log):
+    rows = torch.cat([log.rows_of("validation")[:3], log.rows_of("test")[:1]])
+    with pytest.raises(ValueError, match="labels of test rows"):
+        log.labels(rows)
+    assert log.labels(rows[:3]).tolist() == log.history_label[rows[:3]].tolist()
+    before = len(log.opened)
+    assert log.test_labels(rows[3:], "a test").tolist() == log.history_label[rows[3:]].tolist()
+    assert log.opened[before:] == ["a test"]

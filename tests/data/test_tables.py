@@ -311,4 +311,4 @@ def test_a_history_only_log_of_positives(tmp_path):
     prepare(describe(tmp_path, more='history = "positives"'), tmp_path / "d")
     log = Log.load(tmp_path / "d")
     assert log.history == "positives"
-    assert len(log.history_item) == int(log.label.sum())
+    assert len(log.history_item) == int(log._label.sum())

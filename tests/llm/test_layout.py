@@ -78,7 +78,7 @@ def test_every_sample_is_answered_once_with_enough_context(log, llm, rows, histo
             # The lines before are the user's own rows, in order, each with its answer.
             rows_before = range(end - len(before) + 1, end)
             expected = [
-                f"{layout.texts.titles[log.item[r]]} -> {'Yes' if log.label[r] else 'No'}"
+                f"{layout.texts.titles[log.item[r]]} -> {'Yes' if log.history_label[r] else 'No'}"
                 for r in rows_before
             ]
             assert before == [*expected, f"{layout.texts.titles[samples.item[sample]]} ->"]
@@ -102,7 +102,7 @@ def test_paper_prompt(log, llm):
     row = int(log.user_begin[3]) + 5
     (sequence,) = layout.encode(log.samples(torch.tensor([row])))
     said = [
-        f"{log.titles[log.item[r]]} ({'liked' if log.label[r] else 'disliked'})"
+        f"{log.titles[log.item[r]]} ({'liked' if log.history_label[r] else 'disliked'})"
         for r in (row - 2, row - 1)
     ]
     assert llm[1].decode(sequence.ids) == (

@@ -56,4 +56,4 @@ def test_the_untuned_model_knows_films(real_log):
     rows = real_log.rows_of("validation")[:1000]
     scorer = LlmScorer(AnswerModel(model, layout.answers), layout, 4096)
     logit = scorer.logits(real_log.samples(rows))
-    assert auc(real_log.label[rows].numpy(), logit.numpy()) > 0.6
+    assert auc(real_log.history_label[rows].numpy(), logit.numpy()) > 0.6

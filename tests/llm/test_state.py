@@ -82,7 +82,7 @@ def test_a_state_scores_as_the_bulk_scorer_does(llm, log):
     model, layout = llm
     user, candidates = 3, list(range(10))
     rows = slice(int(log.user_begin[user]), int(log.user_begin[user + 1]))
-    items, labels = log.item[rows].tolist(), log.label[rows].tolist()
+    items, labels = log.item[rows].tolist(), log.history_label[rows].tolist()
     found = UserStates(model, layout, 10**9).score("u", items, labels, candidates, user)
     samples = log.pairs(torch.full((10,), user), torch.arange(10))
     expected = LlmScorer(model, layout, 4096).logits(samples)

@@ -53,14 +53,14 @@ def test_attributes_of_users_and_items_are_in_the_text(log, tokenizer, own):
     assert tokenizer.decode(sequence.whole().ids) == (
         f"Films a {age}-year-old ({occupation}) saw:\n"
         f"{log.titles[before]} | {genres[before]} | {popularity[before]}: "
-        f"{'Yes' if log.label[row] else 'No'}\n"
+        f"{'Yes' if log.history_label[row] else 'No'}\n"
         f"{log.titles[item]} | {genres[item]} | {popularity[item]}:"
     )
     config = LlmConfig(template=own, history_length=1, layout="paper")
     (sequence,) = build_layout(config, log, tokenizer).encode(samples)
     assert tokenizer.decode(sequence.ids) == (
         f"Someone of {age} saw {log.titles[before]} [{genres[before]}] "
-        f"{'good' if log.label[row] else 'bad'}. "
+        f"{'good' if log.history_label[row] else 'bad'}. "
         f"And {log.titles[item]}, {popularity[item]}? Answer:"
     )
 

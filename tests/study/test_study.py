@@ -123,7 +123,8 @@ def test_again_nothing_is_trained(finished, monkeypatch, capsys):
     assert again["table"][0]["auc"] == result["table"][0]["auc"]
     code, out, _ = call(monkeypatch, capsys, *arguments, "--dry-run")
     assert code == 0
-    assert out.count("done in") == len(result["cells"]) and "to do" not in out
+    assert out.count("done in") == len(result["cells"])
+    assert "to do" not in out
 
 
 def test_a_study_that_is_not_there_is_one_line(monkeypatch, capsys):

@@ -166,7 +166,8 @@ class Experiment:
         seconds = time.perf_counter() - start
         table = pl.DataFrame({"row": rows.numpy(), "logit": logit.numpy()})
         write_table(table, self.directory / "scores.parquet")
-        user, label = run.log.user[rows].long().numpy(), run.log.label[rows].numpy()
+        user = run.log.user[rows].long().numpy()
+        label = run.log.test_labels(rows, self.name).numpy()
         p = metrics.sigmoid(logit.double().numpy())
         bootstrap = metrics.Bootstrap(user, config.bootstrap, run.config.seed)
         test: dict[str, Any] = {

@@ -192,7 +192,7 @@ class P5Task:
     def validate(self) -> dict[str, float]:
         """Log loss and AUC on the validation rows."""
         logit = self.scorer.logits(self.log.samples(self.validation))
-        return quality("p5", self.log.label[self.validation], logit)
+        return quality("p5", self.log.labels(self.validation), logit)
 
 
 def _padding(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -233,7 +233,7 @@ def p5(experiment: Experiment) -> Trained:
             network, tokenizer = load_encoder_decoder(experiment.model, run.device, "--model")
     rows = experiment.drawn("train", experiment.rows)
     prompts = P5Prompts(run.log, tokenizer, config.llm)
-    model = P5Model(network, prompts.answers, run.log.label[rows])
+    model = P5Model(network, prompts.answers, run.log.labels(rows))
     scorer = P5Scorer(model, prompts, config.llm.tokens_per_batch)
 
     def task() -> P5Task:

@@ -100,11 +100,12 @@ class Log:
 
     Attributes:
         user, item: ``(rows,)`` int32, numbers in the user and item tables.
-        label: ``(rows,)`` int8, 0 or 1.
+        opened: who read labels of the test split, in order.
         time: ``(rows,)`` int64, microseconds since 1970.
         split: ``(rows,)`` int8, an index into ``SPLITS``, or 3 where a row is history only.
         history_user, history_item, history_label: the rows that make histories: all, or the
-            positive ones; :class:`Samples` counts in these.
+            positive ones; :class:`Samples` counts in these. A test row's label is the history of
+            the user's later ones, as it would be in service.
         user_codes, item_codes: ``(entities, sum of widths)`` int32.
         user_values, item_values: ``(entities, sum of widths)`` float32.
         user_train_rows, item_train_rows: ``(users,)``, ``(items,)`` int64, rows of each in the
@@ -122,7 +123,8 @@ class Log:
         self.rows, self.history = rows, history
         self.user = _tensor(rows["user"])
         self.item = _tensor(rows["item"])
-        self.label = _tensor(rows["label"])
+        self._label = _tensor(rows["label"])
+        self.opened: list[str] = []
         self.time = _tensor(rows["time"].to_physical())
         self.split = _tensor(rows["split"])
         self.users, self.items = users, items
@@ -134,12 +136,12 @@ class Log:
         self.user_values = _matrix(users, features.user_values, "values", np.float32)
         self.item_values = _matrix(items, features.item_values, "values", np.float32)
         self.history_user, self.history_item = self.user, self.item
-        self.history_label = self.label
+        self.history_label = self._label
         self._history_before: Tensor | None = None
         if history == "positives":
-            positive = self.label == 1
+            positive = self._label == 1
             self.history_user, self.history_item = self.user[positive], self.item[positive]
-            self.history_label = self.label[positive]
+            self.history_label = self._label[positive]
             self._history_before = positive.cumsum(0) - positive.long()
         counts = torch.bincount(self.history_user, minlength=users.height)
         self.user_begin = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
@@ -167,6 +169,26 @@ class Log:
     def rows_of(self, split: str) -> Tensor:
         """Row numbers of a split (``train``, ``validation`` or ``test``), int64, ascending."""
         return (self.split == SPLITS.index(split)).nonzero().squeeze(1)
+
+    def labels(self, rows: Tensor) -> Tensor:
+        """``(n,)`` int8, 0 or 1: labels of rows that are not of the test split.
+
+        Raises:
+            ValueError: If one is: nothing may be fitted or chosen on its label.
+        """
+        if (self.split[rows].numpy() == SPLITS.index("test")).any():
+            raise ValueError("labels of test rows are read by test_labels alone")
+        return self._label[rows]
+
+    def test_labels(self, rows: Tensor, who: str) -> Tensor:
+        """``(n,)`` int8, 0 or 1: labels of test rows, for a final evaluation and nothing else.
+
+        Args:
+            rows: Row numbers.
+            who: Who reads them; kept in ``opened``.
+        """
+        self.opened.append(who)
+        return self._label[rows]
 
     def samples(self, rows: Tensor) -> Samples:
         """The samples of log rows: row i's target with the user's rows before i as history."""

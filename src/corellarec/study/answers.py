@@ -46,7 +46,7 @@ def alone(run: Run, stage: int, rows: Tensor) -> Alone:
     start = time.perf_counter()
     test = crm_logits(crm, run.reader, log.samples(rows)).double().numpy()
     ms = 1e6 * (time.perf_counter() - start) / len(rows)
-    label = log.label[of_validation].numpy()
+    label = log.labels(of_validation).numpy()
     calibration = fit_logistic(label, validation)
     loss = metrics.log_loss(label, sigmoid(calibration(validation)))
     return Alone(validation, test, sigmoid(calibration(test)), loss, ms)

@@ -126,7 +126,7 @@ def run_cell(cell: Cell, console: Console) -> None:
         for number in STAGES if cell.kind != "crm" else (1,):
             run.train_stage(number)
         if cell.kind != "crm":
-            run.scores("validation", cell.config.cascade.validation_rows)
-            run.scores("test", cell.config.evaluate.test_rows)
+            run.score("validation", cell.config.cascade.validation_rows)
+            run.score("test", cell.config.evaluate.test_rows)
     seconds = (cell.seconds() or 0.0) + time.perf_counter() - start
     write_text(cell.directory / "cell.json", json.dumps({"seconds": seconds}) + "\n")

@@ -123,7 +123,7 @@ class CrmTask:
     def validate(self) -> dict[str, float]:
         """Log loss and AUC on all validation rows."""
         logit = crm_logits(self.model.crm, self.reader, self.log.samples(self.validation))
-        return quality("crm", self.log.label[self.validation], logit)
+        return quality("crm", self.log.labels(self.validation), logit)
 
 
 class CrmBatches(Sequence[tuple[CrmBatch, Tensor]]):
@@ -141,7 +141,7 @@ class CrmBatches(Sequence[tuple[CrmBatch, Tensor]]):
             batches.reader, batches.log, batches.parts = self.reader, self.log, self.parts[index]
             return batches
         rows = self.parts[index]
-        label = self.log.label[rows].float().to(self.reader.device)
+        label = self.log.labels(rows).float().to(self.reader.device)
         return self.reader(self.log.samples(rows)), label
 
 
@@ -175,7 +175,7 @@ class LlmStageModel(nn.Module):
         layers = [llm_name for llm_name, _ in self.alignment.pairs] if self.alignment else []
         out = self.llm(batch, layers)
         rows = self.rows[batch.sample]
-        label = self.log.label[rows].float().to(device)
+        label = self.log.labels(rows).float().to(device)
         llm_loss = binary_cross_entropy_with_logits(out.logit, label)
         if self.crm is None or self.alignment is None or self.config is None:
             return StageOutput(llm_loss, {})
@@ -243,6 +243,6 @@ class LlmTask:
         if self.model.crm is not None and self.model.reader is not None:
             rows = log.rows_of("validation")
             logit = crm_logits(self.model.crm, self.model.reader, log.samples(rows))
-            found = quality("crm", log.label[rows], logit)
+            found = quality("crm", log.labels(rows), logit)
         logit = self.scorer.logits(log.samples(self.validation))
-        return found | quality("llm", log.label[self.validation], logit)
+        return found | quality("llm", log.labels(self.validation), logit)
