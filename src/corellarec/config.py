@@ -476,6 +476,17 @@ class CascadeConfig(Section):
         return self
 
 
+class DistillConfig(Section):
+    """What the language model teaches the CRM, once all stages are done."""
+
+    rows: Count | Literal["all"] = 0
+    """Training rows that the language model answers for the CRM to learn from, drawn as whole
+    stream windows; 0 leaves it out."""
+    weights: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.3, 0.6)
+    """Shares of the language model's answer in the target, where the gate is fully open. A CRM is
+    trained with each; the best on validation stays, or the one before if none is better."""
+
+
 class EvaluateConfig(Section):
     """What the final evaluation measures."""
 
@@ -501,6 +512,7 @@ class Config(Section):
     stage1: Stage1Config = Stage1Config()
     stage2: Stage2Config = Stage2Config()
     stage3: Stage3Config = Stage3Config()
+    distill: DistillConfig = DistillConfig()
     cascade: CascadeConfig = CascadeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 

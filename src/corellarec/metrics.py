@@ -74,15 +74,15 @@ def user_aucs(label: Labels, p: Floats, user: NDArray[np.int64]) -> Floats:
     """
     place = np.unique(user, return_inverse=True)[1]
     order = np.lexsort((p, place))
-    place, p, label = place[order], p[order], label[order].astype(np.float64)
+    place, p, positive = place[order], p[order], label[order].astype(np.float64)
     users = int(place[-1]) + 1
     first = np.flatnonzero(np.diff(place, prepend=-1))  # of each user
     tied = np.cumsum((np.diff(p, prepend=np.inf) != 0) | (np.diff(place, prepend=-1) != 0)) - 1
     rank = np.arange(len(p)) - first[place] + 1.0
     mean_rank = (np.bincount(tied, rank) / np.bincount(tied))[tied]
-    positives = np.bincount(place, label, users)
-    negatives = np.bincount(place, 1 - label, users)
-    above = np.bincount(place, mean_rank * label, users) - positives * (positives + 1) / 2
+    positives = np.bincount(place, positive, users)
+    negatives = np.bincount(place, 1 - positive, users)
+    above = np.bincount(place, mean_rank * positive, users) - positives * (positives + 1) / 2
     pairs = positives * negatives
     return np.divide(above, pairs, out=np.full(users, np.nan), where=pairs > 0)
 
@@ -192,7 +192,7 @@ class Bootstrap:
         return gaps / (self._count @ self._sums(np.ones(len(p))))
 
     def _sums(self, values: Floats) -> Floats:
-        return np.bincount(self._place, values, self._count.shape[1])
+        return np.bincount(self._place, values, self._count.shape[1]).astype(np.float64)
 
     def _ratio(self, above: Floats, below: Floats) -> Floats:
         total = self._count @ below

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from corellarec.artifacts import MANIFEST, link, read_manifest, sha256, write_text, writing
+from corellarec.cascade.calibrate import fit_logistic
 from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.policy import Known, known
 from corellarec.cascade.router import Router, explain, fit_router
@@ -49,9 +50,11 @@ from corellarec.llm.lora import (
 )
 from corellarec.llm.score import Cost, LlmScorer
 from corellarec.llm.template import load_template
+from corellarec.metrics import Floats
 from corellarec.report.evaluate import Scores, evaluate
 from corellarec.train.align import Alignment
 from corellarec.train.checkpoint import Progress, load_tensors, load_trainable, trainable_state
+from corellarec.train.distill import Gate, Lesson, soft_targets
 from corellarec.train.loop import Task, train
 from corellarec.train.stages import (
     CrmTask,
@@ -63,7 +66,8 @@ from corellarec.train.stages import (
 )
 
 STAGES = (1, 2, 3)
-CHEAP = {"cascade", "evaluate"}  # sections that a run may change
+CHEAP = {"distill", "cascade", "evaluate"}  # sections that a run may change
+PIECE = 20_000  # rows scored between two writings
 COST_SAMPLE = 300  # test rows whose prompts are encoded to compare the layouts' tokens
 
 
@@ -132,6 +136,7 @@ class Run:
             _ = self.external_logits
         for number in STAGES:
             self.train_stage(number)
+        self.distil()
         return self.evaluate() if self.accelerator.is_main_process else {}
 
     # Data and models, each made once.
@@ -181,11 +186,15 @@ class Run:
             return self.external_logits[rows]
         return crm_logits(self.trained_crm(), self.reader, self.log.samples(rows))
 
-    def trained_crm(self, stage: int = 2) -> nn.Module:
-        """The CRM as stage 1 or 2 left it; stage 1 where stage 2 was left out."""
-        stage = stage if self.trains(2) else 1
+    def trained_crm(self, stage: int | None = None) -> nn.Module:
+        """The CRM as stage 1 or 2 left it, or as it is in the end.
+
+        Stage 1's stands in where stage 2 was left out.
+        """
+        directory = self.directory / ("stage2" if self.trains(2) and stage != 1 else "stage1")
+        if stage is None and self.distil()["weight"]:
+            directory = self.directory / "distilled"
         crm = self.new_crm()
-        directory = self.directory / f"stage{stage}"
         load_part(crm, directory, "crm.")
         return crm.eval()
 
@@ -395,6 +404,71 @@ class Run:
         except ValueError as error:
             raise ConfigError(f"align.pairs: {error}") from error
 
+    # Distillation.
+
+    def distil(self) -> dict[str, Any]:
+        """Train the CRM on labels mixed with the LLM's answers, or find it done.
+
+        Returns the weight that stayed, 0 where the CRM before was as good on validation, and the
+        validation log loss of each.
+        """
+        settings, directory = self.config.distill, self.directory / "distilled"
+        if settings.rows == 0 or self.is_external:
+            return {"weight": 0.0}
+        key = self.key("distill", self.config.cascade.validation_rows)
+        if (facts := self.done(directory, key)) is not None:
+            return facts
+        last = self.directory / ("stage2" if self.trains(2) else "stage1")
+        losses = {0.0: read_manifest(last)["best"]["crm."]}
+        where = {0.0: last}
+        for weight in settings.weights:
+            where[weight] = self.directory / "distilling" / f"weight-{weight}"
+            state = self.train_into(
+                where[weight],
+                self.key("distill", self.config.cascade.validation_rows, weight),
+                lambda weight=weight: self._distilling(weight),
+                self.config.stage1,
+                title=f"taught by the LLM, weight {weight}: the CRM alone",
+                seed=stage_seed(self.config, 1),
+            )
+            losses[weight] = state["best"]["crm."]
+        best = min(losses, key=lambda weight: losses[weight])
+        facts = {"kind": "distilled", "key": key, "weight": best}
+        facts["validation_log_loss"] = {str(weight): loss for weight, loss in losses.items()}
+        with writing(directory, facts) as unfinished:
+            shutil.copy(where[best] / "model.safetensors", unfinished / "model.safetensors")
+        shutil.rmtree(self.directory / "distilling")
+        self.display.say(
+            f"taught by the LLM: weight {best:g} stays (validation log loss "
+            + ", ".join(f"{weight:g}: {loss:.4f}" for weight, loss in losses.items())
+            + ")"
+        )
+        return facts
+
+    def _distilling(self, weight: float) -> CrmTask:
+        """Stage 1 anew, towards the LLM's answers where it is good."""
+        config, log = self.config, self.log
+        self.score("train", 0 if config.distill.rows == "all" else config.distill.rows)
+        self.score("validation", config.cascade.validation_rows)
+        judged, llm_logit = self._scored("validation")
+        label = log.labels(judged).numpy()
+        calibration = fit_logistic(label, llm_logit)
+        crm = self.trained_crm(stage=2)
+        crm_logit = crm_logits(crm, self.reader, log.samples(judged)).double().numpy()
+        calibrated = fit_logistic(label, crm_logit)(crm_logit)
+        gate = Gate(self._lesson(judged, calibration(llm_logit)), label, calibrated)
+        taught, llm_logit = self._scored("train")
+        lesson = self._lesson(taught, calibration(llm_logit))
+        soft = soft_targets(log.labels(taught).numpy(), lesson, gate(lesson), weight)
+        rows, target = log.rows_of("train"), torch.full((len(log),), float("nan"))
+        target[rows] = log.labels(rows).float()
+        target[taught] = torch.from_numpy(soft).float()
+        return CrmTask(self.new_crm(), self.reader, log, config.stage1, config.seed, target)
+
+    def _lesson(self, rows: Tensor, llm_logit: Floats) -> Lesson:
+        of = known(self.log, self.log.samples(rows), llm_logit, self.config.crm.history_length)
+        return Lesson(llm_logit, of.history_length, of.item_count, of.liked_share)
+
     # The cascade.
 
     def load_adapter(self) -> None:
@@ -417,17 +491,39 @@ class Run:
         if facts is None:
             chunks = draw_rows(self.log, split, self.chunk, self.config.seed)
             rows, _ = take(chunks, count or len(self.log))
-            self.load_adapter()
-            cost = self.scorer.cost = Cost()
+            pieces = directory.with_name(f"{split}.pieces")
             title = f"LLM scores {len(rows):,} {split} rows"
             with self.display.counting(title, len(rows)) as answered:
-                llm_logit = self.scorer.logits(self.log.samples(rows), answered)
+                parts = [
+                    self._score_piece(pieces / str(number), f"{key} {number}", part, answered)
+                    for number, part in enumerate(rows.split(PIECE))
+                ]
+            table = pl.concat([frame for frame, _ in parts])
+            costs = [vars(cost) for _, cost in parts]
+            total = {name: sum(one[name] for one in costs) for name in costs[0]}
+            facts = {"kind": "scores", "key": key, "cost": total}
+            with writing(directory, facts) as unfinished:
+                table.write_parquet(unfinished / "scores.parquet")
+            shutil.rmtree(pieces)
+        return facts["cost"]
+
+    def _score_piece(
+        self, directory: Path, key: str, rows: Tensor, answered: Callable[[int], None]
+    ) -> tuple[pl.DataFrame, Cost]:
+        """The LLM's logits of some rows, kept until all are there, so that little is done twice."""
+        facts = _done(directory, key)
+        if facts is None:
+            self.load_adapter()
+            cost = self.scorer.cost = Cost()
+            logit = self.scorer.logits(self.log.samples(rows), answered)
             facts = {"kind": "scores", "key": key, "cost": vars(cost)}
             with writing(directory, facts) as unfinished:
-                pl.DataFrame({"row": rows.numpy(), "llm_logit": llm_logit.numpy()}).write_parquet(
+                pl.DataFrame({"row": rows.numpy(), "llm_logit": logit.numpy()}).write_parquet(
                     unfinished / "scores.parquet"
                 )
-        return facts["cost"]
+        else:
+            answered(len(rows))
+        return pl.read_parquet(directory / "scores.parquet", glob=False), Cost(**facts["cost"])
 
     def scores(self, split: str, count: int) -> tuple[Scores, Tensor, dict[str, Any]]:
         """Both models' logits and the labels of the rows that :meth:`score` takes.
@@ -436,16 +532,21 @@ class Run:
             The scores, their row numbers, and the cost of the language model's part.
         """
         cost, log = self.score(split, count), self.log
-        table = pl.read_parquet(self.directory / "scores" / split / "scores.parquet", glob=False)
-        rows = torch.from_numpy(table["row"].to_numpy().copy())
+        rows, llm_logit = self._scored(split)
         label = log.test_labels(rows, "evaluate") if split == "test" else log.labels(rows)
         scores = Scores(
             user=log.user[rows].long().numpy(),
             label=label.numpy(),
             known=self.known(rows),
-            llm_logit=table["llm_logit"].cast(pl.Float64).to_numpy(),
+            llm_logit=llm_logit,
         )
         return scores, rows, cost
+
+    def _scored(self, split: str) -> tuple[Tensor, Floats]:
+        """The rows of a split that the LLM scored, and its logits."""
+        table = pl.read_parquet(self.directory / "scores" / split / "scores.parquet", glob=False)
+        rows = torch.from_numpy(table["row"].to_numpy().copy())
+        return rows, table["llm_logit"].cast(pl.Float64).to_numpy()
 
     def known(self, rows: Tensor) -> Known:
         """What is known of log rows before asking."""
@@ -566,6 +667,9 @@ class Run:
                 }
                 for name, facts in stages.items()
             },
+            "distilled": {
+                name: self.distil().get(name) for name in ("weight", "validation_log_loss")
+            },
             "router": router.to_json() | {"explanation": explain(router)},
             "test": found | {"split_rows": data["splits"]["test"]["rows"]},
             "cost": self.cost(rows, cost),
@@ -636,6 +740,7 @@ class Run:
             "stage2": ["llm", "align", "stage2"],
             "stage3": ["stage3"],
             "scores": [],
+            "distill": ["distill"],
             "cascade": ["cascade"],
         }
         before = list(names)[: list(names).index(step) + 1]

@@ -26,6 +26,10 @@ rows = 100
 rows = 20
 evaluate.test_rows = 40
 
+[distill]
+rows = 150
+weights = [0.5]
+
 [ablation."without stage 2".stage2]
 rows = 0
 
@@ -52,7 +56,14 @@ def test_the_table_holds_every_model_and_its_parts(finished):
     directory, _, result = finished
     names = [row["name"] for row in result["table"]]
     assert names[:3] == ["dcnv2", "lr", "fm"]
-    assert {"ctrl", "tallrec", "LLM alone", "CoReLLa", "LLM alone, on more rows"} < set(names)
+    assert {
+        "ctrl",
+        "tallrec",
+        "LLM alone",
+        "CoReLLa",
+        "LLM alone, on more rows",
+        "dcnv2, taught by the LLM",
+    } < set(names)
     assert result["reference"] in ("dcnv2", "lr", "fm", "ctrl")
     rows = {row["name"]: row for row in result["table"]}
     assert rows["tallrec"]["rows"] == 40

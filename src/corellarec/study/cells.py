@@ -78,7 +78,7 @@ def cells(spec: StudySpec, base: Config, directory: Path) -> list[Cell]:
         for name, settings in spec.llms.items():
             add("llm", name, changed(seeded, settings))
         if spec.distill:
-            add("distilled", MAIN, seeded)
+            add("distilled", MAIN, changed(seeded, {"distill": spec.distill}))
     first = changed(base, {"seed": spec.seeds[0]})
     for name, settings in spec.ablation.items():
         add("ablation", name, changed(first, settings))
@@ -126,6 +126,7 @@ def run_cell(cell: Cell, console: Console) -> None:
         for number in STAGES if cell.kind != "crm" else (1,):
             run.train_stage(number)
         if cell.kind != "crm":
+            run.distil()
             run.score("validation", cell.config.cascade.validation_rows)
             run.score("test", cell.config.evaluate.test_rows)
     seconds = (cell.seconds() or 0.0) + time.perf_counter() - start

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from corellarec.metrics import Bootstrap, Floats, Labels, losses, sigmoid
@@ -259,7 +260,7 @@ def _threshold(one: Answers, policy: Any) -> dict[str, Any]:  # noqa: ANN401 (a 
     }
 
 
-def _saved(label: Labels, predictions: Mapping[str, Floats], asked: Floats) -> float:
+def _saved(label: Labels, predictions: Mapping[str, Floats], asked: NDArray[np.bool_]) -> float:
     """Nats that a routed row gains on the test rows; NaN where none is routed."""
     gain = losses(label, predictions["crm_calibrated"]) - losses(label, predictions["blend_all"])
     return float(gain[asked].mean()) if asked.any() else float("nan")

@@ -29,8 +29,8 @@ class StudySpec(Section):
     rows."""
     llms: dict[str, dict[str, Any]] = {}
     """Further ways to tune the language model, by name, such as on more rows; each is a run."""
-    distill: bool = False
-    """Whether the language model also teaches the CRM."""
+    distill: dict[str, Any] = {}
+    """Settings of the section ``distill``: where given, the language model also teaches the CRM."""
     ablation: dict[str, dict[str, Any]] = {}
     """Runs with a part left out or changed, by name, and their settings."""
 

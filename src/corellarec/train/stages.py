@@ -4,6 +4,7 @@ Source: Xi et al. 2024, https://arxiv.org/abs/2403.16378
 """
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,23 +103,30 @@ class CrmTask:
         log: The prepared log.
         config: The stage's settings.
         seed: Seed of the order of rows.
+        target: ``(rows of the log,)`` what to train towards in place of the labels.
     """
 
     def __init__(
-        self, crm: nn.Module, reader: CrmReader, log: Log, config: Stage1Config, seed: int
+        self,
+        crm: nn.Module,
+        reader: CrmReader,
+        log: Log,
+        config: Stage1Config,
+        seed: int,
+        target: Tensor | None = None,
     ) -> None:
         self.model = CrmStageModel(crm)
         self.parameter_groups = [{"params": list(crm.parameters()), "lr": config.learning_rate}]
         self.selection = {"crm.": "crm_log_loss"}
         self.reader, self.log, self.config, self.seed = reader, log, config, seed
-        self.rows = log.rows_of("train")
+        self.rows, self.target = log.rows_of("train"), target
         self.validation = log.rows_of("validation")
 
     def batches(self, epoch: int) -> Sequence[Any]:
         """Lazy batches of randomly ordered training rows."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = self.rows[torch.randperm(len(self.rows), generator=generator)]
-        return CrmBatches(self.reader, self.log, order, self.config.batch_size)
+        return CrmBatches(self.reader, self.log, order, self.config.batch_size, self.target)
 
     def validate(self) -> dict[str, float]:
         """Log loss and AUC on all validation rows."""
@@ -129,20 +137,28 @@ class CrmTask:
 class CrmBatches(Sequence[tuple[CrmBatch, Tensor]]):
     """Batches gathered when they are asked for."""
 
-    def __init__(self, reader: CrmReader, log: Log, rows: Tensor, batch_size: int) -> None:
-        self.reader, self.log, self.parts = reader, log, rows.split(batch_size)
+    def __init__(
+        self,
+        reader: CrmReader,
+        log: Log,
+        rows: Tensor,
+        batch_size: int,
+        target: Tensor | None = None,
+    ) -> None:
+        self.reader, self.log, self.target = reader, log, target
+        self.parts = rows.split(batch_size)
 
     def __len__(self) -> int:
         return len(self.parts)
 
     def __getitem__(self, index: Any) -> Any:  # noqa: ANN401 (a batch, or batches for a slice)
         if isinstance(index, slice):
-            batches = CrmBatches.__new__(CrmBatches)
-            batches.reader, batches.log, batches.parts = self.reader, self.log, self.parts[index]
+            batches = copy(self)
+            batches.parts = self.parts[index]
             return batches
         rows = self.parts[index]
-        label = self.log.labels(rows).float().to(self.reader.device)
-        return self.reader(self.log.samples(rows)), label
+        target = self.log.labels(rows) if self.target is None else self.target[rows]
+        return self.reader(self.log.samples(rows)), target.float().to(self.reader.device)
 
 
 class LlmStageModel(nn.Module):
