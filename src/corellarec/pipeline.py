@@ -744,8 +744,11 @@ class Run:
             "cascade": ["cascade"],
         }
         before = list(names)[: list(names).index(step) + 1]
+        sections = [name for key in before for name in names[key]]
+        if step == "scores" and self.adapter:  # no stage bears on it, and the seed draws the rows
+            sections = ["llm", "seed"] if more[-1] else ["llm"]
         data = read_manifest(self.directory / "data", verify=False)["files"]
-        parts = [data, *({name: config[name]} for key in before for name in names[key]), *more]
+        parts = [data, *({name: config[name]} for name in sections), *more]
         if step != "stage1":
             parts.append(load_template(self.config.llm.template).model_dump(mode="json"))
             parts += [self.adapter.facts["files"]] if self.adapter else []
