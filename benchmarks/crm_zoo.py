@@ -19,7 +19,7 @@ from rich.console import Console
 from corellarec import metrics
 from corellarec.config import CRM_MODELS, load_config
 from corellarec.crm.score import crm_logits
-from corellarec.pipeline import Run
+from corellarec.pipeline.run import Run
 
 RESAMPLES = 500
 SHOWN = ("auc", "log_loss", "accuracy")

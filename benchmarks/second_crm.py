@@ -24,7 +24,7 @@ from corellarec import metrics
 from corellarec.cascade.calibrate import fit_logistic
 from corellarec.crm.score import crm_logits
 from corellarec.metrics import Floats
-from corellarec.pipeline import Run
+from corellarec.pipeline.run import Run
 
 RESAMPLES = 300
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from corellarec.artifacts import sha256
 from corellarec.config import load_config
-from corellarec.pipeline import STAGES, Run
+from corellarec.pipeline.run import STAGES, Run
 
 
 def fitted(config, directory):

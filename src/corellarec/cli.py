@@ -30,7 +30,8 @@ from corellarec.llm.load import load_model
 from corellarec.llm.models import find_model, listed_models
 from corellarec.llm.remote import RemoteScorer
 from corellarec.llm.title_vectors import title_vectors
-from corellarec.pipeline import Run, remove_run
+from corellarec.pipeline.run import Run
+from corellarec.pipeline.workspace import remove_run
 from corellarec.report.page import render, tables
 from corellarec.study.page import to_markdown
 from corellarec.study.run import Study

@@ -16,7 +16,8 @@ from corellarec.config import Config, with_settings
 from corellarec.crm.batch import CrmReader
 from corellarec.crm.build import build_crm
 from corellarec.errors import ConfigError
-from corellarec.pipeline import Run, difference, load_run_config, stage_seed
+from corellarec.pipeline.run import Run
+from corellarec.pipeline.workspace import difference, load_run_config, stage_seed
 from corellarec.train.checkpoint import Progress
 from corellarec.train.loop import train
 from corellarec.train.stages import CrmTask

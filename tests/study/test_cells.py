@@ -5,9 +5,9 @@ import json
 import pytest
 from rich.console import Console
 
-from corellarec import pipeline
 from corellarec.config import load_config
 from corellarec.errors import ConfigError
+from corellarec.pipeline import run as steps
 from corellarec.study.cells import cells, run_cell
 from corellarec.study.spec import load_study, study_names
 
@@ -90,13 +90,13 @@ def test_a_changed_setting_is_another_cell_and_a_cheap_one_is_not(write, tmp_pat
 def test_cells_share_the_steps_they_have_in_common(write, tmp_path, tiny_settings, monkeypatch):
     spec, base = load_study(write(SPEC), tiny_settings)
     trained = []
-    whole = pipeline.train
+    whole = steps.train
 
     def train(task, *arguments, **options):
         trained.append(type(task).__name__)
         return whole(task, *arguments, **options)
 
-    monkeypatch.setattr(pipeline, "train", train)
+    monkeypatch.setattr(steps, "train", train)
     found = cells(spec, base, tmp_path / "out")
     for cell in found:
         run_cell(cell, Console(quiet=True))

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from corellarec import pipeline
+from corellarec.pipeline import run as steps
 from corellarec.study.page import render, to_markdown
 from test_cli import call, options
 
@@ -126,7 +126,7 @@ def test_again_nothing_is_trained(finished, monkeypatch, capsys):
     def train(*_, **__):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(pipeline, "train", train)
+    monkeypatch.setattr(steps, "train", train)
     code, out, err = call(monkeypatch, capsys, *arguments)
     assert code == 0, err
     assert "| CoReLLa |" in out

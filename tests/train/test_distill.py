@@ -9,9 +9,9 @@ import torch
 from rich.console import Console
 from scipy.special import expit
 
-from corellarec import pipeline
 from corellarec.config import load_config
-from corellarec.pipeline import STAGES, Run
+from corellarec.pipeline import run as steps
+from corellarec.pipeline.run import STAGES, Run
 from corellarec.train.checkpoint import load_tensors
 from corellarec.train.distill import Gate, Lesson, soft_targets
 from test_cli import call, options
@@ -119,7 +119,7 @@ def test_the_best_on_validation_stays(run):
 
 
 def test_a_killed_scoring_goes_on_where_it_was(run, monkeypatch):
-    monkeypatch.setattr(pipeline, "PIECE", 100)
+    monkeypatch.setattr(steps, "PIECE", 100)
     scored, whole = [], run.scorer.logits
 
     def logits(samples, answered):

@@ -21,7 +21,7 @@ from corellarec.errors import ConfigError
 from corellarec.llm.batch import LlmBatch
 from corellarec.llm.layout import Layout
 from corellarec.llm.load import AnswerModel
-from corellarec.pipeline import load_part
+from corellarec.pipeline.models import load_part
 from corellarec.train.align import crm_layer
 from corellarec.train.stages import CrmTask, StageOutput
 

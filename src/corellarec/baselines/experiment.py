@@ -20,7 +20,8 @@ from corellarec.data.files import write_table
 from corellarec.data.log import Samples
 from corellarec.errors import ArtifactError, ConfigError
 from corellarec.llm.template import load_template
-from corellarec.pipeline import CHEAP, Run, difference, load_run_config, machine
+from corellarec.pipeline.run import Run
+from corellarec.pipeline.workspace import CHEAP, difference, load_run_config, machine
 from corellarec.train.loop import Task
 from corellarec.train.stages import draw_rows, take
 

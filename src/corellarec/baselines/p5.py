@@ -24,7 +24,7 @@ from corellarec.data.log import Log, Samples
 from corellarec.llm.layout import PaperLayout
 from corellarec.llm.load import load_encoder_decoder, load_tokenizer
 from corellarec.llm.template import clean, load_template
-from corellarec.pipeline import load_part
+from corellarec.pipeline.models import load_part
 from corellarec.train.stages import StageOutput, quality
 
 PROMPT = "has rated: {history}. Will the user like {target}? Answer:"

@@ -4,7 +4,7 @@ Source: Bao et al. 2023, https://arxiv.org/abs/2305.00447
 """
 
 from corellarec.baselines.experiment import Experiment, Trained
-from corellarec.pipeline import load_part
+from corellarec.pipeline.models import load_part
 from corellarec.train.stages import LlmStageModel, LlmTask
 
 ROWS = 64

@@ -14,7 +14,7 @@ from corellarec.cascade.calibrate import fit_logistic
 from corellarec.cascade.router import Router
 from corellarec.crm.score import crm_logits
 from corellarec.metrics import Floats, sigmoid
-from corellarec.pipeline import Run
+from corellarec.pipeline.run import Run
 from corellarec.report.evaluate import Scores, predictions
 from corellarec.study.cells import Cell
 

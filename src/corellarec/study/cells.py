@@ -13,7 +13,8 @@ from rich.console import Console
 from corellarec.artifacts import write_text
 from corellarec.baselines.run import run_baseline
 from corellarec.config import Config, changed, load_config
-from corellarec.pipeline import CHEAP, STAGES, Run
+from corellarec.pipeline.run import STAGES, Run
+from corellarec.pipeline.workspace import CHEAP
 from corellarec.study.spec import StudySpec
 
 Kind = Literal["method", "crm", "llm", "ablation", "baseline", "distilled"]

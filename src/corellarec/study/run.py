@@ -9,7 +9,7 @@ from rich.console import Console
 from corellarec.artifacts import read_manifest, write_text
 from corellarec.config import Config
 from corellarec.display import Display
-from corellarec.pipeline import machine
+from corellarec.pipeline.workspace import machine
 from corellarec.study.cells import cells, run_cell
 from corellarec.study.measure import Measurement
 from corellarec.study.page import render, to_markdown

@@ -1,9 +1,6 @@
-"""A run: one directory, filled step by step; every step that is already there is left alone."""
+"""The steps of a run."""
 
-import hashlib
 import json
-import os
-import platform
 import shutil
 import time
 from collections.abc import Callable
@@ -15,45 +12,32 @@ from typing import Any, NoReturn
 import numpy as np
 import polars as pl
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from numpy.typing import NDArray
 from peft import PeftModel
-from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
-from corellarec.artifacts import MANIFEST, link, read_manifest, sha256, write_text, writing
+from corellarec.artifacts import read_manifest, sha256, write_text, writing
 from corellarec.cascade.calibrate import fit_logistic
 from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.policy import Known, known
 from corellarec.cascade.router import Router, explain, fit_router
-from corellarec.config import Config, LlmStageConfig, StageConfig, load_config, to_toml
-from corellarec.crm.batch import CrmReader
-from corellarec.crm.build import build_crm
-from corellarec.crm.external import external_logits
+from corellarec.config import LlmStageConfig, StageConfig
 from corellarec.crm.score import crm_logits
-from corellarec.data.log import Log
-from corellarec.data.prepare import prepare
-from corellarec.device import pick_device, pick_dtype
-from corellarec.display import Display, left_out, say_warnings
 from corellarec.errors import ArtifactError, ConfigError
-from corellarec.llm.layout import Layout, build_layout
-from corellarec.llm.load import AnswerModel, load_model, load_tokenizer
+from corellarec.llm.layout import build_layout
 from corellarec.llm.lora import (
-    TunedAdapter,
-    add_adapter,
-    load_adapter,
     save_adapter,
     write_adapter,
 )
-from corellarec.llm.score import Cost, LlmScorer
-from corellarec.llm.template import load_template
+from corellarec.llm.score import Cost
 from corellarec.metrics import Floats
+from corellarec.pipeline.models import Models, load_part
+from corellarec.pipeline.workspace import machine, stage_seed, step_facts, versions
 from corellarec.report.evaluate import Scores, evaluate
 from corellarec.train.align import Alignment
-from corellarec.train.checkpoint import Progress, load_tensors, load_trainable, trainable_state
+from corellarec.train.checkpoint import Progress, trainable_state
 from corellarec.train.distill import Gate, Lesson, soft_targets
 from corellarec.train.loop import Task, train
 from corellarec.train.stages import (
@@ -66,59 +50,12 @@ from corellarec.train.stages import (
 )
 
 STAGES = (1, 2, 3)
-CHEAP = {"distill", "cascade", "evaluate"}  # sections that a run may change
 PIECE = 20_000  # rows scored between two writings
 COST_SAMPLE = 300  # test rows whose prompts are encoded to compare the layouts' tokens
 
 
-class Run:
-    """The steps of one run and the models they share.
-
-    Args:
-        config: What to do.
-        directory: Where everything is written.
-        console: Where progress goes.
-        neighbours: Directory of other runs, whose finished steps are taken over where they are
-            what this run would do again.
-    """
-
-    def __init__(
-        self, config: Config, directory: Path, console: Console, neighbours: Path | None = None
-    ) -> None:
-        self.config, self.directory, self.neighbours = config, directory, neighbours
-        self.accelerator = Accelerator(cpu=pick_device(config.device).type == "cpu")
-        self.device = self.accelerator.device
-        self.display = Display(console, quiet=not self.accelerator.is_main_process)
-
-    @classmethod
-    def open(cls, directory: Path, console: Console) -> "Run":
-        """The run in an existing directory, with the configuration it was made with.
-
-        Raises:
-            ArtifactError: If the directory is not that of a run.
-        """
-        return cls(load_run_config(directory), directory, console)
-
-    def start(self) -> None:
-        """Record the configuration.
-
-        Where training has begun, only the sections ``CHEAP`` may differ: what they change is
-        fitted again from stored scores, and no training is lost.
-
-        Raises:
-            ConfigError: If the directory was made with other settings.
-        """
-        path = self.directory / "config.toml"
-        begun = path.exists() and any(self.directory.glob("stage*"))
-        before = load_run_config(self.directory) if begun else self.config
-        if before.model_dump(exclude=CHEAP) != self.config.model_dump(exclude=CHEAP):
-            raise ConfigError(
-                f"{self.directory} was made with other settings "
-                f"({difference(before, self.config)}): use another --out, or --overwrite"
-            )
-        if self.accelerator.is_main_process:
-            write_text(path, to_toml(self.config))
-        self.accelerator.wait_for_everyone()
+class Run(Models):
+    """The steps of one run and the models they share."""
 
     def everything(self) -> dict[str, Any]:
         """All steps in order; returns the metrics.
@@ -138,112 +75,6 @@ class Run:
             self.train_stage(number)
         self.distil()
         return self.evaluate() if self.accelerator.is_main_process else {}
-
-    # Data and models, each made once.
-
-    def prepare(self) -> dict[str, Any]:
-        """Prepare the log; returns what was counted."""
-        with self.accelerator.main_process_first():
-            facts = prepare(self.config.data, self.directory / "data")
-        self.display.say(
-            f"data: {facts['rows']:,} rows, {facts['users']:,} users, {facts['items']:,} items, "
-            f"{facts['positives']:,} positives"
-        )
-        if omitted := left_out(facts):
-            self.display.say(f"left out: {omitted}")
-        if not self.display.quiet:
-            say_warnings(self.display.console, facts["warnings"])
-        return facts
-
-    @cached_property
-    def log(self) -> Log:
-        """The prepared log."""
-        return Log.load(self.directory / "data")
-
-    @cached_property
-    def reader(self) -> CrmReader:
-        """Builds the CRM's batches."""
-        return CrmReader(self.log, self.config.crm.history_length, self.device)
-
-    def new_crm(self) -> nn.Module:
-        """A CRM with fresh weights."""
-        set_seed(self.config.seed)
-        return build_crm(self.config.crm, self.log.features, self.device)
-
-    @property
-    def is_external(self) -> bool:
-        """Whether the CRM is known by its scores alone."""
-        return self.config.crm.model == "external"
-
-    @cached_property
-    def external_logits(self) -> Tensor:
-        """The external CRM's logit of each row of the log, NaN where it has none."""
-        return external_logits(self.config.crm.external, self.log)
-
-    def crm_logits(self, rows: Tensor) -> Tensor:
-        """``(n,)`` fp32: the trained CRM's logit of validation or test rows."""
-        if self.is_external:
-            return self.external_logits[rows]
-        return crm_logits(self.trained_crm(), self.reader, self.log.samples(rows))
-
-    def trained_crm(self, stage: int | None = None) -> nn.Module:
-        """The CRM as stage 1 or 2 left it, or as it is in the end.
-
-        Stage 1's stands in where stage 2 was left out.
-        """
-        directory = self.directory / ("stage2" if self.trains(2) and stage != 1 else "stage1")
-        if stage is None and self.distil()["weight"]:
-            directory = self.directory / "distilled"
-        crm = self.new_crm()
-        load_part(crm, directory, "crm.")
-        return crm.eval()
-
-    @cached_property
-    def layout(self) -> Layout:
-        """How samples become text; it needs the tokenizer alone."""
-        name = self.config.llm.model
-        return build_layout(self.config.llm, self.log, load_tokenizer(name))
-
-    @cached_property
-    def llm_parts(self) -> tuple[AnswerModel, PreTrainedTokenizerBase, Layout]:
-        """The language model with a fresh adapter, its tokenizer and its layout."""
-        with self.display.waiting("loading the language model"):
-            config = self.config.llm
-            dtype = pick_dtype(config.dtype, self.device)
-            model, tokenizer = load_model(config.model, dtype, self.device)
-            set_seed(self.config.seed)
-            if self.adapter is None:
-                adapted = add_adapter(model, config.lora)
-            else:
-                self.adapter.check(config, self.log)
-                adapted = load_adapter(model, self.adapter.directory)
-            answer_model = AnswerModel(adapted, self.layout.answers, config.checkpointing)
-            return answer_model, tokenizer, self.layout
-
-    @property
-    def llm(self) -> AnswerModel:
-        """The language model."""
-        return self.llm_parts[0]
-
-    @cached_property
-    def scorer(self) -> LlmScorer:
-        """Scores with the language model as it is now."""
-        model, _, layout = self.llm_parts
-        return LlmScorer(model, layout, self.config.llm.tokens_per_batch)
-
-    @cached_property
-    def adapter(self) -> TunedAdapter | None:
-        """The tuned adapter that is used as it is, if there is one."""
-        name = self.config.llm.adapter
-        return TunedAdapter(name) if name else None
-
-    def trains(self, number: int) -> bool:
-        """Whether a stage is not left out."""
-        if number > 1 and self.config.llm.adapter:
-            return False
-        if number == 3:
-            return self.config.stage3.rows != 0
-        return not self.is_external and (number == 1 or self.config.stage2.rows != 0)
 
     # Training.
 
@@ -307,7 +138,7 @@ class Run:
                 accelerator=self.accelerator,
                 report=report,
             )
-        facts = {"kind": directory.name, "key": key, **vars(state), **_versions()}
+        facts = {"kind": directory.name, "key": key, **vars(state), **versions()}
         if self.accelerator.is_main_process:
             with writing(directory, facts) as unfinished:
                 save_file(trainable_state(task.model), unfinished / "model.safetensors")
@@ -471,13 +302,6 @@ class Run:
 
     # The cascade.
 
-    def load_adapter(self) -> None:
-        """Put the last trained adapter into the language model."""
-        for number in (3, 2):
-            if self.trains(number):
-                load_part(self.llm, self.directory / f"stage{number}", "llm.")
-                return
-
     def score(self, split: str, count: int) -> dict[str, Any]:
         """Let the LLM score random rows of a split, or find them scored; returns what it cost.
 
@@ -511,7 +335,7 @@ class Run:
         self, directory: Path, key: str, rows: Tensor, answered: Callable[[int], None]
     ) -> tuple[pl.DataFrame, Cost]:
         """The LLM's logits of some rows, kept until all are there, so that little is done twice."""
-        facts = _done(directory, key)
+        facts = step_facts(directory, key)
         if facts is None:
             self.load_adapter()
             cost = self.scorer.cost = Cost()
@@ -573,7 +397,7 @@ class Run:
             "rows": {f"stage{n}": len(self.drawn(n)) for n in tuned},
             "validation_log_loss": last["best"]["llm."],
             "seconds": sum(read_manifest(self.directory / f"stage{n}")["seconds"] for n in tuned),
-            **_versions(),
+            **versions(),
         }
         assert isinstance(self.llm.model, PeftModel)
         write_adapter(directory, self.llm.model, self.config.llm, self.log, facts)
@@ -636,7 +460,7 @@ class Run:
 
     def evaluate(self) -> dict[str, Any]:
         """Measure on the test split and write ``metrics.json``; returns the metrics."""
-        router = self.fit()
+        distilled, router = self.distil(), self.fit()
         config = self.config
         scores, rows, cost = self.scores("test", config.evaluate.test_rows)
         with self.display.waiting("measuring, with bootstrap intervals"):
@@ -667,9 +491,7 @@ class Run:
                 }
                 for name, facts in stages.items()
             },
-            "distilled": {
-                name: self.distil().get(name) for name in ("weight", "validation_log_loss")
-            },
+            "distilled": {name: distilled.get(name) for name in ("weight", "validation_log_loss")},
             "router": router.to_json() | {"explanation": explain(router)},
             "test": found | {"split_rows": data["splits"]["test"]["rows"]},
             "cost": self.cost(rows, cost),
@@ -711,132 +533,7 @@ class Run:
             "tokens_per_sample_alone": tokens,
         }
 
-    # Keys.
-
-    def done(self, directory: Path, key: str) -> dict[str, Any] | None:
-        """The facts of a finished step of the same key, here or beside; None if there is none.
-
-        Raises:
-            ArtifactError: If it is there but damaged.
-        """
-        facts = _done(directory, key)
-        if facts is None and self.neighbours:
-            for other in sorted(self.neighbours.glob(f"*/{directory.relative_to(self.directory)}")):
-                if _done(other, key) is not None:
-                    link(other, directory)
-                    return _done(directory, key)
-        return facts
-
     def _external_file(self) -> list[str]:
         """The hash of the external CRM's scores, if there is one."""
         path = Path(self.config.crm.external.scores or "").expanduser()
         return [sha256(path)] if self.is_external else []
-
-    def key(self, step: str, *more: Any) -> str:  # noqa: ANN401 (any JSON)
-        """Hash of everything a step depends on: settings, data, and the steps before it."""
-        config = self.config.model_dump(mode="json")
-        names = {
-            "stage1": ["seed", "crm", "stage1"],
-            "stage2": ["llm", "align", "stage2"],
-            "stage3": ["stage3"],
-            "scores": [],
-            "distill": ["distill"],
-            "cascade": ["cascade"],
-        }
-        before = list(names)[: list(names).index(step) + 1]
-        sections = [name for key in before for name in names[key]]
-        if step == "scores" and self.adapter:  # no stage bears on it, and the seed draws the rows
-            sections = ["llm", "seed"] if more[-1] else ["llm"]
-        data = read_manifest(self.directory / "data", verify=False)["files"]
-        parts = [data, *({name: config[name]} for name in sections), *more]
-        if step != "stage1":
-            parts.append(load_template(self.config.llm.template).model_dump(mode="json"))
-            parts += [self.adapter.facts["files"]] if self.adapter else []
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def stage_seed(config: Config, number: int) -> int:
-    """The seed of a stage's steps."""
-    return config.seed * 10 + number
-
-
-def load_run_config(directory: Path) -> Config:
-    """The configuration a run was made with.
-
-    Raises:
-        ArtifactError: If the directory is not that of a run.
-    """
-    path = directory / "config.toml"
-    if not path.is_file():
-        raise ArtifactError(
-            f"{directory} is no run (it has no config.toml): `corellarec run` makes one"
-        )
-    return load_config(files=[path])
-
-
-def remove_run(directory: Path) -> None:
-    """Delete a run's directory.
-
-    Raises:
-        ArtifactError: If it is the directory of something else.
-    """
-    if directory.exists():
-        load_run_config(directory)
-        shutil.rmtree(directory)
-
-
-def _done(directory: Path, key: str) -> dict[str, Any] | None:
-    """The facts of a finished step of the same key; None if it is not there.
-
-    Raises:
-        ArtifactError: If it is there but damaged.
-    """
-    if not (directory / MANIFEST).exists():
-        return None
-    facts = read_manifest(directory)
-    return facts if facts.get("key") == key else None
-
-
-def load_part(module: nn.Module, directory: Path, prefix: str) -> None:
-    """Put trained weights into a module: those of a step's directory under a prefix.
-
-    Raises:
-        ArtifactError: If the directory is missing or damaged, or does not fit the module.
-    """
-    read_manifest(directory)
-    state = load_tensors(directory, "model")
-    part = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-    load_trainable(module, part, directory)
-
-
-def difference(before: Config, after: Config) -> str:
-    """The first few settings that differ, as text; empty where none does."""
-
-    def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        leaves = {}
-        for name, value in tree.items():
-            if isinstance(value, dict):
-                leaves |= flat(value, f"{prefix}{name}.")
-            else:
-                leaves[prefix + name] = value
-        return leaves
-
-    old, new = flat(before.model_dump(mode="json")), flat(after.model_dump(mode="json"))
-    changed = [
-        f"{name} was {old[name]!r}, is {new[name]!r}" for name in new if old[name] != new[name]
-    ]
-    return "; ".join(changed[:3]) + (" ..." if len(changed) > 3 else "")
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("corellarec", "torch", "transformers", "peft")}
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """The device and the versions that made a figure."""
-    name = platform.processor() or platform.machine()
-    if device.type == "cpu":
-        name = str(torch.cpu.get_capabilities().get("cpu_name", name))
-    elif device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    return {"device": device.type, "name": name, "cores": os.cpu_count(), **_versions()}
