@@ -129,7 +129,7 @@ def test_again_nothing_is_trained(finished, monkeypatch, capsys):
     monkeypatch.setattr(steps, "train", train)
     code, out, err = call(monkeypatch, capsys, *arguments)
     assert code == 0, err
-    assert "| CoReLLa |" in out
+    assert "| CoReLLa, gain, blend |" in out
     again = json.loads((directory / "study.json").read_text())
     assert again["table"][0]["auc"] == result["table"][0]["auc"]
     code, out, _ = call(monkeypatch, capsys, *arguments, "--dry-run")

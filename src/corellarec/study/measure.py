@@ -17,7 +17,7 @@ from corellarec.study.routing import at_budgets, curves
 from corellarec.study.segments import cuts, segments
 
 PAPER = "CoReLLa as in the paper (entropy, replace)"
-OURS = "CoReLLa"
+BY_ENTROPY = "CoReLLa, entropy, blend"
 EVERY_ROW = "CRM and LLM blended on every row"
 
 
@@ -39,6 +39,7 @@ class Measurement:
         self.figures = Figures(test.label, test.user, bootstrap)
         self.crms = self._crms()
         self.own = config.crm.model
+        self.ours = f"CoReLLa, {config.cascade.policy}, {config.cascade.combine}"
 
     def _of(self, kind: Kind, name: str | None = None) -> list[Cell]:
         return [c for c in self.cells if c.kind == kind and name in (None, c.name)]
@@ -73,6 +74,7 @@ class Measurement:
         found = {
             "rows": len(self.figures.label),
             "users": len(np.unique(self.figures.user)),
+            "ours": self.ours,
             "reference": reference,
             "validation_log_loss": validation_loss,
             "table": table(self.figures, predictors, reference),
@@ -127,10 +129,12 @@ class Measurement:
         ways = [
             ("llm", "LLM alone", "llm_calibrated"),
             ("cascade", PAPER, "paper"),
-            ("cascade", "CoReLLa, entropy, blend", "blend_entropy"),
-            ("cascade", OURS, "cascade"),
+            ("cascade", BY_ENTROPY, "blend_entropy"),
+            ("cascade", self.ours, "cascade"),
             ("cascade", EVERY_ROW, "blend_all"),
         ]
+        if self.ours == BY_ENTROPY:
+            del ways[2]
         found = []
         for kind, name, key in ways:
             asked = [_asked(one, key) for one in of_seeds]

@@ -1,8 +1,9 @@
 """The report of a study, from its ``study.json`` alone: one HTML file, and tables in Markdown.
 
 The result holds ``name``, ``spec``, ``config``, ``data``, ``machine``, ``cells`` (what was run) and
-what :class:`corellarec.study.measure.Measurement` found: ``rows``, ``users``, ``reference``,
-``table``, ``no_harm``, ``segments``, ``routing`` and, where the study has one, ``ablation``.
+what :class:`corellarec.study.measure.Measurement` found: ``rows``, ``users``, ``ours`` and
+``reference`` (names in the ``table``), ``table``, ``no_harm``, ``segments``, ``routing`` and, where
+the study has one, ``ablation``.
 """
 
 from importlib import resources
@@ -11,7 +12,7 @@ from typing import Any
 import jinja2
 
 from corellarec.study import plots
-from corellarec.study.measure import EVERY_ROW, OURS, PAPER
+from corellarec.study.measure import EVERY_ROW, PAPER
 
 Figure = dict[str, float]
 
@@ -43,7 +44,7 @@ def row_of(result: dict[str, Any], name: str) -> dict[str, Any] | None:
 def findings(result: dict[str, Any]) -> list[str]:
     """What the study showed, in sentences that follow from its figures."""
     said = []
-    ours, reference = row_of(result, OURS), result["reference"]
+    ours, reference = row_of(result, result["ours"]), result["reference"]
     assert ours is not None
     for metric, title, better in (("auc", "AUC", 1), ("log_loss", "log loss", -1)):
         gap = ours[f"{metric}_over"]
@@ -63,12 +64,13 @@ def findings(result: dict[str, Any]) -> list[str]:
     )
     said.append(_policies(result))
     said += _control(result)
+    said.append(_within_users(result))
     harmed = [one for one in result["no_harm"] if one["harm"]]
     said.append(
         "No harm: the log loss of no cascade here is above its own CRM's beyond the interval."
         if not harmed
         else "Harm: the log loss is above its own CRM's beyond the interval with "
-        + ", ".join(one["name"] or OURS for one in harmed)
+        + ", ".join(one["name"] or result["ours"] for one in harmed)
         + "."
     )
     return said
@@ -139,12 +141,22 @@ def _control(result: dict[str, Any]) -> list[str]:
     ]
 
 
+def _within_users(result: dict[str, Any]) -> str:
+    """Whether the models know items, or only who likes much."""
+    llms = [row for row in result["table"] if row["kind"] == "llm"]
+    crm, whole = result["table"][0], row_of(result, EVERY_ROW)
+    assert whole is not None
+    shown = ", ".join(f"{number(row['uauc']['value'])} for {row['name']}" for row in llms)
+    return (
+        f"Within single users (UAUC, one half is chance): {number(crm['uauc']['value'])} for "
+        f"{crm['name']}, {shown}, {number(whole['uauc']['value'])} for both blended on every row."
+    )
+
+
 def render(result: dict[str, Any]) -> str:
     """The report as one HTML page that needs no other file and no network."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.globals.update(
-        number=number, signed=signed, between=between, findings=findings, OURS=OURS
-    )
+    environment.globals.update(number=number, signed=signed, between=between, findings=findings)
     template = resources.files("corellarec") / "study" / "page.html.j2"
     segments = result["segments"]
     return environment.from_string(template.read_text("utf-8")).render(

@@ -82,6 +82,7 @@ def segments_figure(segments: list[dict[str, Any]]) -> str:
                 axis.errorbar(values, heights, xerr=errors, fmt="o", ms=4, lw=1.2, color=colour,
                               label=name)  # fmt: skip
             axis.axvline(0, color="#3a4150", lw=1)
+            axis.locator_params(axis="x", nbins=6)
             axis.set_title(f"{title}, minus the CRM's", loc="left", fontweight="bold", fontsize=11)
         axes[0].set_yticks(places, [f"{group['name']}  ({group['rows']:,})" for _, group in lines])
         axes[0].tick_params(axis="y", labelsize=8.5)
