@@ -60,7 +60,7 @@ def test_the_table_holds_every_model_and_its_parts(finished):
         "ctrl",
         "tallrec",
         "LLM alone",
-        "CoReLLa",
+        "CoReLLa, gain, blend",
         "LLM alone, on more rows",
         "dcnv2, taught by the LLM",
     } < set(names)
