@@ -9,6 +9,8 @@ from corellarec.artifacts import sha256
 from corellarec.config import load_config
 from corellarec.pipeline.run import STAGES, Run
 
+TEACH = ["distill.rows=200", "distill.weights=[0.5]"]
+
 
 def fitted(config, directory):
     """A run up to its fitted cascade, and what came of it."""
@@ -17,9 +19,11 @@ def fitted(config, directory):
     run.prepare()
     for number in STAGES:
         run.train_stage(number)
+    run.distil()
     run.score("test", 0)
     run.fit()
-    weights = [sha256(directory / f"stage{n}" / "model.safetensors") for n in STAGES]
+    steps = [*(f"stage{n}" for n in STAGES), "distilled"]
+    weights = [sha256(directory / step / "model.safetensors") for step in steps]
     router = json.loads((directory / "cascade" / "cascade.json").read_text())["router"]
     return run, weights, router
 
@@ -39,7 +43,9 @@ def turned_round(source, target):
 
 @pytest.fixture(scope="module")
 def before(tiny_settings, tmp_path_factory):
-    return fitted(load_config(settings=tiny_settings), tmp_path_factory.mktemp("before") / "run")
+    return fitted(
+        load_config(settings=[*tiny_settings, *TEACH]), tmp_path_factory.mktemp("before") / "run"
+    )
 
 
 def test_the_door_opens_for_the_evaluation_alone(before):
@@ -54,7 +60,7 @@ def test_other_test_labels_change_nothing_that_is_fitted(
 ):
     run, weights, router = before
     other = turned_round(movielens, tmp_path / "ml-100k")
-    config = load_config(settings=[*tiny_settings, f"data.path={other}"])
+    config = load_config(settings=[*tiny_settings, *TEACH, f"data.path={other}"])
     turned, weights_after, router_after = fitted(config, tmp_path / "run")
     rows = run.log.rows_of("test")
     assert (run.log.test_labels(rows, "test") != turned.log.test_labels(rows, "test")).all()

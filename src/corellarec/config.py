@@ -481,8 +481,11 @@ class DistillConfig(Section):
 
     rows: Count | Literal["all"] = 0
     """Training rows that the language model answers for the CRM to learn from, drawn as whole
-    stream windows; 0 leaves it out."""
-    weights: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.3, 0.6)
+    stream windows from those that no stage tuned it on, if there are such; 0 leaves it out."""
+    weights: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)] = (
+        0.3,
+        0.6,
+    )
     """Shares of the language model's answer in the target, where the gate is fully open. A CRM is
     trained with each; the best on validation stays, or the one before if none is better."""
 

@@ -81,7 +81,7 @@ def answer(run, monkeypatch, logits):
     monkeypatch.setattr(run, "score", score)
 
 
-def test_a_teacher_that_knows_more_teaches_and_one_of_noise_does_not(run, monkeypatch):
+def test_a_teacher_that_is_right_keeps_the_labels_and_one_of_noise_blurs_them(run, monkeypatch):
     label = run.log._label.numpy()
     config = run.config
     monkeypatch.setattr(
@@ -116,6 +116,13 @@ def test_the_best_on_validation_stays(run):
     folder = "distilled" if found["weight"] else "stage2"
     weights = load_tensors(run.directory / folder, "model")
     assert all(torch.equal(weights[f"crm.{name}"], crm[name]) for name in crm)
+
+
+def test_the_llm_teaches_on_rows_that_it_was_not_tuned_on(run):
+    run.score("train", 300)
+    taught = set(run._scored("train")[0].tolist())
+    assert len(taught) == 300
+    assert not taught & {*run.drawn(2).tolist(), *run.drawn(3).tolist()}
 
 
 def test_a_killed_scoring_goes_on_where_it_was(run, monkeypatch):

@@ -184,6 +184,10 @@ class Run(Models):
 
     def drawn(self, number: int) -> Tensor:
         """The training rows of stage 2 or 3; stage 3 takes others than stage 2, unless all."""
+        return self._draw(number)[0]
+
+    def _draw(self, number: int) -> tuple[Tensor, list[Tensor]]:
+        """The rows of a stage, and the chunks that neither it nor one before it takes."""
         chunks = draw_rows(self.log, "train", self.chunk, self.config.seed)
         rows = torch.zeros(0, dtype=torch.long)
         for stage in (2, 3):
@@ -196,7 +200,7 @@ class Run(Models):
                 if settings.subset == "uncertain":
                     chunks = least_confident(chunks, self.training_logits)
                 rows, chunks = take(chunks, settings.rows)
-        return rows
+        return rows, chunks
 
     @property
     def chunk(self) -> int:
@@ -246,6 +250,11 @@ class Run(Models):
         settings, directory = self.config.distill, self.directory / "distilled"
         if settings.rows == 0 or self.is_external:
             return {"weight": 0.0}
+        if self.accelerator.num_processes > 1:
+            raise ConfigError(
+                "distill.rows is done by one process: leave it 0 under torchrun, and set it with "
+                "`corellarec run --resume` after that"
+            )
         key = self.key("distill", self.config.cascade.validation_rows)
         if (facts := self.done(directory, key)) is not None:
             return facts
@@ -306,7 +315,8 @@ class Run(Models):
         """Let the LLM score random rows of a split, or find them scored; returns what it cost.
 
         Args:
-            split: ``validation`` or ``test``; of the latter no label is read.
+            split: Of ``test`` no label is read; of ``train`` those are scored that no stage tuned
+                the LLM on, if there are such.
             count: Rows the language model scores, drawn as chunks; 0 is all.
         """
         directory = self.directory / "scores" / split
@@ -314,6 +324,8 @@ class Run(Models):
         facts = self.done(directory, key)
         if facts is None:
             chunks = draw_rows(self.log, split, self.chunk, self.config.seed)
+            if split == "train":  # of what it was tuned on the LLM would repeat the labels
+                chunks = self._draw(3)[1] or chunks
             rows, _ = take(chunks, count or len(self.log))
             pieces = directory.with_name(f"{split}.pieces")
             title = f"LLM scores {len(rows):,} {split} rows"
