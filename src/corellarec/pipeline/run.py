@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -415,14 +416,19 @@ class Run(Models):
         write_adapter(directory, self.llm.model, self.config.llm, self.log, facts)
         return facts
 
-    def decide(self, scores: Scores, scored: Tensor) -> Router:
+    def decide(self, scores: Scores, scored: Tensor, crm_logit: Floats | None = None) -> Router:
         """Fit the decision.
 
         Args:
             scores: Validation rows that both models scored.
             scored: Their row numbers.
+            crm_logit: ``(n,)`` logits of all validation rows, where another CRM's are in ``scores``
+                than the run's own.
         """
         rows, settings = self.log.rows_of("validation"), self.config.cascade
+        all_known = self.known(rows)
+        if crm_logit is not None:
+            all_known = replace(all_known, crm_logit=crm_logit)
         return fit_router(
             known=scores.known,
             llm_logit=scores.llm_logit,
@@ -430,7 +436,7 @@ class Run(Models):
             user=scores.user,
             time=self.log.time[scored].numpy(),
             returning=self.returning(scored),
-            all_known=self.known(rows),
+            all_known=all_known,
             all_label=self.log.labels(rows).numpy(),
             all_time=self.log.time[rows].numpy(),
             all_returning=self.returning(rows),

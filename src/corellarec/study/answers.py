@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
@@ -63,6 +65,7 @@ class Answers:
         test: The test rows ...
         rows: ... and their numbers.
         cost: Tokens and seconds of the language model on the test rows.
+        other: Another CRM in the place of the run's, if any.
     """
 
     run: Run
@@ -71,11 +74,13 @@ class Answers:
     test: Scores
     rows: Tensor
     cost: dict[str, Any]
+    other: Alone | None = None
 
     @cached_property
     def router(self) -> Router:
         """The decision, fitted on validation."""
-        return self.run.decide(self.validation, self.scored)
+        crm_logit = self.other.validation if self.other else None
+        return self.run.decide(self.validation, self.scored, crm_logit)
 
     @cached_property
     def predictions(self) -> dict[str, Floats]:
@@ -84,13 +89,29 @@ class Answers:
 
     def with_second_crm(self, second: Alone) -> "Answers":
         """The same with another CRM in the language model's place: the control."""
-        of = {row: place for place, row in enumerate(self.run.log.rows_of("validation").tolist())}
-        places = [of[row] for row in self.scored.tolist()]
         return replace(
             self,
-            validation=replace(self.validation, llm_logit=second.validation[places]),
+            validation=replace(self.validation, llm_logit=second.validation[self._places]),
             test=replace(self.test, llm_logit=second.test),
         )
+
+    def beside(self, other: Alone) -> "Answers":
+        """The same language model beside another CRM."""
+
+        def beside(scores: Scores, crm_logit: Floats) -> Scores:
+            return replace(scores, known=replace(scores.known, crm_logit=crm_logit))
+
+        return replace(
+            self,
+            validation=beside(self.validation, other.validation[self._places]),
+            test=beside(self.test, other.test),
+            other=other,
+        )
+
+    @property
+    def _places(self) -> NDArray[np.int64]:
+        """Places of the scored rows among all validation rows."""
+        return np.searchsorted(self.run.log.rows_of("validation").numpy(), self.scored.numpy())
 
 
 def answers(cell: Cell, console: Console) -> Answers:

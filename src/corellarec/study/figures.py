@@ -48,6 +48,7 @@ class Figures:
 
     def __init__(self, label: Labels, user: NDArray[np.int64], bootstrap: Bootstrap) -> None:
         self.label, self.user, self.bootstrap = label, user, bootstrap
+        self._found: dict[tuple[str, int], tuple[Floats, float, Floats]] = {}
 
     def of(self, rows: NDArray[Any]) -> "Figures":
         """The same for some of the rows: an index or a mask."""
@@ -67,12 +68,10 @@ class Figures:
         ``least`` and ``most`` are those of the single seeds. A reference with one array is that of
         every seed.
         """
-        values = np.array([self.value(metric, one) for one in p])
-        resampled = np.array([self.bootstrap(metric, self.label, one) for one in p])
+        values, resampled = self._measure(metric, p)
         if reference:
-            values = values - np.array([self.value(metric, one) for one in reference])
-            of_reference = [self.bootstrap(metric, self.label, one) for one in reference]
-            resampled = resampled - np.array(of_reference)
+            of_reference, resampled_reference = self._measure(metric, reference)
+            values, resampled = values - of_reference, resampled - resampled_reference
         low, high = metrics.interval(resampled.mean(0))
         return {
             "value": float(values.mean()),
@@ -81,6 +80,15 @@ class Figures:
             "least": float(values.min()),
             "most": float(values.max()),
         }
+
+    def _measure(self, metric: str, p: Sequence[Floats]) -> tuple[Floats, Floats]:
+        """Values ``(seeds,)`` and resampled ones ``(seeds, resamples)``; each is found once."""
+        for one in p:
+            if (metric, id(one)) not in self._found:  # the array is kept, so that its id stays its
+                resampled = self.bootstrap(metric, self.label, one)
+                self._found[metric, id(one)] = (one, self.value(metric, one), resampled)
+        found = [self._found[metric, id(one)] for one in p]
+        return np.array([value for _, value, _ in found]), np.array([r for _, _, r in found])
 
 
 def table(
@@ -94,10 +102,10 @@ def table(
     found = []
     for one in predictors:
         scored = np.isfinite(one.p[0])
-        here = figures if scored.all() else figures.of(scored)
-        p = [answer[scored] for answer in one.p]
-        base = [answer[scored] for answer in against.p]
-        base = base if len(base) == len(p) else base[: len(p)]
+        here, p, base = figures, list(one.p), list(against.p[: len(one.p)])
+        if not scored.all():
+            here = figures.of(scored)
+            p, base = [answer[scored] for answer in p], [answer[scored] for answer in base]
         row: dict[str, Any] = {
             "kind": one.kind,
             "name": one.name,

@@ -13,9 +13,10 @@ from corellarec.study.answers import Alone, Answers, alone, answers, baseline_lo
 from corellarec.study.boundary import boundary
 from corellarec.study.cells import Cell, Kind
 from corellarec.study.figures import Figures, Predictor, table
-from corellarec.study.routing import at_budgets, curves
+from corellarec.study.routing import at_budgets, curves, routed
 from corellarec.study.segments import cuts, segments
 
+BUDGET = 0.1  # at which CRMs with a language model beside them are compared
 PAPER = "CoReLLa as in the paper (entropy, replace)"
 BY_ENTROPY = "CoReLLa, entropy, blend"
 EVERY_ROW = "CRM and LLM blended on every row"
@@ -78,6 +79,7 @@ class Measurement:
             "reference": reference,
             "validation_log_loss": validation_loss,
             "table": table(self.figures, predictors, reference),
+            "beside": self._beside(),
             "no_harm": self._no_harm(),
             "segments": self._segments(),
             "routing": self._routing(),
@@ -110,7 +112,7 @@ class Measurement:
                 for one, crm in zip(self.methods, self.crms[second], strict=True)
             ]
             title = f"control: {second} in the LLM's place"
-            for way, key in (("", "cascade"), (", every row", "blend_all")):
+            for way, key in ((", gain", "blend_gain"), (", every row", "blend_all")):
                 p = [one.predictions[key] for one in control]
                 asked = [_asked(one, key) for one in control]
                 found.append(Predictor("control", title + way, p, asked))
@@ -163,6 +165,28 @@ class Measurement:
         return min(loss, key=lambda name: loss[name]) if loss else None
 
     # The other sections.
+
+    def _beside(self) -> list[dict[str, Any]]:
+        """The method's language model beside every CRM, each with a router of its own."""
+        found = []
+        for name, of_seeds in self.crms.items():
+            both = [one.beside(crm) for one, crm in zip(self.methods, of_seeds, strict=True)]
+            crm = [one.predictions["crm_calibrated"] for one in both]
+            row: dict[str, Any] = {"name": name}
+            ways = {"shipped": "cascade", "every_row": "blend_all"}
+            answers_of = {way: [one.predictions[key] for one in both] for way, key in ways.items()}
+            answers_of["budget"] = [
+                routed(one.router.value(one.test.known, "gain"), BUDGET, alone, answer)
+                for one, alone, answer in zip(both, crm, answers_of["every_row"], strict=True)
+            ]
+            row["asked"] = float(np.mean([_asked(one, "cascade") for one in both]))
+            for metric in ("auc", "log_loss"):
+                row[metric] = {"crm": self.figures.figure(metric, crm)}
+                for way, p in answers_of.items():
+                    over = self.figures.figure(metric, p, crm)
+                    row[metric][way] = self.figures.figure(metric, p) | {"over": over}
+            found.append(row)
+        return found
 
     def _no_harm(self) -> list[dict[str, Any]]:
         """The shipped cascade against its own calibrated CRM, for every run of the study."""
@@ -242,8 +266,10 @@ def _asked(one: Answers, key: str) -> float:
     match key:
         case "cascade":
             return float(router.asks(known).mean())
-        case "blend_entropy" | "replace":
+        case "blend_entropy":
             return float(router.would_ask(known, "entropy").mean())
+        case "blend_gain":
+            return float(router.would_ask(known, "gain").mean())
         case "paper":
             return router.budget
     return 1.0

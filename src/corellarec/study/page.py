@@ -2,8 +2,8 @@
 
 The result holds ``name``, ``spec``, ``config``, ``data``, ``machine``, ``cells`` (what was run) and
 what :class:`corellarec.study.measure.Measurement` found: ``rows``, ``users``, ``ours`` and
-``reference`` (names in the ``table``), ``table``, ``no_harm``, ``segments``, ``routing`` and, where
-the study has one, ``ablation``.
+``reference`` (names in the ``table``), ``table``, ``beside``, ``no_harm``, ``segments``,
+``routing`` and, where the study has one, ``ablation``.
 """
 
 from importlib import resources
@@ -64,6 +64,7 @@ def findings(result: dict[str, Any]) -> list[str]:
     )
     said.append(_policies(result))
     said += _control(result)
+    said.append(_best_beside(result["beside"]))
     said.append(_within_users(result))
     harmed = [one for one in result["no_harm"] if one["harm"]]
     said.append(
@@ -141,6 +142,20 @@ def _control(result: dict[str, Any]) -> list[str]:
     ]
 
 
+def _best_beside(rows: list[dict[str, Any]]) -> str:
+    """What the LLM adds to the CRM that came out best on the test rows."""
+    best = max(rows, key=lambda row: row["auc"]["crm"]["value"])
+    auc, loss = best["auc"]["budget"], best["log_loss"]["budget"]
+    return (
+        f"Beside {best['name']}, the best CRM on the test rows, the LLM brings AUC from "
+        f"{number(best['auc']['crm']['value'])} to {number(auc['value'])} when exactly 10% are "
+        f"asked about ({signed(auc['over']['value'])}, {between(auc['over'], difference=True)}), "
+        f"log loss from {number(best['log_loss']['crm']['value'])} to {number(loss['value'])} "
+        f"({signed(loss['over']['value'])}, {between(loss['over'], difference=True)}); on every "
+        f"row AUC to {number(best['auc']['every_row']['value'])}."
+    )
+
+
 def _within_users(result: dict[str, Any]) -> str:
     """Whether the models know items, or only who likes much."""
     llms = [row for row in result["table"] if row["kind"] == "llm"]
@@ -181,6 +196,7 @@ def to_markdown(result: dict[str, Any]) -> str:
         "## Who wins where\n\n" + "\n\n".join(_segment(one) for one in result["segments"]),
         "## Whom to ask\n\n" + _budgets(result["routing"]),
         _thresholds(result["routing"]),
+        "## The LLM beside every CRM\n\n" + _beside(result["beside"]),
     ]
     if "ablation" in result:
         parts.append("## What each part brings\n\n" + _ablation(result["ablation"]))
@@ -206,6 +222,23 @@ def _main_table(result: dict[str, Any]) -> str:
         costs = ["–" if row[k] is None else f"{row[k]:,.0f}" for k in ("ms", "tokens")]
         rows.append([name, f"{row['asked']:.1%}", *metrics, *gaps, *costs])
     return _markdown(head, rows)
+
+
+def _beside(rows: list[dict[str, Any]]) -> str:
+    head = ["", "alone: AUC", "10 % asked: AUC", "over the CRM", "every row: AUC", "over the CRM",
+            "alone: log loss", "10 % asked: log loss", "over the CRM"]  # fmt: skip
+    lines = []
+    for row in rows:
+        cells = [row["name"], number(row["auc"]["crm"]["value"])]
+        for metric, way in (("auc", "budget"), ("auc", "every_row"), ("log_loss", "budget")):
+            one = row[metric][way]
+            if metric == "log_loss":
+                cells.append(number(row[metric]["crm"]["value"]))
+            cells.append(number(one["value"]))
+            gap = one["over"]
+            cells.append(f"{signed(gap['value'])} ({between(gap, difference=True)})")
+        lines.append(cells)
+    return _markdown(head, lines)
 
 
 def _segment(segment: dict[str, Any]) -> str:

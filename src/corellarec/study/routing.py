@@ -71,7 +71,7 @@ def at_budgets(
     alone: Sequence[Floats],
     answer: Sequence[Floats],
 ) -> list[dict[str, Any]]:
-    """Policies at the same budgets, exactly that share asked, and gain minus entropy, paired.
+    """Policies at the same budgets, exactly that share asked, with paired differences.
 
     Every argument has one entry for each seed.
     """
@@ -90,5 +90,6 @@ def at_budgets(
                 policy: figures.figure(metric, answers)["value"] for policy, answers in p.items()
             }
             row[metric]["gain_over_entropy"] = figures.figure(metric, p["gain"], p["entropy"])
+            row[metric]["gain_over_crm"] = figures.figure(metric, p["gain"], alone)
         found.append(row)
     return found

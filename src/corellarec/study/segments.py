@@ -102,7 +102,6 @@ def segments(
         ways: From :func:`cuts`.
         predictors: ``(n,)`` probabilities by name; the first is compared against.
     """
-    first = next(iter(predictors.values()))
     found = []
     for title, cut in ways.items():
         groups = []
@@ -113,13 +112,15 @@ def segments(
             enough = rows >= FEW_ROWS and users >= FEW_USERS and 0 < here.label.mean() < 1
             if enough:
                 group["positives"] = float(here.label.mean())
+                parts = {who: p[inside] for who, p in predictors.items()}
+                first = next(iter(parts.values()))
                 group["predictors"] = {
                     who: {
-                        metric: here.figure(metric, [p[inside]])
-                        | {"over": here.figure(metric, [p[inside]], [first[inside]])}
+                        metric: here.figure(metric, [p])
+                        | {"over": here.figure(metric, [p], [first])}
                         for metric in ("auc", "log_loss")
                     }
-                    for who, p in predictors.items()
+                    for who, p in parts.items()
                 }
             if rows:
                 groups.append(group)
