@@ -16,6 +16,7 @@ from corellarec.study.figures import Figures, Predictor, table
 from corellarec.study.routing import at_budgets, curves, routed
 from corellarec.study.segments import cuts, segments
 
+KINDS = ("crm", "baseline", "llm", "cascade", "control")  # the order of the main table
 BUDGET = 0.1  # at which CRMs with a language model beside them are compared
 PAPER = "CoReLLa as in the paper (entropy, replace)"
 BY_ENTROPY = "CoReLLa, entropy, blend"
@@ -124,7 +125,7 @@ class Measurement:
             p = [one.predictions["crm_calibrated"] for one in others]
             found.append(Predictor("crm", f"{self.own}, taught by the LLM", p, [0.0]))
             found += self._of_method(others, ", CRM taught by the LLM")[2:]
-        return found, validation_loss
+        return sorted(found, key=lambda one: KINDS.index(one.kind)), validation_loss
 
     def _of_method(self, of_seeds: Sequence[Answers], ending: str) -> list[Predictor]:
         """The ways to use both models of a run."""
