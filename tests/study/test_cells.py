@@ -65,6 +65,12 @@ def test_no_such_study():
         load_study("ml-1k")
 
 
+def test_the_own_crm_is_not_listed_again(write, tmp_path):
+    spec, base = load_study(write('preset = "quick"\ncrms = ["ml-100k/dcnv2"]'))
+    with pytest.raises(ConfigError, match="ml-100k/dcnv2 is the method's own CRM"):
+        cells(spec, base, tmp_path)
+
+
 def test_settings_come_last_and_a_cell_keeps_its_own(write, tmp_path):
     text = SPEC + '[settings.cascade]\nbudget = 0.3\npolicy = "entropy"\n'
     spec, base = load_study(write(text), ["cascade.budget=0.2"])

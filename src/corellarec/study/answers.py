@@ -42,11 +42,18 @@ class Alone:
 
 def alone(run: Run, stage: int, rows: Tensor) -> Alone:
     """What a run's CRM, as a stage left it, answers without a language model."""
-    log, crm = run.log, run.trained_crm(stage)
+    log = run.log
+    crm = None if run.is_external else run.trained_crm(stage)
+
+    def logits(of: Tensor) -> Floats:
+        if crm is None:
+            return run.external_logits[of].double().numpy()
+        return crm_logits(crm, run.reader, log.samples(of)).double().numpy()
+
     of_validation = log.rows_of("validation")
-    validation = crm_logits(crm, run.reader, log.samples(of_validation)).double().numpy()
+    validation = logits(of_validation)
     start = time.perf_counter()
-    test = crm_logits(crm, run.reader, log.samples(rows)).double().numpy()
+    test = logits(rows)
     ms = 1e6 * (time.perf_counter() - start) / len(rows)
     label = log.labels(of_validation).numpy()
     calibration = fit_logistic(label, validation)

@@ -13,6 +13,7 @@ from rich.console import Console
 from corellarec.artifacts import write_text
 from corellarec.baselines.run import run_baseline
 from corellarec.config import Config, changed, load_config
+from corellarec.errors import ConfigError
 from corellarec.pipeline.run import STAGES, Run
 from corellarec.pipeline.workspace import CHEAP
 from corellarec.study.spec import StudySpec
@@ -71,6 +72,9 @@ def cells(spec: StudySpec, base: Config, directory: Path) -> list[Cell]:
         path = directory / "cells" / _directory_name(kind, name, config, options)
         found.append(Cell(kind, name, config, path, options))
 
+    own = [name for name in spec.crms if name.rpartition("/")[2] == base.crm.model]
+    if own:
+        raise ConfigError(f"crms: {own[0]} is the method's own CRM, which is compared as it is")
     for seed in spec.seeds:
         seeded = changed(base, {"seed": seed})
         add("method", MAIN, seeded)

@@ -39,8 +39,8 @@ class Measurement:
         config, test = self.first.run.config, self.first.test
         bootstrap = Bootstrap(test.user, config.evaluate.bootstrap, 0)
         self.figures = Figures(test.label, test.user, bootstrap)
-        self.crms = self._crms()
         self.own = config.crm.model
+        self.crms = self._crms()
         self.ours = f"CoReLLa, {config.cascade.policy}, {config.cascade.combine}"
 
     def _of(self, kind: Kind, name: str | None = None) -> list[Cell]:
@@ -60,10 +60,7 @@ class Measurement:
 
     def _crms(self) -> dict[str, list[Alone]]:
         """Every CRM alone, the method's own as stage 1 left it among them."""
-        found: dict[str, list[Alone]] = {}
-        if not self.first.run.is_external:
-            own = self.first.run.config.crm.model
-            found[own] = [alone(one.run, 1, one.rows) for one in self.methods]
+        found = {self.own: [alone(one.run, 1, one.rows) for one in self.methods]}
         for name in self._names("crm"):
             runs = [cell.open(self.console) for cell in self._of("crm", name)]
             found[name] = [alone(run, 1, self.first.rows) for run in runs]
@@ -153,7 +150,7 @@ class Measurement:
         costs = [one.cost for one in of_seeds]
         ms = np.mean([1e6 * cost["seconds"] / max(1, cost["samples"]) for cost in costs])
         tokens = np.mean([1e3 * cost["tokens"] / max(1, cost["samples"]) for cost in costs])
-        of_crm = [one.ms for one in self.crms.get(self.own, [])] if with_crm else []
+        of_crm = [one.ms for one in self.crms[self.own]] if with_crm else []
         return float(asked * ms + (np.mean(of_crm) if of_crm else 0)), float(asked * tokens)
 
     def _second(self) -> str | None:
