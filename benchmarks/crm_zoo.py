@@ -13,7 +13,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from corellarec import metrics
@@ -38,16 +37,14 @@ def measure(preset: str, model: str, seed: int, settings: list[str], out: Path) 
     user = log.user[rows].long().numpy()
     logit = crm_logits(crm, run.reader, log.samples(rows))
     p = metrics.sigmoid(logit.double().numpy())
-    resamples = metrics.resampled_users(user, RESAMPLES, 0)
+    bootstrap = metrics.Bootstrap(user, RESAMPLES, 0)
     epochs = facts["step"] / (len(log.rows_of("train")) // config.stage1.batch_size)
     found: dict[str, Any] = {"model": model, "seed": seed, "epochs": round(epochs)}
     found["seconds_per_epoch"] = facts["seconds"] / max(1.0, epochs)
     found["validation_log_loss"] = facts["best"]["crm."]
     for name in SHOWN:
-        function = metrics.METRICS[name]
-        values = np.array([function(label[part], p[part]) for part in resamples])
-        found[name] = function(label, p)
-        found[f"{name}_interval"] = metrics.interval(values)
+        found[name] = metrics.METRICS[name](label, p)
+        found[f"{name}_interval"] = metrics.interval(bootstrap(name, label, p))
     return found
 
 

@@ -15,7 +15,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 from rich.console import Console
@@ -59,7 +58,7 @@ def main() -> None:
         "test": log.test_labels(rows["test"], "benchmark").numpy(),
     }
     user = log.user[rows["test"]].long().numpy()
-    resamples = metrics.resampled_users(user, RESAMPLES, 0)
+    bootstrap = metrics.Bootstrap(user, RESAMPLES, 0)
 
     def blend(*parts: str) -> Floats:
         fitted = fit_logistic(label["validation"], *(logits[p]["validation"] for p in parts))
@@ -79,12 +78,13 @@ def main() -> None:
         facts: dict[str, Any] = {"blend": way, "against": less if less != way else (first,)}
         for metric in ("auc", "log_loss"):
             function = metrics.METRICS[metric]
-            gaps = [function(label["test"][i], p[i]) - function(label["test"][i], against[i])
-                    for i in resamples]  # fmt: skip
+            resampled, resampled_against = (
+                bootstrap(metric, label["test"], answer) for answer in (p, against)
+            )
             value = function(label["test"], p)
             facts[metric] = value
             facts[f"{metric}_gain"] = value - function(label["test"], against)
-            facts[f"{metric}_interval"] = metrics.interval(np.array(gaps))
+            facts[f"{metric}_interval"] = metrics.interval(resampled - resampled_against)
         found.append(facts)
         show(facts)
     if given.json:

@@ -157,14 +157,20 @@ def test_predict_writes_all_columns(finished, monkeypatch, capsys, tmp_path):
     assert (found.filter(~asked)["p"] == found.filter(~asked)["p_crm"]).all()
 
 
+def asking(cascade):
+    """The cascade's router, made to ask: the tiny model is not worth asking."""
+    object.__setattr__(cascade.router, "policy", "entropy")
+    object.__setattr__(cascade.router.verdict, "helps", True)
+    return cascade.router
+
+
 def test_a_cascade_that_asks_answers_alike_in_batch_and_alone(finished):
     directory, _ = finished
     cpu = torch.device("cpu")
     cascade = Cascade.load(directory / "cascade", cpu)
     user, item = torch.arange(30) % 7, torch.arange(30)
-    router = cascade.router  # the tiny model is not worth asking; ask it
-    object.__setattr__(router, "policy", "entropy")
-    object.__setattr__(router.verdict, "helps", True)
+    router = asking(cascade)
+    object.__setattr__(router, "limit", 1.0)
     router.thresholds["entropy"] = float(
         np.median(cascade.predict(cascade.log.pairs(user, item)).to_frame()["entropy"].to_numpy())
     )
@@ -174,6 +180,20 @@ def test_a_cascade_that_asks_answers_alike_in_batch_and_alone(finished):
         alone = cascade.predict(cascade.log.pairs(user[i : i + 1], item[i : i + 1]))
         assert alone.p[0] == pytest.approx(together.p[i], abs=1e-4)
         assert alone.asked[0] == together.asked[i]
+
+
+def test_a_cascade_keeps_its_budget_over_calls(finished):
+    directory, _ = finished
+    cascade = Cascade.load(directory / "cascade", torch.device("cpu"))
+    router = asking(cascade)
+    object.__setattr__(router, "limit", 0.2)
+    router.thresholds["entropy"] = 0.0  # below every row's entropy
+    sizes = [1, 1, 7, 3, 1, 12, 5]
+    asked = [
+        int(cascade.predict(cascade.log.pairs(torch.arange(n) % 7, torch.arange(n))).asked.sum())
+        for n in sizes
+    ]
+    assert asked == [1, 0, 1, 1, 0, 2, 1]  # 1, 1, 2, 3, 3, 5, 6 of 1, 2, 9, 12, 13, 25, 30
 
 
 def test_a_server_answers_for_the_language_model(finished, tiny_llm):

@@ -41,11 +41,3 @@ def test_calibration_error_by_hand():
     # Bins [.2, .4] and [.7, .9]: |.3 - .5| and |.8 - 1|.
     assert np.isclose(metrics.calibration_error(label, p, bins=2), 0.2)
     assert metrics.calibration_error(label, label.astype(float)) == 0
-
-
-def test_resamples_keep_users_whole():
-    user = np.array([3, 1, 3, 2, 1, 3])
-    for rows in metrics.resampled_users(user, 20, seed=0):
-        for one in (1, 2, 3):
-            times = np.bincount(rows, minlength=6)[user == one]
-            assert times.min() == times.max()

@@ -101,22 +101,10 @@ METRICS: dict[str, Callable[[Labels, Floats], float]] = {
 }
 
 
-def resampled_users(user: NDArray[np.int64], resamples: int, seed: int) -> list[NDArray[np.int64]]:
-    """Row indices of each bootstrap resample; users are drawn whole, with replacement.
-
-    Rows of one user depend on each other, so resampling rows would give intervals too narrow.
-    """
-    generator = np.random.default_rng(seed)
-    order = np.argsort(user, kind="stable")
-    starts = np.unique(user[order], return_index=True)[1]
-    groups = np.split(order, starts[1:])
-    drawn = generator.integers(0, len(groups), (resamples, len(groups)))
-    return [np.concatenate([groups[i] for i in draw]) for draw in drawn]
-
-
 class Bootstrap:
     """Metrics over resamples of users, who are drawn whole, with replacement.
 
+    Rows of one user depend on each other, so resampling rows would give intervals too narrow.
     Every predictor is measured on the same resamples, so that differences are paired. How often
     each user is drawn is all that is kept, and rows are sorted once, not in every resample.
 
@@ -189,16 +177,18 @@ class Bootstrap:
         for part in parts:
             gap = self.of(part)._sums(p[part] - label[part])
             gaps += np.abs(self._count @ gap)
-        return gaps / (self._count @ self._sums(np.ones(len(p))))
+        return self._share(gaps, self._sums(np.ones(len(p))))
 
     def _sums(self, values: Floats) -> Floats:
         return np.bincount(self._place, values, self._count.shape[1]).astype(np.float64)
 
     def _ratio(self, above: Floats, below: Floats) -> Floats:
+        return self._share(self._count @ above, below)
+
+    def _share(self, above: Floats, below: Floats) -> Floats:
+        """Of each resample; NaN where it drew none of the rows."""
         total = self._count @ below
-        return np.divide(
-            self._count @ above, total, out=np.full(len(total), np.nan), where=total > 0
-        )
+        return np.divide(above, total, out=np.full(len(total), np.nan), where=total > 0)
 
 
 def interval(values: Floats, level: float = 0.95) -> tuple[float, float]:

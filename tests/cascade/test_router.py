@@ -278,7 +278,7 @@ def test_the_budget_holds_on_later_rows_of_another_kind(policy):
 
     now, later = month(1, 0.0), month(2, 0.2)
     router = fit(now, now["llm"], budget=0.2, policy=policy)
-    asked = router.would_ask(known(later), policy).mean()
+    asked = router.would_ask(known(later), policy, allowed=8000).mean()
     overall = np.quantile(router.value(known(now), policy), 0.8)
     assert (router.value(known(later), policy) > overall).mean() > 0.22
     assert 0.05 < asked < 0.21
@@ -288,9 +288,23 @@ def test_the_budget_holds_whatever_the_mix_of_new_and_known_users():
     data = busy(9, 8000)
     data["returning"] = np.random.default_rng(0).random(8000) < 0.2
     data["crm"] *= np.where(data["returning"], 0.3, 1.0)
-    asked = fit(data, data["llm"], budget=0.2).would_ask(known(data), "entropy")
+    asked = fit(data, data["llm"], budget=0.2).would_ask(known(data), "entropy", allowed=8000)
     assert 0.15 < asked[data["returning"]].mean() <= 0.2
     assert asked.mean() < 0.15
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_set_budget_is_kept_whatever_comes(policy):
+    data, other = busy(9), busy(10)
+    other["crm"] = other["crm"] / 10  # unsure of all
+    router = fit(data, data["llm"], budget=0.2, policy=policy)
+    above = router.would_ask(known(other), policy, allowed=3000)
+    assert above.mean() > 0.25
+    asked = router.would_ask(known(other), policy)
+    assert asked.sum() == 600
+    value = router.value(known(other), policy)
+    assert value[asked].min() >= value[above & ~asked].max()
+    assert not router.would_ask(known(other), policy, allowed=0).any()
 
 
 @settings(max_examples=100, deadline=None)

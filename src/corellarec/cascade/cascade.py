@@ -65,6 +65,7 @@ class Cascade:
     """A CRM, a language model and the router between them.
 
     The language model is loaded when it is first asked: a cascade that asks nobody never loads it.
+    The budget is kept over all samples that one object has scored.
 
     Args:
         log: Users, items and the recent history of each user.
@@ -89,6 +90,7 @@ class Cascade:
         self.log, self.crm, self.router = log, crm, router
         self.crm_config, self.llm_config = crm_config, llm_config
         self.reader = CrmReader(log, crm_config.history_length, device)
+        self._samples = self._asked = 0
         self._load_scorer = load_scorer
         self._scorer: Scorer | None = None
 
@@ -117,7 +119,9 @@ class Cascade:
                 raise ValueError("this cascade's CRM is external: give its logits as crm_logit")
             crm_logit = crm_logits(self.crm, self.reader, samples).double().numpy()
         facts = known(self.log, samples, crm_logit, self.crm_config.history_length)
-        asked = self.router.asks(facts)
+        self._samples += len(samples)
+        asked = self.router.asks(facts, self.router.allowed(self._samples) - self._asked)
+        self._asked += int(asked.sum())
         p_crm = sigmoid(self.router.crm(crm_logit))
         p, p_llm = p_crm.copy(), np.full(len(samples), np.nan)
         if asked.any():

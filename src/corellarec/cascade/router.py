@@ -3,6 +3,7 @@
 Everything here is fitted on validation data and can be applied to one sample at a time.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -73,6 +74,7 @@ class Router:
             boundary, which are the same rows.
         budget: Share of samples the language model may see: as it was set, or the best on
             validation, or the one that a set threshold has there.
+        limit: The budget if it was set, which then holds whatever later samples are like; else 1.
         combine: What a routed sample gets: the ``blend`` of both, or ``replace``: the language
             model's own calibrated answer.
         crm: Calibration of the CRM.
@@ -86,6 +88,7 @@ class Router:
 
     policy: Policy
     budget: float
+    limit: float
     combine: Literal["blend", "replace"]
     crm: LogisticMap
     llm: LogisticMap
@@ -104,15 +107,34 @@ class Router:
         """How much it is worth to ask about each sample."""
         return value(policy, known.features(self.crm), self.gain)
 
-    def would_ask(self, known: Known, policy: Policy) -> NDArray[np.bool_]:
-        """Whether each sample is above a policy's threshold, whatever the verdict."""
-        return self.value(known, policy) > self.thresholds[policy]
+    def allowed(self, samples: int) -> int:
+        """How many of so many samples may be asked about."""
+        return math.ceil(self.limit * samples - 1e-9)
 
-    def asks(self, known: Known) -> NDArray[np.bool_]:
-        """Whether each sample goes to the language model."""
+    def would_ask(
+        self, known: Known, policy: Policy, allowed: int | None = None
+    ) -> NDArray[np.bool_]:
+        """Whether each sample is to be asked about under a policy, whatever the verdict.
+
+        It is where its value is above the threshold. Later samples drift, and more may be than the
+        budget allows: then the most valuable are asked about.
+
+        Args:
+            known: The samples.
+            policy: Whom to ask first.
+            allowed: How many may be asked about at most; by default :meth:`allowed` of these.
+        """
+        worth = self.value(known, policy)
+        allowed = self.allowed(len(worth)) if allowed is None else allowed
+        asked = worth > self.thresholds[policy]
+        asked[np.argsort(-worth, kind="stable")[allowed:]] = False
+        return asked
+
+    def asks(self, known: Known, allowed: int | None = None) -> NDArray[np.bool_]:
+        """Whether each sample goes to the language model; of :meth:`would_ask` if that helps."""
         if not self.verdict.helps:
             return np.zeros(len(known.crm_logit), dtype=bool)
-        return self.would_ask(known, self.policy)
+        return self.would_ask(known, self.policy, allowed)
 
     def answer(self, known: Known, llm_logit: Floats) -> Floats:
         """Probability for samples that were asked about."""
@@ -224,6 +246,7 @@ def fit_router(
     return Router(
         policy=policy,
         budget=share,
+        limit=share if threshold is None and budget != "best" else 1.0,
         combine=combine,
         crm=crm,
         llm=fit_logistic(label, llm_logit),

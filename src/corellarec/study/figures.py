@@ -101,7 +101,7 @@ def table(
     against = next(one for one in predictors if one.name == reference)
     found = []
     for one in predictors:
-        scored = np.isfinite(one.p[0])
+        scored = np.logical_and.reduce([np.isfinite(p) for p in one.p])
         here, p, base = figures, list(one.p), list(against.p[: len(one.p)])
         if not scored.all():
             here = figures.of(scored)

@@ -276,6 +276,7 @@ def _asked(one: Answers, key: str) -> float:
 def _threshold(one: Answers, policy: Any) -> dict[str, Any]:  # noqa: ANN401 (a policy's name)
     """What was fixed on validation, and what came of it on the test rows."""
     router = one.router
+    above = router.value(one.test.known, policy) > router.thresholds[policy]
     asked = router.would_ask(one.test.known, policy)
     return {
         "seed": one.run.config.seed,
@@ -283,6 +284,7 @@ def _threshold(one: Answers, policy: Any) -> dict[str, Any]:  # noqa: ANN401 (a 
         "threshold": router.thresholds[policy],
         "validation": vars(router.shares[policy]),
         "verdict": vars(router.verdicts[policy]),
+        "above": float(above.mean()),
         "asked": float(asked.mean()),
         "saved": _saved(one.test.label, one.predictions, asked),
     }

@@ -284,14 +284,15 @@ def _budgets(routing: dict[str, Any]) -> str:
 
 
 def _thresholds(routing: dict[str, Any]) -> str:
-    head = ["seed", "policy", "threshold", "share on validation", "bound", "share on test",
-            "nats a routed test row gains"]  # fmt: skip
+    head = ["seed", "policy", "threshold", "share on validation", "bound", "above on test",
+            "asked on test", "nats a routed test row gains"]  # fmt: skip
     rows = []
     for one in routing["thresholds"]:
         share = one["validation"]["asked"] / max(1, one["validation"]["rows"])
         bound = one["validation"]["bound"]
         cells = [str(one["seed"]), one["policy"], number(one["threshold"]), f"{share:.1%}"]
-        cells += [f"{bound:.1%}", f"{one['asked']:.1%}", signed(one["saved"])]
+        cells += [f"{part:.1%}" for part in (bound, one["above"], one["asked"])]
+        cells.append(signed(one["saved"]))
         rows.append(cells)
     return _markdown(head, rows)
 
