@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import polars as pl
 import pytest
 import torch
@@ -127,3 +129,25 @@ def test_a_template_that_is_not_there():
     ):
         load_template("nowhere.toml")
     assert all(load_template(name).stream.line for name in template_names())
+
+
+def test_a_line_may_say_how_well_the_item_is_liked(log, tokenizer, own):
+    text = Path(own).read_text().replace('line = "{title} |', 'line = "{liked} {title} |')
+    Path(own).write_text(text)
+    layout = build_layout(LlmConfig(template=own, window=30), log, tokenizer)
+    rows = log.rows_of("train")[:200]
+    of_rows, of_items = log.liked
+    read = "".join(tokenizer.decode(s.whole().ids) for s in layout.encode(log.samples(rows)))
+    lines = [line for line in read.split("\n") if " | " in line]
+    assert {line[0] for line in lines} == set(map(str, of_rows[rows]))
+    row = int(rows[150])
+    ids, places = layout.history(int(log.user[row]), row, row + 1)
+    line = tokenizer.decode(ids).split("\n")[1]
+    assert line.startswith(f"{of_rows[row]} {log.titles[int(log.item[row])]} |")
+    assert tokenizer.decode(ids[: places[0] + 1]).endswith(":")
+    item = int(of_items.argmax())
+    pair = layout.encode(log.pairs(torch.tensor([3]), torch.tensor([item])))[0]
+    assert tokenizer.decode(pair.ids).startswith(f"{of_items[item]} {log.titles[item]} |")
+    likes = Log(log.rows, log.users, log.items, log.features, "positives")
+    with pytest.raises(ConfigError, match="liked.*data.history = 'all'"):
+        build_layout(LlmConfig(template=own), likes, tokenizer)

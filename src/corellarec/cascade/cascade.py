@@ -152,14 +152,16 @@ class Cascade:
             (unfinished / "cascade.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
             if self.crm is not None:
                 save_file(self.crm.state_dict(), unfinished / "crm.safetensors")
-            rows = self.log.rows
+            of_rows, of_items = self.log.liked
+            rows = self.log.rows.with_columns(train_liked=of_rows)
+            items = self.log.items.with_columns(train_liked=of_items)
             if self.log.history == "positives":
                 rows = rows.filter(pl.col("label") == 1)
             rows.group_by("user", maintain_order=True).tail(keep).write_parquet(
                 unfinished / "rows.parquet"
             )
             self.log.users.write_parquet(unfinished / "users.parquet")
-            self.log.items.write_parquet(unfinished / "items.parquet")
+            items.write_parquet(unfinished / "items.parquet")
             save_adapter(unfinished / "adapter")
 
     @classmethod

@@ -9,9 +9,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from corellarec.artifacts import read_manifest
+from corellarec.data.liked import liked_levels
 from corellarec.data.prepare import SPLITS
 
 
@@ -206,6 +208,20 @@ class Log:
         known = user.clamp(min=0)
         begin, end = self.user_begin[known], self.user_begin[known + 1]
         return Samples(user, item, begin, torch.where(user < 0, begin, end))
+
+    @cached_property
+    def liked(self) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+        """``(rows,)`` and ``(items,)``: :func:`liked_levels`; kept in the tables of a part."""
+        if "train_liked" in self.items.columns:
+            return self.rows["train_liked"].to_numpy(), self.items["train_liked"].to_numpy()
+        train = self.rows_of("train")
+        return liked_levels(
+            self.item.numpy(),
+            self.time.numpy(),
+            train.numpy(),
+            self.labels(train).numpy(),
+            self.items.height,
+        )
 
     @cached_property
     def titles(self) -> list[str]:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from corellarec.config import LlmConfig
 from corellarec.data.log import Log, Samples
-from corellarec.errors import ModelError
+from corellarec.errors import ConfigError, ModelError
 from corellarec.llm.template import (
     PaperTemplate,
     StreamTemplate,
@@ -118,7 +118,8 @@ class StreamLayout:
         title_year: Whether titles keep their year.
 
     Raises:
-        ConfigError: If the template names what the log does not have.
+        ConfigError: If the template names what the log does not have, or ``liked`` where rows are
+            left out of histories: a training row out of them would be told of its own label.
         ModelError: If an answer is not a single token.
     """
 
@@ -134,16 +135,24 @@ class StreamLayout:
         self.log, self.template = log, template
         self.history_length, self.window = history_length, window
         self.text, self.texts = Text(tokenizer), Texts(log, title_year)
-        self.item_fields = self.texts.of_items(template.line, "stream.line")
+        self.item_fields = self.texts.of_items(template.line, "stream.line", "liked")
         self.user_fields = self.texts.of_users(template.heading, "stream.heading")
-        line = template.line.format(**dict.fromkeys(self.item_fields.columns, "x"))
+        self.rows_liked = np.zeros(len(log.history_item), np.int8)
+        self.items_liked = np.zeros(log.items.height, np.int8)
+        if "{liked}" in template.line:
+            if log.history != "all":
+                raise ConfigError(
+                    "llm.template: stream.line names {liked}, which goes with data.history = 'all'"
+                )
+            self.rows_liked, self.items_liked = log.liked
+        line = template.line.format(liked=0, **dict.fromkeys(self.item_fields.columns, "x"))
         self.answers = (
             self.text.answer(line, template.no),
             self.text.answer(line, template.yes),
         )
         self.newline = self.text.after(line + template.yes, "\n")
         self._headers: dict[str, list[int]] = {}
-        self._lines: dict[int, list[int]] = {}
+        self._lines: dict[tuple[int, int], list[int]] = {}
 
     def header(self, user: int) -> list[int]:
         """Tokens before the first line of a user; -1 is a user who is not in the log."""
@@ -152,11 +161,13 @@ class StreamLayout:
             self._headers[heading] = self.text(heading + "\n", start=True)
         return self._headers[heading]
 
-    def line(self, item: int) -> list[int]:
-        """Tokens of an item's line up to its answer."""
-        if item not in self._lines:
-            self._lines[item] = self.text(self.template.line.format(**self.item_fields.of(item)))
-        return self._lines[item]
+    def line(self, item: int, liked: int | None = None) -> list[int]:
+        """Tokens of an item's line up to its answer; ``liked`` is by default what it is by now."""
+        key = item, int(self.items_liked[item]) if liked is None else liked
+        if key not in self._lines:
+            line = self.template.line.format(liked=key[1], **self.item_fields.of(item))
+            self._lines[key] = self.text(line)
+        return self._lines[key]
 
     def encode(self, samples: Samples) -> list[TokenSequence]:
         """Sequences that together answer every sample once.
@@ -214,16 +225,21 @@ class StreamLayout:
         """Tokens of the heading and the log's history rows ``start:stop``; places of the arrows."""
         header = self.header(user)
         items = self.log.history_item[start:stop].tolist()
-        ids = self.tokens(items, self.log.history_label[start:stop].tolist())
-        ends = np.cumsum([len(self.line(item)) + 1 + len(self.newline) for item in items])
+        liked = self.rows_liked[start:stop].tolist()
+        ids = self.tokens(items, self.log.history_label[start:stop].tolist(), liked)
+        lines = (self.line(*one) for one in zip(items, liked, strict=True))
+        ends = np.cumsum([len(line) + 1 + len(self.newline) for line in lines])
         places = len(header) + ends.astype(np.int64) - 2 - len(self.newline)
         return np.array([*header, *ids]), places
 
-    def tokens(self, items: Sequence[int], labels: Sequence[int]) -> list[int]:
-        """Tokens of answered lines, ``items`` and ``labels`` side by side."""
+    def tokens(
+        self, items: Sequence[int], labels: Sequence[int], liked: Sequence[int] = ()
+    ) -> list[int]:
+        """Tokens of answered lines, ``items``, ``labels`` and, if given, ``liked`` side by side."""
+        liked = liked or self.items_liked[items].tolist()
         ids = []
-        for item, label in zip(items, labels, strict=True):
-            ids += [*self.line(item), self.answers[label], *self.newline]
+        for item, label, level in zip(items, labels, liked, strict=True):
+            ids += [*self.line(item, level), self.answers[label], *self.newline]
         return ids
 
 

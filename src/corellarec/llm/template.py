@@ -29,7 +29,8 @@ class StreamTemplate(Section):
     heading: str
     """The line before the user's lines; may name columns of the users."""
     line: str
-    """An item's line up to its answer; may name ``title``, ``popularity``, columns of the items."""
+    """An item's line up to its answer; may name ``title``, ``popularity``, ``liked`` (how well the
+    item is liked in training, 0 to 9), columns of the items."""
     no: str
     """The answer of a negative label, one token."""
     yes: str
@@ -191,7 +192,7 @@ class Texts:
     def _fields(
         self, text: str, place: str, table: pl.DataFrame, others: Sequence[str]
     ) -> list[str]:
-        hidden = ("id", "title", "train_rows")
+        hidden = ("id", "title", "train_rows", "train_liked")
         columns = [
             name
             for name in table.columns
