@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 
 from corellarec import metrics
-from corellarec.cascade.calibrate import fit_logistic
+from corellarec.calibrate import fit_logistic
 from corellarec.crm.score import crm_logits
 from corellarec.metrics import Floats
 from corellarec.pipeline.run import Run

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from scipy.stats import binomtest
 
+from corellarec.calibrate import fit_logistic
 from corellarec.cascade.blend import fit_full, fit_plain
-from corellarec.cascade.calibrate import fit_logistic
 from corellarec.cascade.policy import POLICIES, Known, expected_gain
 from corellarec.cascade.policy import known as look_up
 from corellarec.cascade.router import Router, explain, fit_router

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from corellarec.cascade.calibrate import LogisticMap, bounded, fit_logistic
+from corellarec.calibrate import LogisticMap, bounded, fit_logistic
 from corellarec.cascade.policy import Known
 from corellarec.metrics import Floats, Labels
 

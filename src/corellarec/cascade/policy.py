@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import RidgeCV
 
-from corellarec.cascade.calibrate import LogisticMap
+from corellarec.calibrate import LogisticMap
 from corellarec.data.log import Log, Samples
 from corellarec.metrics import Floats, entropy, losses, sigmoid
 

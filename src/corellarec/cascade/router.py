@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 from sklearn.model_selection import GroupKFold
 
+from corellarec.calibrate import LogisticMap, fit_logistic
 from corellarec.cascade.blend import Blend, fit_full, fit_plain
-from corellarec.cascade.calibrate import LogisticMap, fit_logistic
 from corellarec.cascade.policy import POLICIES, Gain, Known, Policy, expected_gain, fit_gain, value
 from corellarec.cascade.threshold import NOBODY, blocks, budget_needed, threshold_of
 from corellarec.errors import ArtifactError

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from corellarec.artifacts import read_manifest, sha256, write_text, writing
-from corellarec.cascade.calibrate import fit_logistic
+from corellarec.calibrate import fit_logistic
 from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.policy import Known, known
 from corellarec.cascade.router import Router, explain, fit_router

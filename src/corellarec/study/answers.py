@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from corellarec import metrics
-from corellarec.cascade.calibrate import fit_logistic
+from corellarec.calibrate import fit_logistic
 from corellarec.cascade.router import Router
 from corellarec.crm.score import crm_logits
 from corellarec.metrics import Floats, sigmoid

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from corellarec import metrics
+from corellarec.calibrate import fit_logistic
 from corellarec.config import LlmStageConfig, Stage1Config, Stage2Config
 from corellarec.crm.batch import CrmBatch, CrmReader
 from corellarec.crm.score import crm_logits
@@ -254,11 +255,17 @@ class LlmTask:
         return [self.packed[i] for i in order]
 
     def validate(self) -> dict[str, float]:
-        """Log loss and AUC of the language model, and in stage 2 of the CRM on all rows."""
+        """Log loss and AUC of the language model, and in stage 2 of the CRM on all rows.
+
+        The language model's log loss is that of its calibrated answer: the cascade calibrates it,
+        and tuning moves the rate of yes up and down while it learns who likes what.
+        """
         log, found = self.model.log, {}
         if self.model.crm is not None and self.model.reader is not None:
             rows = log.rows_of("validation")
             logit = crm_logits(self.model.crm, self.model.reader, log.samples(rows))
             found = quality("crm", log.labels(rows), logit)
-        logit = self.scorer.logits(log.samples(self.validation))
-        return found | quality("llm", log.labels(self.validation), logit)
+        label = log.labels(self.validation)
+        logit = self.scorer.logits(log.samples(self.validation)).double().numpy()
+        calibration = fit_logistic(label.numpy(), logit)
+        return found | quality("llm", label, torch.from_numpy(calibration(logit)))
