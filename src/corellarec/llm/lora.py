@@ -19,7 +19,7 @@ from corellarec.artifacts import read_manifest, writing
 from corellarec.config import LlmConfig, LoraConfig
 from corellarec.data.log import Log
 from corellarec.errors import ConfigError, ModelError
-from corellarec.llm.template import load_template
+from corellarec.llm.template import load_template, template_names
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -101,11 +101,11 @@ class TunedAdapter:
         own = wanted(config)
         for key, value in self.facts["llm"].items():
             if own[key] != value:
-                shown = f"set llm.{key} = {json.dumps(value)}" if key != "template" else ""
-                raise ConfigError(
-                    f"llm.adapter: it was tuned with another llm.{key}"
-                    + (f": {shown}" if shown else ": take the template it was tuned with")
-                )
+                if key == "template":
+                    named = (n for n in template_names() if load_template(n).model_dump() == value)
+                    value = next(named, None)
+                remedy = "take that one" if value is None else f"set llm.{key} = {json.dumps(value)}"
+                raise ConfigError(f"llm.adapter: it was tuned with another llm.{key}: {remedy}")
         judged = log.time[torch.cat([log.rows_of("validation"), log.rows_of("test")])]
         until = datetime.fromisoformat(self.facts["trained_until"])
         first = EPOCH + timedelta(microseconds=int(judged.min()))
