@@ -283,7 +283,7 @@ def test_an_adapter_is_used_as_it_is(finished, tiny_settings, monkeypatch, capsy
     assert (before - after).abs().max() < 0.02  # bfloat16
     for wrong, message in (
         ("llm.title_year=true", "tuned with another llm.title_year: set llm.title_year = false"),
-        ("llm.template=books", "tuned with another llm.template: set llm.template = \"movies"),
+        ("llm.template=books", 'tuned with another llm.template: set llm.template = "movies'),
         ("data.split=[0.5, 0.2, 0.3]", "it may have seen what it would be measured on"),
         ("llm.adapter=pretrained", "tuned with another llm.model"),
         ("llm.adapter=nowhere", "nowhere is not there"),

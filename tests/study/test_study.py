@@ -55,7 +55,8 @@ def finished(tmp_path_factory, tiny_settings):
 def test_the_table_holds_every_model_and_its_parts(finished):
     directory, _, result = finished
     names = [row["name"] for row in result["table"]]
-    assert names[:3] == ["dcnv2", "lr", "fm"]
+    assert [row["kind"] for row in result["table"]][:3] == ["yardstick", "yardstick", "crm"]
+    assert names[2:5] == ["dcnv2", "lr", "fm"]
     assert {
         "ctrl",
         "tallrec",
@@ -90,7 +91,7 @@ def test_segments_routing_and_ablation(finished):
         assert len(curve) == 21
         assert curve[0] == pytest.approx(policies["gain"]["auc"][0])
         assert curve[-1] == pytest.approx(policies["gain"]["auc"][-1])
-    assert policies["oracle"]["area"]["log_loss"] < policies["gain"]["area"]["log_loss"]
+    assert policies["oracle"]["area"]["log_loss"] <= policies["gain"]["area"]["log_loss"]
     assert len(result["routing"]["thresholds"]) == 4  # two seeds, two policies
     names = [one["name"] for one in result["ablation"]]
     assert names == ["the full method", "without stage 2", "without stage 3"]

@@ -104,8 +104,11 @@ class TunedAdapter:
                 if key == "template":
                     named = (n for n in template_names() if load_template(n).model_dump() == value)
                     value = next(named, None)
-                remedy = "take that one" if value is None else f"set llm.{key} = {json.dumps(value)}"
-                raise ConfigError(f"llm.adapter: it was tuned with another llm.{key}: {remedy}")
+                remedy = f"set llm.{key} = {json.dumps(value)}"
+                raise ConfigError(
+                    f"llm.adapter: it was tuned with another llm.{key}: "
+                    + (remedy if value is not None else "take that one")
+                )
         judged = log.time[torch.cat([log.rows_of("validation"), log.rows_of("test")])]
         until = datetime.fromisoformat(self.facts["trained_until"])
         first = EPOCH + timedelta(microseconds=int(judged.min()))

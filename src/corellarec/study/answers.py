@@ -13,6 +13,7 @@ from torch import Tensor
 
 from corellarec import metrics
 from corellarec.calibrate import fit_logistic
+from corellarec.cascade.policy import known
 from corellarec.cascade.router import Router
 from corellarec.crm.score import crm_logits
 from corellarec.metrics import Floats, sigmoid
@@ -59,6 +60,32 @@ def alone(run: Run, stage: int, rows: Tensor) -> Alone:
     calibration = fit_logistic(label, validation)
     loss = metrics.log_loss(label, sigmoid(calibration(validation)))
     return Alone(validation, test, sigmoid(calibration(test)), loss, ms)
+
+
+def yardsticks(run: Run, rows: Tensor) -> dict[str, Floats]:
+    """``(n,)`` probabilities from one number alone, calibrated on validation: what models add to.
+
+    A row's own label is missing from the user's share, which therefore is low before a positive
+    row and high before a negative one: within single users it is worse than chance.
+    """
+    log, validation = run.log, run.log.rows_of("validation")
+    label = log.labels(validation).numpy()
+
+    def of_user(of: Tensor) -> Floats:
+        length = run.config.crm.history_length
+        return known(log, log.samples(of), np.zeros(len(of)), length).liked_share
+
+    def of_item(of: Tensor) -> Floats:
+        return log.liked[0][of.numpy()].astype(np.float64)
+
+    numbers = {
+        "share of the user's rows liked so far": of_user,
+        "how well the item is liked in training": of_item,
+    }
+    return {
+        name: sigmoid(fit_logistic(label, number(validation))(number(rows)))
+        for name, number in numbers.items()
+    }
 
 
 @dataclass(frozen=True)

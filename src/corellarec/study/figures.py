@@ -18,7 +18,7 @@ class Predictor:
     """Something that answers every test row, once for each seed.
 
     Args:
-        kind: ``crm``, ``baseline``, ``llm``, ``cascade`` or ``control``.
+        kind: ``yardstick``, ``crm``, ``baseline``, ``llm``, ``cascade`` or ``control``.
         name: In words.
         p: One ``(n,)`` array of probabilities for each seed; NaN where a row was not scored.
         asked: Share of rows that a language model (or its stand-in) answered, for each seed.

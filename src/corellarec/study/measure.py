@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from corellarec.metrics import Bootstrap, Floats, Labels, losses, sigmoid
-from corellarec.study.answers import Alone, Answers, alone, answers, baseline_logits
+from corellarec.study.answers import Alone, Answers, alone, answers, baseline_logits, yardsticks
 from corellarec.study.boundary import boundary
 from corellarec.study.cells import Cell, Kind
 from corellarec.study.figures import Figures, Predictor, table
 from corellarec.study.routing import at_budgets, curves, routed
 from corellarec.study.segments import cuts, segments
 
-KINDS = ("crm", "baseline", "llm", "cascade", "control")  # the order of the main table
+KINDS = ("yardstick", "crm", "baseline", "llm", "cascade", "control")  # the order of the main table
 BUDGET = 0.1  # at which CRMs with a language model beside them are compared
 PAPER = "CoReLLa as in the paper (entropy, replace)"
 BY_ENTROPY = "CoReLLa, entropy, blend"
@@ -91,6 +91,8 @@ class Measurement:
     def _predictors(self) -> tuple[list[Predictor], dict[str, float]]:
         """All rows of the main table, and the validation log loss of those without a cascade."""
         found, validation_loss = [], {}
+        for name, p in yardsticks(self.first.run, self.first.rows).items():
+            found.append(Predictor("yardstick", name, [p], [0.0]))
         for name, of_seeds in self.crms.items():
             p, ms = [one.p for one in of_seeds], float(np.mean([one.ms for one in of_seeds]))
             found.append(Predictor("crm", name, p, [0.0], ms))

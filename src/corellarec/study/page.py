@@ -158,14 +158,15 @@ def _best_beside(rows: list[dict[str, Any]]) -> str:
 
 def _within_users(result: dict[str, Any]) -> str:
     """Whether the models know items, or only who likes much."""
-    llms = [row for row in result["table"] if row["kind"] == "llm"]
-    crm, whole = result["table"][0], row_of(result, EVERY_ROW)
+    kinds = ("yardstick", "llm")
+    rows = [row for row in result["table"] if row["kind"] in kinds]
+    crm = next(row for row in result["table"] if row["kind"] == "crm")
+    whole = row_of(result, EVERY_ROW)
     assert whole is not None
-    shown = ", ".join(f"{number(row['uauc']['value'])} for {row['name']}" for row in llms)
-    return (
-        f"Within single users (UAUC, one half is chance): {number(crm['uauc']['value'])} for "
-        f"{crm['name']}, {shown}, {number(whole['uauc']['value'])} for both blended on every row."
+    shown = ", ".join(
+        f"{number(row['uauc']['value'])} for {row['name']}" for row in (crm, *rows, whole)
     )
+    return f"Within single users (UAUC, one half is chance): {shown}."
 
 
 def render(result: dict[str, Any]) -> str:
