@@ -142,7 +142,8 @@ class StreamLayout:
         if "{liked}" in template.line:
             if log.history != "all":
                 raise ConfigError(
-                    "llm.template: stream.line names {liked}, which goes with data.history = 'all'"
+                    "llm.template: stream.line names {liked}, which goes with data.history = 'all'; "
+                    "take one without it, such as items"
                 )
             self.rows_liked, self.items_liked = log.liked
         line = template.line.format(liked=0, **dict.fromkeys(self.item_fields.columns, "x"))

@@ -16,6 +16,8 @@ from corellarec.llm.load import AnswerModel
 class UserState:
     """One user's lines as the model has read them.
 
+    Where lines say how well items are liked, they say it as of now.
+
     Args:
         model: A model that reads packed rows.
         layout: The stream.
