@@ -17,6 +17,7 @@ from corellarec.llm.template import (
     StreamTemplate,
     Template,
     Texts,
+    field_names,
     load_template,
 )
 
@@ -139,7 +140,7 @@ class StreamLayout:
         self.user_fields = self.texts.of_users(template.heading, "stream.heading")
         self.rows_liked = np.zeros(len(log.history_item), np.int8)
         self.items_liked = np.zeros(log.items.height, np.int8)
-        if "{liked}" in template.line:
+        if "liked" in field_names(template.line):
             if log.history != "all":
                 raise ConfigError(
                     "llm.template: stream.line names {liked}, which goes with data.history = 'all'; "

@@ -119,6 +119,17 @@ def clean_title(title: str, *, year: bool = True) -> str:
     return title[:MAX_LENGTH] or UNTITLED
 
 
+def field_names(text: str) -> list[str]:
+    """The fields that a text names, each once.
+
+    Raises:
+        ValueError: If a brace is not closed.
+    """
+    return list(
+        dict.fromkeys(name for _, name, _, _ in Formatter().parse(text) if name is not None)
+    )
+
+
 class Fields:
     """Values of the fields that a text names, by the number of an item or user.
 
@@ -199,7 +210,7 @@ class Texts:
             if name not in hidden and not name.endswith(("_code", "_values"))
         ]
         try:
-            names = [name for _, name, _, _ in Formatter().parse(text) if name is not None]
+            names = field_names(text)
         except ValueError as error:
             raise ConfigError(f"llm.template: {place}: {error}") from error
         known = [*others, *columns]
@@ -208,7 +219,7 @@ class Texts:
                 raise ConfigError(
                     f"llm.template: {place} names {{{name}}}; there are: {', '.join(known)}"
                 )
-        return list(dict.fromkeys(names))
+        return names
 
 
 def _column(column: pl.Series) -> list[str]:

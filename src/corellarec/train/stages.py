@@ -267,5 +267,6 @@ class LlmTask:
             found = quality("crm", log.labels(rows), logit)
         label = log.labels(self.validation)
         logit = self.scorer.logits(log.samples(self.validation)).double().numpy()
-        calibration = fit_logistic(label.numpy(), logit)
-        return found | quality("llm", label, torch.from_numpy(calibration(logit)))
+        if label.min() < label.max():
+            logit = fit_logistic(label.numpy(), logit)(logit)
+        return found | quality("llm", label, torch.from_numpy(logit))
