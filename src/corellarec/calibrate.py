@@ -35,9 +35,6 @@ class LogisticMap:
         return self.bias + sum(w * bounded(x) for w, x in zip(self.weights, inputs, strict=True))  # pyright: ignore[reportReturnType]
 
 
-IDENTITY = LogisticMap((1.0,), 0.0)
-
-
 def fit_logistic(label: Labels, *inputs: Floats, free: int = 0) -> LogisticMap:
     """Fit a map by maximum likelihood, weights held at zero or above.
 

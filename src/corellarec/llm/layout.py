@@ -143,8 +143,8 @@ class StreamLayout:
         if "liked" in field_names(template.line):
             if log.history != "all":
                 raise ConfigError(
-                    "llm.template: stream.line names {liked}, which goes with data.history = 'all'; "
-                    "take one without it, such as items"
+                    "llm.template: {liked} in stream.line goes with data.history = 'all': "
+                    "take a template without it, such as items"
                 )
             self.rows_liked, self.items_liked = log.liked
         line = template.line.format(liked=0, **dict.fromkeys(self.item_fields.columns, "x"))
