@@ -146,8 +146,7 @@ class Run(Models):
             progress.clear()
         self.accelerator.wait_for_everyone()
         best = ", ".join(
-            f"{metric.removesuffix('_log_loss').upper()} log loss {state.best[part]:.4f} at step "
-            f"{state.best_step[part]}"
+            f"{_title(metric)} {state.best[part]:.4f} at step {state.best_step[part]}"
             for part, metric in task.selection.items()
             if part in state.best and part != "alignment." and metric.endswith("log_loss")
         )
@@ -555,3 +554,9 @@ class Run(Models):
         """The hash of the external CRM's scores, if there is one."""
         path = Path(self.config.crm.external.scores or "").expanduser()
         return [sha256(path)] if self.is_external else []
+
+
+def _title(metric: str) -> str:
+    """``calibrated_llm_log_loss`` in words."""
+    *how, model = metric.removesuffix("_log_loss").split("_")
+    return " ".join([*how, model.upper(), "log loss"])

@@ -242,12 +242,12 @@ class LlmTask:
         self.packed = model.llm.batches(shuffled, config.tokens_per_batch)
         trainable = [p for p in model.llm.parameters() if p.requires_grad]
         self.parameter_groups = [{"params": trainable, "lr": config.learning_rate}]
-        self.selection = {"llm.": "llm_log_loss"}
+        self.selection = {"llm.": "calibrated_llm_log_loss"}
         if model.crm is not None and model.alignment is not None:
             assert isinstance(config, Stage2Config)
             others = [*model.crm.parameters(), *model.alignment.parameters()]
             self.parameter_groups.append({"params": others, "lr": config.crm_learning_rate})
-            self.selection |= {"crm.": "crm_log_loss", "alignment.": "llm_log_loss"}
+            self.selection |= {"crm.": "crm_log_loss", "alignment.": "calibrated_llm_log_loss"}
 
     def batches(self, epoch: int) -> Sequence[LlmBatch]:
         """The batches in random order."""
@@ -257,8 +257,8 @@ class LlmTask:
     def validate(self) -> dict[str, float]:
         """Log loss and AUC of the language model, and in stage 2 of the CRM on all rows.
 
-        The language model's log loss is that of its calibrated answer: the cascade calibrates it,
-        and tuning moves the rate of yes up and down while it learns who likes what.
+        The language model is selected by the log loss of its calibrated answer: the cascade
+        calibrates it, and tuning moves the rate of yes up and down while it learns who likes what.
         """
         log, found = self.model.log, {}
         if self.model.crm is not None and self.model.reader is not None:
@@ -266,7 +266,10 @@ class LlmTask:
             logit = crm_logits(self.model.crm, self.model.reader, log.samples(rows))
             found = quality("crm", log.labels(rows), logit)
         label = log.labels(self.validation)
-        logit = self.scorer.logits(log.samples(self.validation)).double().numpy()
+        logit = self.scorer.logits(log.samples(self.validation))
+        found |= quality("llm", label, logit)
+        calibrated = logit.double().numpy()
         if label.min() < label.max():
-            logit = fit_logistic(label.numpy(), logit)(logit)
-        return found | quality("llm", label, torch.from_numpy(logit))
+            calibrated = fit_logistic(label.numpy(), calibrated)(calibrated)
+        loss = metrics.log_loss(label.numpy(), metrics.sigmoid(calibrated))
+        return found | {"calibrated_llm_log_loss": loss}
