@@ -109,7 +109,7 @@ def routing_figure(routing: dict[str, Any]) -> str:
                 values = routing["policies"][policy][metric]
                 axis.plot(share, values, style, color=colour, label=label, lw=2)
                 real += values if policy != "oracle" else []
-            axis.axvline(100 * routing["configured"], color="#c5c9d2", lw=1, ls=":")
+            axis.axvline(100 * routing["configured"], color="#5d6678", lw=1.2, ls=":")
             # The oracle's bound would flatten what a real policy can reach.
             pad = max(1e-3, 0.25 * (max(real) - min(real)))
             axis.set_ylim(min(real) - pad, max(real) + pad)
