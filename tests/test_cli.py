@@ -18,6 +18,7 @@ from sklearn.metrics import log_loss
 
 from corellarec import cli
 from corellarec.cascade.cascade import Cascade
+from corellarec.data.log import Log
 from corellarec.llm.load import load_model
 from corellarec.llm.lora import load_adapter
 from corellarec.llm.remote import RemoteScorer
@@ -180,6 +181,17 @@ def test_a_cascade_that_asks_answers_alike_in_batch_and_alone(finished):
         alone = cascade.predict(cascade.log.pairs(user[i : i + 1], item[i : i + 1]))
         assert alone.p[0] == pytest.approx(together.p[i], abs=1e-4)
         assert alone.asked[0] == together.asked[i]
+
+
+def test_a_cascade_knows_how_items_are_liked(finished):
+    directory, _ = finished
+    part = Cascade.load(directory / "cascade", torch.device("cpu")).log
+    whole = Log.load(directory / "data")
+    assert len(part) < len(whole)
+    last = [log.liked[0][log.user_begin[1:] - 1] for log in (part, whole)]
+    assert (last[0] == last[1]).all()
+    assert (part.liked[1] == whole.liked[1]).all()
+    assert len(set(part.liked[1].tolist())) > 1
 
 
 def test_a_cascade_keeps_its_budget_over_calls(finished):

@@ -28,7 +28,7 @@ from corellarec.llm.load import AnswerModel, load_model, load_tokenizer
 from corellarec.llm.lora import load_adapter
 from corellarec.llm.remote import RemoteScorer
 from corellarec.llm.score import LlmScorer, Scorer
-from corellarec.llm.template import Template, load_template
+from corellarec.llm.template import Template, field_names, load_template
 from corellarec.metrics import Floats, entropy, sigmoid
 
 
@@ -119,9 +119,8 @@ class Cascade:
                 raise ValueError("this cascade's CRM is external: give its logits as crm_logit")
             crm_logit = crm_logits(self.crm, self.reader, samples).double().numpy()
         facts = known(self.log, samples, crm_logit, self.crm_config.history_length)
-        self._samples += len(samples)
-        asked = self.router.asks(facts, self.router.allowed(self._samples) - self._asked)
-        self._asked += int(asked.sum())
+        seen = self._samples + len(samples)
+        asked = self.router.asks(facts, self.router.allowed(seen) - self._asked)
         p_crm = sigmoid(self.router.crm(crm_logit))
         p, p_llm = p_crm.copy(), np.full(len(samples), np.nan)
         if asked.any():
@@ -129,6 +128,7 @@ class Cascade:
             llm_logit = self.scorer.logits(samples[chosen], progress).double().numpy()
             p[asked] = self.router.answer(facts[asked], llm_logit)
             p_llm[asked] = sigmoid(self.router.llm(llm_logit))
+        self._samples, self._asked = seen, self._asked + int(asked.sum())  # an error counts nothing
         return Prediction(p, p_crm, p_llm, asked)
 
     def save(self, directory: Path, save_adapter: Callable[[Path], None], key: str) -> None:
@@ -139,10 +139,11 @@ class Cascade:
             save_adapter: Writes the language model's adapter into a directory.
             key: Identifies what the cascade was made from; kept in the manifest.
         """
+        template = load_template(self.llm_config.template)
         facts = {
             "crm": self.crm_config.model_dump(mode="json"),
             "llm": self.llm_config.model_dump(mode="json"),
-            "template": load_template(self.llm_config.template).model_dump(mode="json"),
+            "template": template.model_dump(mode="json"),
             "router": self.router.to_json(),
             "features": self.log.features.to_json(),
             "history": self.log.history,
@@ -152,9 +153,11 @@ class Cascade:
             (unfinished / "cascade.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
             if self.crm is not None:
                 save_file(self.crm.state_dict(), unfinished / "crm.safetensors")
-            of_rows, of_items = self.log.liked
-            rows = self.log.rows.with_columns(train_liked=of_rows)
-            items = self.log.items.with_columns(train_liked=of_items)
+            rows, items = self.log.rows, self.log.items
+            if "liked" in field_names(template.stream.line):
+                of_rows, of_items = self.log.liked
+                rows = rows.with_columns(train_liked=of_rows)
+                items = items.with_columns(train_liked=of_items)
             if self.log.history == "positives":
                 rows = rows.filter(pl.col("label") == 1)
             rows.group_by("user", maintain_order=True).tail(keep).write_parquet(

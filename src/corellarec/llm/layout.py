@@ -226,22 +226,23 @@ class StreamLayout:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Tokens of the heading and the log's history rows ``start:stop``; places of the arrows."""
         header = self.header(user)
-        items = self.log.history_item[start:stop].tolist()
-        liked = self.rows_liked[start:stop].tolist()
-        ids = self.tokens(items, self.log.history_label[start:stop].tolist(), liked)
-        lines = (self.line(*one) for one in zip(items, liked, strict=True))
-        ends = np.cumsum([len(line) + 1 + len(self.newline) for line in lines])
-        places = len(header) + ends.astype(np.int64) - 2 - len(self.newline)
-        return np.array([*header, *ids]), places
+        ids, ends = list(header), []
+        for item, label, liked in zip(
+            self.log.history_item[start:stop].tolist(),
+            self.log.history_label[start:stop].tolist(),
+            self.rows_liked[start:stop].tolist(),
+            strict=True,
+        ):
+            ids += self.line(item, liked)
+            ends.append(len(ids) - 1)
+            ids += [self.answers[label], *self.newline]
+        return np.array(ids), np.array(ends, dtype=np.int64)
 
-    def tokens(
-        self, items: Sequence[int], labels: Sequence[int], liked: Sequence[int] = ()
-    ) -> list[int]:
-        """Tokens of answered lines, ``items``, ``labels`` and, if given, ``liked`` side by side."""
-        liked = liked or self.items_liked[items].tolist()
+    def tokens(self, items: Sequence[int], labels: Sequence[int]) -> list[int]:
+        """Tokens of answered lines, ``items`` and ``labels`` side by side."""
         ids = []
-        for item, label, level in zip(items, labels, liked, strict=True):
-            ids += [*self.line(item, level), self.answers[label], *self.newline]
+        for item, label in zip(items, labels, strict=True):
+            ids += [*self.line(item), self.answers[label], *self.newline]
         return ids
 
 
