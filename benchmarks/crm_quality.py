@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from fuxictr.pytorch.torch_utils import seed_everything
 from torch import Tensor
 
-from corellarec import metrics
+from corellarec.base import metrics
 from corellarec.config import Config, load_config
 from corellarec.crm.batch import CrmReader
 from corellarec.crm.build import build_crm

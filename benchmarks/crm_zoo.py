@@ -15,10 +15,11 @@ from typing import Any
 
 from rich.console import Console
 
-from corellarec import metrics
+from corellarec.base import metrics
+from corellarec.base.bootstrap import Bootstrap, interval
 from corellarec.config import CRM_MODELS, load_config
 from corellarec.crm.score import crm_logits
-from corellarec.pipeline.run import Run
+from corellarec.run.run import Run
 
 RESAMPLES = 500
 SHOWN = ("auc", "log_loss", "accuracy")
@@ -37,14 +38,14 @@ def measure(preset: str, model: str, seed: int, settings: list[str], out: Path) 
     user = log.user[rows].long().numpy()
     logit = crm_logits(crm, run.reader, log.samples(rows))
     p = metrics.sigmoid(logit.double().numpy())
-    bootstrap = metrics.Bootstrap(user, RESAMPLES, 0)
+    bootstrap = Bootstrap(user, RESAMPLES, 0)
     epochs = facts["step"] / (len(log.rows_of("train")) // config.stage1.batch_size)
     found: dict[str, Any] = {"model": model, "seed": seed, "epochs": round(epochs)}
     found["seconds_per_epoch"] = facts["seconds"] / max(1.0, epochs)
     found["validation_log_loss"] = facts["best"]["crm."]
     for name in SHOWN:
         found[name] = metrics.METRICS[name](label, p)
-        found[f"{name}_interval"] = metrics.interval(bootstrap(name, label, p))
+        found[f"{name}_interval"] = interval(bootstrap(name, label, p))
     return found
 
 

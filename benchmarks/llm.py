@@ -19,10 +19,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from corellarec.base.device import pick_device, pick_dtype
 from corellarec.config import LlmConfig, load_config
 from corellarec.data.log import Log
 from corellarec.data.prepare import prepare
-from corellarec.device import pick_device, pick_dtype
 from corellarec.llm.layout import TokenSequence
 from corellarec.llm.load import load_model, load_tokenizer
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from corellarec.data.log import Samples
-from corellarec.llm.batch import make_batches
 from corellarec.llm.layout import Layout, TokenSequence, build_layout
 from corellarec.llm.load import AnswerModel
+from corellarec.llm.packing import make_batches
 from llm import figures, flops, gemm_rate, naive_batches, setting, show, timed
 
 UNIT = "samples/s"

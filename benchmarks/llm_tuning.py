@@ -15,10 +15,10 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from corellarec.config import LoraConfig
-from corellarec.llm.batch import make_batches
 from corellarec.llm.layout import build_layout
 from corellarec.llm.load import AnswerModel
 from corellarec.llm.lora import add_adapter
+from corellarec.llm.packing import make_batches
 from llm import Setting, figures, flops, gemm_rate, naive_batches, setting, show, timed
 from llm_scoring import alone
 

@@ -19,11 +19,12 @@ import polars as pl
 import torch
 from rich.console import Console
 
-from corellarec import metrics
-from corellarec.calibrate import fit_logistic
+from corellarec.base import metrics
+from corellarec.base.bootstrap import Bootstrap, interval
+from corellarec.base.calibrate import fit_logistic
+from corellarec.base.metrics import Floats
 from corellarec.crm.score import crm_logits
-from corellarec.metrics import Floats
-from corellarec.pipeline.run import Run
+from corellarec.run.run import Run
 
 RESAMPLES = 300
 
@@ -58,7 +59,7 @@ def main() -> None:
         "test": log.test_labels(rows["test"], "benchmark").numpy(),
     }
     user = log.user[rows["test"]].long().numpy()
-    bootstrap = metrics.Bootstrap(user, RESAMPLES, 0)
+    bootstrap = Bootstrap(user, RESAMPLES, 0)
 
     def blend(*parts: str) -> Floats:
         fitted = fit_logistic(label["validation"], *(logits[p]["validation"] for p in parts))
@@ -84,7 +85,7 @@ def main() -> None:
             value = function(label["test"], p)
             facts[metric] = value
             facts[f"{metric}_gain"] = value - function(label["test"], against)
-            facts[f"{metric}_interval"] = metrics.interval(resampled - resampled_against)
+            facts[f"{metric}_interval"] = interval(resampled - resampled_against)
         found.append(facts)
         show(facts)
     if given.json:

@@ -11,8 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from corellarec.config import load_config
 from corellarec.data.log import Log
-from corellarec.data.movielens import GENRES_100K
 from corellarec.data.prepare import prepare
+from corellarec.data.sources.movielens import GENRES_100K
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 torch.set_num_threads(2)

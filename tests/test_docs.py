@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from test_cli import call, options
+from command_line import call, options
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "guide.md").read_text("utf-8")
 

@@ -5,9 +5,9 @@ import json
 import pytest
 from rich.console import Console
 
-from corellarec.artifacts import sha256
+from corellarec.base.artifacts import sha256
 from corellarec.config import load_config
-from corellarec.pipeline.run import STAGES, Run
+from corellarec.run.run import STAGES, Run
 
 TEACH = ["distill.rows=200", "distill.weights=[0.5]"]
 

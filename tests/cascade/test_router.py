@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from scipy.stats import binomtest
 
-from corellarec.calibrate import fit_logistic
+from corellarec.base.calibrate import fit_logistic
+from corellarec.base.errors import ArtifactError
+from corellarec.base.metrics import log_loss, losses
 from corellarec.cascade.blend import fit_full, fit_plain
 from corellarec.cascade.policy import POLICIES, Known, expected_gain
 from corellarec.cascade.policy import known as look_up
 from corellarec.cascade.router import Router, explain, fit_router
 from corellarec.cascade.threshold import blocks, budget_needed, threshold_of
-from corellarec.errors import ArtifactError
-from corellarec.metrics import log_loss, losses
 
 
 def world(seed, rows=3000):

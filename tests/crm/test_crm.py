@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from corellarec.base.errors import ConfigError
 from corellarec.config import CRM_MODELS, CrmConfig
 from corellarec.crm.batch import CrmBatch, CrmReader, Distinct
 from corellarec.crm.build import build_crm
@@ -16,7 +17,6 @@ from corellarec.crm.embedding import FusedEmbedding
 from corellarec.crm.layers import Dropout
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import FeatureLayout, Features, Log, ValueLayout
-from corellarec.errors import ConfigError
 
 CPU = torch.device("cpu")
 

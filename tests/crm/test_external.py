@@ -5,9 +5,9 @@ import polars as pl
 import pytest
 import torch
 
+from corellarec.base.errors import ConfigError, DataError
 from corellarec.config import ExternalConfig, load_config
 from corellarec.crm.external import external_logits
-from corellarec.errors import ConfigError, DataError
 
 
 @pytest.fixture

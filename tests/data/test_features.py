@@ -4,9 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from corellarec.base.errors import DataError
 from corellarec.data.log import Log
 from corellarec.data.prepare import prepare
-from corellarec.errors import DataError
 from data.test_tables import ITEMS, describe, write_log
 
 

@@ -4,8 +4,8 @@ import zipfile
 
 import pytest
 
+from corellarec.base.errors import FetchError
 from corellarec.data import fetch
-from corellarec.errors import FetchError
 
 
 @pytest.fixture

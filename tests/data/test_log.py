@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corellarec.base.errors import ArtifactError
 from corellarec.data.log import Log
-from corellarec.errors import ArtifactError
 
 
 @settings(deadline=None)

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import write_movielens
+from corellarec.base.errors import CorellarecError, DataError, FetchError
 from corellarec.config import load_config
 from corellarec.data.fetch import check
 from corellarec.data.prepare import SPLITS, prepare
-from corellarec.errors import CorellarecError, DataError, FetchError
 
 
 def config(path, *more):
@@ -94,7 +94,7 @@ def write_atomic(movielens, folder):
     (folder / "x.inter").write_text(
         "user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + rows + "\n"
     )
-    from corellarec.data.movielens import GENRES_100K
+    from corellarec.data.sources.movielens import GENRES_100K
 
     items = ["item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"]
     for line in (movielens / "u.item").read_text("latin-1").splitlines():

@@ -4,8 +4,8 @@ from io import BytesIO
 import polars as pl
 import pytest
 
+from corellarec.base.errors import DataError
 from corellarec.data.rows import RowFile, delimited_file, frame_file, json_file, read_rows
-from corellarec.errors import DataError
 
 COLUMNS = {"user": "u", "item": "i", "value": "r", "time": "t"}
 

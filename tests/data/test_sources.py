@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from corellarec.base.errors import ConfigError, DataError
 from corellarec.config import load_config
 from corellarec.data.log import Log
 from corellarec.data.prepare import prepare
-from corellarec.errors import ConfigError, DataError
 
 GENRES = ("Drama", "Comedy", "Horror", "(no genres listed)")
 

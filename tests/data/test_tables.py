@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corellarec.base.errors import ConfigError, DataError
 from corellarec.config import load_config
 from corellarec.data.log import Log
 from corellarec.data.prepare import HISTORY_ONLY, prepare
-from corellarec.errors import ConfigError, DataError
 
 ITEMS = pl.DataFrame(
     {

@@ -2,10 +2,10 @@ import polars as pl
 import pytest
 
 from conftest import write_movielens
+from corellarec.base.errors import DataError
 from corellarec.config import load_config
 from corellarec.data.prepare import prepare
 from corellarec.data.wizard import propose
-from corellarec.errors import DataError
 from data.test_tables import ITEMS, write_log
 
 LOG_NAMES = {"who": "customer_id", "stars": "Rating", "when": "created_at", "sku": "product_id"}

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from corellarec.base.errors import ConfigError, ModelError
 from corellarec.config import LlmConfig
-from corellarec.errors import ConfigError, ModelError
 from corellarec.llm.layout import (
     PaperLayout,
     StreamLayout,

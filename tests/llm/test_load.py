@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from corellarec.base.device import pick_dtype
+from corellarec.base.errors import ModelError
 from corellarec.config import LoraConfig
-from corellarec.device import pick_dtype
-from corellarec.errors import ModelError
-from corellarec.llm.batch import LlmBatch, make_batches
+from corellarec.llm.catalog import find_model
 from corellarec.llm.layout import TokenSequence
 from corellarec.llm.load import AnswerModel, load_model
 from corellarec.llm.lora import add_adapter, load_adapter
-from corellarec.llm.models import find_model
+from corellarec.llm.packing import LlmBatch, make_batches
 
 CPU = torch.device("cpu")
 

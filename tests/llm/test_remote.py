@@ -7,7 +7,7 @@ import torch
 from test_layout import PAPER, STREAM, one_prompt_each
 from vllm_server import ADAPTER, BASE, VllmServer
 
-from corellarec.errors import ConfigError, RemoteError
+from corellarec.base.errors import ConfigError, RemoteError
 from corellarec.llm.layout import PaperLayout, StreamLayout
 from corellarec.llm.load import AnswerModel, load_model
 from corellarec.llm.remote import RemoteScorer

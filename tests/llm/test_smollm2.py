@@ -3,14 +3,14 @@
 import pytest
 import torch
 
+from corellarec.base.errors import FetchError
+from corellarec.base.metrics import auc
 from corellarec.config import LlmConfig, load_config
 from corellarec.data.log import Log
 from corellarec.data.prepare import prepare
-from corellarec.errors import FetchError
 from corellarec.llm.layout import build_layout
 from corellarec.llm.load import AnswerModel, load_model
 from corellarec.llm.score import LlmScorer
-from corellarec.metrics import auc
 
 CPU = torch.device("cpu")
 

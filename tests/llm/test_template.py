@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from corellarec.base.errors import ConfigError
 from corellarec.config import LlmConfig
 from corellarec.data.log import Log
-from corellarec.errors import ConfigError
 from corellarec.llm.layout import build_layout
 from corellarec.llm.template import Texts, clean, load_template, template_names
 

@@ -9,12 +9,12 @@ import torch
 from rich.console import Console
 from scipy.special import expit
 
+from command_line import call, options
 from corellarec.config import load_config
-from corellarec.pipeline import run as steps
-from corellarec.pipeline.run import STAGES, Run
+from corellarec.run import run as steps
+from corellarec.run.run import STAGES, Run
 from corellarec.train.checkpoint import load_tensors
 from corellarec.train.distill import Gate, Lesson, soft_targets
-from test_cli import call, options
 
 
 def draw(rows=4000, seed=0):

@@ -5,8 +5,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from corellarec.base.errors import ArtifactError
 from corellarec.config import StageConfig
-from corellarec.errors import ArtifactError
 from corellarec.train import loop
 from corellarec.train.checkpoint import Progress, load_trainable
 from corellarec.train.loop import learning_rate_factor, train

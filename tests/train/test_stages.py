@@ -3,10 +3,10 @@ import torch
 from accelerate import Accelerator
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from corellarec.base.metrics import entropy, sigmoid
 from corellarec.config import load_config
 from corellarec.crm.batch import CrmReader
 from corellarec.crm.build import build_crm
-from corellarec.metrics import entropy, sigmoid
 from corellarec.train.checkpoint import Progress
 from corellarec.train.loop import train
 from corellarec.train.stages import CrmTask, draw_rows, least_confident, take

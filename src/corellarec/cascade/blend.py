@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from corellarec.calibrate import LogisticMap, bounded, fit_logistic
+from corellarec.base.calibrate import LogisticMap, bounded, fit_logistic
+from corellarec.base.metrics import Floats, Labels
 from corellarec.cascade.policy import Known
-from corellarec.metrics import Floats, Labels
 
 
 @dataclass(frozen=True)

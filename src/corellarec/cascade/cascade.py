@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from corellarec.artifacts import read_manifest, writing
+from corellarec.base.artifacts import read_manifest, writing
+from corellarec.base.device import pick_dtype
+from corellarec.base.errors import ArtifactError
+from corellarec.base.metrics import Floats, entropy, sigmoid
 from corellarec.cascade.policy import known
 from corellarec.cascade.router import Router
 from corellarec.config import CrmConfig, LlmConfig
@@ -21,15 +24,12 @@ from corellarec.crm.batch import CrmReader
 from corellarec.crm.build import build_crm
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Features, Log, Samples
-from corellarec.device import pick_dtype
-from corellarec.errors import ArtifactError
 from corellarec.llm.layout import Layout, build_layout
 from corellarec.llm.load import AnswerModel, load_model, load_tokenizer
 from corellarec.llm.lora import load_adapter
 from corellarec.llm.remote import RemoteScorer
 from corellarec.llm.score import LlmScorer, Scorer
 from corellarec.llm.template import Template, field_names, load_template
-from corellarec.metrics import Floats, entropy, sigmoid
 
 
 @dataclass(frozen=True)

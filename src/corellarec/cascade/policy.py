@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from sklearn.linear_model import RidgeCV
 
-from corellarec.calibrate import LogisticMap
+from corellarec.base.calibrate import LogisticMap
+from corellarec.base.metrics import Floats, entropy, losses, sigmoid
 from corellarec.data.log import Log, Samples
-from corellarec.metrics import Floats, entropy, losses, sigmoid
 
 Policy = Literal["gain", "entropy", "margin"]
 POLICIES: tuple[Policy, ...] = ("gain", "entropy", "margin")

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 from sklearn.model_selection import GroupKFold
 
-from corellarec.calibrate import LogisticMap, fit_logistic
+from corellarec.base.calibrate import LogisticMap, fit_logistic
+from corellarec.base.errors import ArtifactError
+from corellarec.base.metrics import Floats, Labels, losses, sigmoid
 from corellarec.cascade.blend import Blend, fit_full, fit_plain
 from corellarec.cascade.policy import POLICIES, Gain, Known, Policy, expected_gain, fit_gain, value
 from corellarec.cascade.threshold import NOBODY, blocks, budget_needed, threshold_of
-from corellarec.errors import ArtifactError
-from corellarec.metrics import Floats, Labels, losses, sigmoid
 
 FOLDS = 5
 RESAMPLES = 1000

@@ -8,7 +8,7 @@ not in their mean.
 import numpy as np
 from numpy.typing import NDArray
 
-from corellarec.metrics import Floats
+from corellarec.base.metrics import Floats
 
 PARTS = 5
 LEAST = 0.1  # share of the rows that makes a block of known, or of new users

@@ -7,22 +7,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from corellarec.base.device import pick_dtype
+from corellarec.base.errors import ConfigError
 from corellarec.config import CrmConfig
-from corellarec.crm.autoint import AutoInt
-from corellarec.crm.dcnv2 import DCNv2
-from corellarec.crm.deepfm import DeepFM
-from corellarec.crm.fibinet import FiBiNET
-from corellarec.crm.fignn import FiGNN
-from corellarec.crm.finalmlp import FinalMLP
-from corellarec.crm.fm import FM
 from corellarec.crm.history import MeanPooling, TargetAttention, TransformerPooling
-from corellarec.crm.linear import LogisticRegression
-from corellarec.crm.mlp import DeepNetwork
 from corellarec.crm.model import Crm, FieldEncoder
-from corellarec.crm.xdeepfm import XDeepFM
+from corellarec.crm.models.autoint import AutoInt
+from corellarec.crm.models.dcnv2 import DCNv2
+from corellarec.crm.models.deep import DeepNetwork
+from corellarec.crm.models.deepfm import DeepFM
+from corellarec.crm.models.fibinet import FiBiNET
+from corellarec.crm.models.fignn import FiGNN
+from corellarec.crm.models.finalmlp import FinalMLP
+from corellarec.crm.models.fm import FM
+from corellarec.crm.models.lr import LogisticRegression
+from corellarec.crm.models.xdeepfm import XDeepFM
 from corellarec.data.log import Features
-from corellarec.device import pick_dtype
-from corellarec.errors import ConfigError
 
 WITH_FIRST_ORDER = ("fm", "deepfm", "xdeepfm", "autoint", "fibinet")
 

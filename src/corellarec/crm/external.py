@@ -6,12 +6,12 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from corellarec.base.errors import DataError
 from corellarec.config import ExternalConfig
 from corellarec.data.files import read_table
 from corellarec.data.log import Log
 from corellarec.data.prepare import SPLITS
 from corellarec.data.rows import time_parser
-from corellarec.errors import DataError
 
 SMALLEST = 1e-7  # probabilities of 0 and 1 are taken as this far from them
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from corellarec.artifacts import sha256
-from corellarec.errors import FetchError
+from corellarec.base.artifacts import sha256
+from corellarec.base.errors import FetchError
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens/{}.zip"
 MOVIELENS_SHA256 = {

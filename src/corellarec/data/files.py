@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from corellarec.errors import DataError
+from corellarec.base.errors import DataError
 
 WRITERS = {".csv": pl.DataFrame.write_csv, ".parquet": pl.DataFrame.write_parquet}
 

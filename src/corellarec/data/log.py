@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from corellarec.artifacts import read_manifest
+from corellarec.base.artifacts import read_manifest
 from corellarec.data.liked import liked_levels
 from corellarec.data.prepare import SPLITS
 

@@ -27,19 +27,19 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from corellarec.artifacts import MANIFEST, read_manifest, sha256, writing
+from corellarec.base.artifacts import MANIFEST, read_manifest, sha256, writing
+from corellarec.base.errors import ArtifactError, ConfigError, DataError
 from corellarec.config import DataConfig
-from corellarec.data.amazon import is_amazon, read_amazon
-from corellarec.data.atomic import is_atomic, read_atomic
 from corellarec.data.check import check_rows, check_tables
-from corellarec.data.encode import coded_and_valued, encode, layout, value_layout
+from corellarec.data.features import coded_and_valued, encode, layout, value_layout
 from corellarec.data.fetch import fetch_movielens
-from corellarec.data.movielens import is_movielens, read_movielens
 from corellarec.data.raw import Folder, RawLog
 from corellarec.data.rows import Rows, read_rows
-from corellarec.data.tables import read_tables, source_files
+from corellarec.data.sources.amazon import is_amazon, read_amazon
+from corellarec.data.sources.atomic import is_atomic, read_atomic
+from corellarec.data.sources.movielens import is_movielens, read_movielens
+from corellarec.data.sources.tables import read_tables, source_files
 from corellarec.data.vectors import with_vectors
-from corellarec.errors import ArtifactError, ConfigError, DataError
 
 SPLITS = ("train", "validation", "test")
 HISTORY_ONLY = 3

@@ -8,8 +8,8 @@ from typing import Literal
 
 import polars as pl
 
+from corellarec.base.errors import DataError
 from corellarec.data.rows import RowFile, readable
-from corellarec.errors import DataError
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import polars as pl
 
-from corellarec.errors import DataError
+from corellarec.base.errors import DataError
 
 SLOW_ROWS = 200_000  # rows held at once as Python objects
 SECOND = 1_000_000  # microseconds

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import polars as pl
 
+from corellarec.base.errors import DataError
 from corellarec.data.files import read_table
 from corellarec.data.raw import Field, RawLog
-from corellarec.errors import DataError
 
 NAME = "vector"
 

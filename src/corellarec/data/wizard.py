@@ -8,14 +8,14 @@ from pathlib import Path
 import polars as pl
 import tomli_w
 
+from corellarec.base.errors import DataError
 from corellarec.config import TableConfig
-from corellarec.data.amazon import is_amazon
-from corellarec.data.atomic import is_atomic
-from corellarec.data.movielens import is_movielens
 from corellarec.data.raw import Folder
 from corellarec.data.rows import header_of, read_lines
-from corellarec.data.tables import JSON_LINES, SEPARATORS, scan_table
-from corellarec.errors import DataError
+from corellarec.data.sources.amazon import is_amazon
+from corellarec.data.sources.atomic import is_atomic
+from corellarec.data.sources.movielens import is_movielens
+from corellarec.data.sources.tables import JSON_LINES, SEPARATORS, scan_table
 
 SAMPLE_ROWS = 2000
 FEW = 0.5  # distinct values per row, above which a column of text is no category

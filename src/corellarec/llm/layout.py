@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from corellarec.base.errors import ConfigError, ModelError
 from corellarec.config import LlmConfig
 from corellarec.data.log import Log, Samples
-from corellarec.errors import ConfigError, ModelError
 from corellarec.llm.template import (
     PaperTemplate,
     StreamTemplate,

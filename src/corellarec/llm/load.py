@@ -16,11 +16,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from corellarec.errors import ConfigError, ModelError
+from corellarec.base.errors import ConfigError, ModelError
 from corellarec.llm.attention import Plan, enable_packing
-from corellarec.llm.batch import LlmBatch, make_batches
+from corellarec.llm.catalog import OUR_FAULT, find_model, first_line
 from corellarec.llm.layout import TokenSequence
-from corellarec.llm.models import OUR_FAULT, find_model, first_line
+from corellarec.llm.packing import LlmBatch, make_batches
 
 
 class LlmOutput(NamedTuple):

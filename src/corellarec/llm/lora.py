@@ -15,10 +15,10 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from corellarec.artifacts import read_manifest, writing
+from corellarec.base.artifacts import read_manifest, writing
+from corellarec.base.errors import ConfigError, ModelError
 from corellarec.config import LlmConfig, LoraConfig
 from corellarec.data.log import Log
-from corellarec.errors import ConfigError, ModelError
 from corellarec.llm.template import load_template, template_names
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -87,7 +87,7 @@ class TunedAdapter:
     """
 
     def __init__(self, name: str) -> None:
-        packaged = Path(str(resources.files("corellarec") / "adapters" / "ml-100k"))
+        packaged = Path(str(resources.files("corellarec.llm") / "adapters" / "ml-100k"))
         self.directory = packaged if name == "pretrained" else Path(name).expanduser()
         self.facts = read_manifest(self.directory)
 

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from corellarec.base.errors import ConfigError, RemoteError
 from corellarec.data.log import Samples
-from corellarec.errors import ConfigError, RemoteError
 from corellarec.llm.layout import Layout
 from corellarec.llm.score import Cost
 from corellarec.llm.server import MissingPath, Server

@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 
-from corellarec.errors import ConfigError, RemoteError
-from corellarec.llm.models import first_line
+from corellarec.base.errors import ConfigError, RemoteError
+from corellarec.llm.catalog import first_line
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0

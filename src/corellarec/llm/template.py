@@ -12,9 +12,9 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
+from corellarec.base.errors import ConfigError
 from corellarec.config import Section
 from corellarec.data.log import Log
-from corellarec.errors import ConfigError
 
 MAX_LENGTH = 200  # characters of one value
 UNTITLED = "(untitled)"
@@ -67,7 +67,7 @@ class Template(Section):
 
 def template_names() -> list[str]:
     """The templates that come with the package."""
-    with resources.as_file(resources.files("corellarec") / "templates") as folder:
+    with resources.as_file(resources.files("corellarec.llm") / "templates") as folder:
         return sorted(path.stem for path in folder.glob("*.toml"))
 
 
@@ -78,7 +78,7 @@ def load_template(name: str) -> Template:
         ConfigError: If it is not there or not a template.
     """
     if name in template_names():
-        text = (resources.files("corellarec") / "templates" / f"{name}.toml").read_text("utf-8")
+        text = (resources.files("corellarec.llm") / "templates" / f"{name}.toml").read_text("utf-8")
     else:
         try:
             text = Path(name).expanduser().read_text("utf-8")

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from corellarec.llm.batch import make_batches
 from corellarec.llm.layout import Text, TokenSequence
+from corellarec.llm.packing import make_batches
 
 
 @torch.inference_mode()

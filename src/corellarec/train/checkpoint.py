@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from corellarec.artifacts import read_manifest, writing
-from corellarec.errors import ArtifactError
+from corellarec.base.artifacts import read_manifest, writing
+from corellarec.base.errors import ArtifactError
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:

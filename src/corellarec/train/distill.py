@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from corellarec.metrics import Floats, Labels, losses, sigmoid
+from corellarec.base.metrics import Floats, Labels, losses, sigmoid
 
 
 @dataclass(frozen=True)

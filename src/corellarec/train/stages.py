@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from corellarec import metrics
-from corellarec.calibrate import fit_logistic
+from corellarec.base import metrics
+from corellarec.base.calibrate import fit_logistic
 from corellarec.config import LlmStageConfig, Stage1Config, Stage2Config
 from corellarec.crm.batch import CrmBatch, CrmReader
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Log
-from corellarec.llm.batch import LlmBatch
 from corellarec.llm.load import AnswerModel
+from corellarec.llm.packing import LlmBatch
 from corellarec.llm.score import LlmScorer
 from corellarec.train.align import Alignment
 

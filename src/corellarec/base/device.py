@@ -1,0 +1,28 @@
+"""Where models run, and what computes fast there."""
+
+import torch
+
+from corellarec.base.errors import ConfigError
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The torch type of a name; ``auto`` is bf16 where the device computes in it, else fp32."""
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        fast = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of ``cpu``, ``cuda``, or ``auto``: a GPU where there is one.
+
+    Raises:
+        ConfigError: If ``cuda`` is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device = 'cuda': this machine has none; use 'auto' or 'cpu'")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

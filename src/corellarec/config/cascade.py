@@ -1,0 +1,66 @@
+"""Settings of the router, and of what is measured on the test split."""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from corellarec.config.section import Count, Positive, Section, Share
+
+
+class CascadeConfig(Section):
+    """Whom to ask, and what to do with the answer."""
+
+    policy: Literal["gain", "entropy", "margin"] = "gain"
+    """Which samples go to the language model first: those expected to gain most, or those where
+    the CRM is least confident (``entropy``, the paper) or nearest to its boundary (``margin``)."""
+    budget: Share | Literal["best"] = 0.1
+    """Share of the samples that the language model may see, or ``best``: the share with the lowest
+    log loss on validation, which may be none."""
+    threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Value of asking above which a sample is routed, in place of the budget: nats saved for
+    ``gain``, the CRM's entropy in nats, or minus its logit's size for ``margin``."""
+    combine: Literal["blend", "replace"] = "blend"
+    """What a routed sample gets: a calibrated mix of both logits, or the language model's own."""
+    validation_rows: Count = 0
+    """Random validation rows scored by the language model to fit the cascade; 0 is all."""
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _is_a_share_or_best(cls, value: Any) -> Any:  # noqa: ANN401 (anything may be given)
+        if value == "best" or (isinstance(value, int | float) and 0 <= value <= 1):
+            return value
+        raise ValueError("a share from 0 to 1, or the word 'best'")
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> "CascadeConfig":
+        if self.threshold is None:
+            return self
+        default = type(self).model_fields["budget"].default
+        if self.budget != default:
+            raise ValueError(
+                f"budget ({self.budget}) and threshold ({self.threshold}) exclude each other: "
+                "leave one out"
+            )
+        if self.policy == "entropy" and not 0 <= self.threshold < math.log(2):
+            raise ValueError(
+                f"threshold {self.threshold} asks about all or none: an entropy lies between 0 "
+                "and ln 2 = 0.693 nats"
+            )
+        if self.policy == "margin" and self.threshold >= 0:
+            raise ValueError(
+                f"threshold {self.threshold} asks about none: the value of `margin` is minus the "
+                "size of the CRM's logit, such as -0.5"
+            )
+        return self
+
+
+class EvaluateConfig(Section):
+    """What the final evaluation measures."""
+
+    test_rows: Count = 0
+    """Random test rows scored by the language model; 0 is all."""
+    bootstrap: Positive = 1000
+    """Resamples behind every 95 % interval."""
+    groups: Positive = 3
+    """Groups of equal size by CRM confidence."""

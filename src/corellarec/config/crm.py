@@ -1,0 +1,151 @@
+"""Settings of the conventional recommender model (CRM)."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from corellarec.config.section import Count, Positive, Section, Share
+
+
+class AttentionConfig(Section):
+    """DIN's attention over the history."""
+
+    hidden: Positive = 64
+    """Width of the scoring network's hidden layer."""
+
+
+class TransformerConfig(Section):
+    """The transformer over the history (BST)."""
+
+    heads: Positive = 2
+    """Attention heads; divides ``crm.embedding_dim``."""
+    blocks: Positive = 1
+    """Transformer blocks; the last computes the target's position alone."""
+
+
+class DCNv2Config(Section):
+    """DCNv2: cross layers and a deep part."""
+
+    cross_layers: Positive = 3
+    """Number of cross layers."""
+    structure: Literal["parallel", "stacked"] = "parallel"
+    """Whether the deep part reads the fields, or the last cross layer."""
+    rank: Count = 0
+    """Rank of the experts of a low-rank cross network; 0 is one of full rank."""
+    experts: Positive = 4
+    """Number of low-rank experts."""
+
+
+class XDeepFMConfig(Section):
+    """xDeepFM: a compressed interaction network and a deep part."""
+
+    cin_layers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 32)
+    """Vectors of each layer of the compressed interaction network."""
+
+
+class AutoIntConfig(Section):
+    """AutoInt+: self-attention over the fields, and a deep part."""
+
+    layers: Positive = 2
+    """Number of interacting layers."""
+    width: Positive = 32
+    """Width of a field in them."""
+    heads: Positive = 2
+    """Attention heads; divides ``width``."""
+
+
+class FiBiNETConfig(Section):
+    """FiBiNET: bilinear interactions of weighed fields, then a deep part."""
+
+    reduction: Positive = 3
+    """The hidden layer that weighs the fields is so many times narrower than they are many."""
+
+
+class FiGNNConfig(Section):
+    """Fi-GNN: fields as nodes of a graph."""
+
+    width: Positive = 32
+    """Width of a node's state."""
+    heads: Positive = 2
+    """Attention heads; divides ``width``."""
+    steps: Positive = 2
+    """Message-passing steps."""
+
+
+class FinalMLPConfig(Section):
+    """FinalMLP: two gated deep streams; ``crm.deep_layers`` is the first."""
+
+    second_layers: tuple[Positive, ...] = (200, 80)
+    """Widths of the second stream."""
+    gate_hidden: Positive = 64
+    """Width of the gates' hidden layer."""
+    heads: Positive = 2
+    """Heads of the bilinear fusion; divides the widths of both last layers."""
+
+
+class ExternalConfig(Section):
+    """A CRM that is trained elsewhere."""
+
+    scores: str | None = None
+    """Parquet or CSV file of the columns ``user``, ``item``, ``time`` and ``score``, with all
+    validation and test rows of the log, as `corellarec data export` writes them; ``time`` may be
+    missing where no user meets an item twice. The CRM must not have seen their labels."""
+    kind: Literal["probability", "logit"] = "probability"
+    """What a score is: p(positive), or its logit."""
+
+
+CRM_MODELS = ("lr", "fm", "deepfm", "xdeepfm", "autoint", "fibinet", "fignn", "dcnv2", "din", "bst",
+              "finalmlp")  # fmt: skip
+
+
+class CrmConfig(Section):
+    """The conventional recommender model."""
+
+    model: str = "dcnv2"
+    """``lr``, ``fm``, ``deepfm``, ``xdeepfm``, ``autoint``, ``fibinet``, ``fignn``, ``dcnv2``,
+    ``din``, ``bst``, ``finalmlp``; your own class as ``package.module:Class``; or ``external``,
+    a model of yours that is known by its scores alone."""
+    options: dict[str, Any] = {}
+    """Arguments of your own class."""
+    embedding_dim: Positive = 32
+    """Width of every feature embedding."""
+    history_length: Positive = 50
+    """Rows of the same user before the target that the CRM reads."""
+    history: Literal["auto", "mean", "attention", "transformer"] = "auto"
+    """How the history becomes vectors: averaged, attended to by the target (DIN), or read by a
+    transformer (BST). ``auto`` is the mean for ``lr`` and ``fm``, the transformer for ``bst``, and
+    attention for the others."""
+    deep_layers: tuple[Positive, ...] = (200, 80)
+    """Widths of the deep part."""
+    dropout: Share = 0.5
+    """Dropout in the deep part."""
+    id_dropout: Share = 0.2
+    """Share of training samples whose user id (and, apart, item id) is replaced by the
+    out-of-vocabulary id, so that unseen users and items are met in training."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Type of the network's products in training and scoring; weights, embeddings and sums stay
+    in float32. ``auto`` is bfloat16 where the machine computes in it."""
+    attention: AttentionConfig = AttentionConfig()
+    transformer: TransformerConfig = TransformerConfig()
+    dcnv2: DCNv2Config = DCNv2Config()
+    xdeepfm: XDeepFMConfig = XDeepFMConfig()
+    autoint: AutoIntConfig = AutoIntConfig()
+    fibinet: FiBiNETConfig = FiBiNETConfig()
+    fignn: FiGNNConfig = FiGNNConfig()
+    finalmlp: FinalMLPConfig = FinalMLPConfig()
+    external: ExternalConfig = ExternalConfig()
+
+    @model_validator(mode="after")
+    def _is_known(self) -> "CrmConfig":
+        if ":" in self.model:
+            return self
+        if self.model not in (*CRM_MODELS, "external"):
+            raise ValueError(
+                f"model {self.model!r} is not one of {', '.join(CRM_MODELS)}, external, nor a "
+                "class of your own as package.module:Class"
+            )
+        if self.options:
+            raise ValueError(f"options are for a class of your own; {self.model} has a section")
+        if self.model == "external" and not self.external.scores:
+            raise ValueError("model 'external' needs external.scores, the file of its scores")
+        return self

@@ -1,0 +1,136 @@
+"""Settings of the log: where it lies, and how it becomes labels and splits."""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from corellarec.config.section import Count, Section
+
+
+class TableConfig(Section):
+    """Where a table of your own lies: files, or a query to a database."""
+
+    files: str | tuple[str, ...] | None = None
+    """Paths or globs of CSV, TSV, Parquet or JSON-lines files, ``.gz`` and ``.zst`` too; relative
+    ones start from the current directory."""
+    separator: str | None = None
+    """Character between the values of delimited text; the default goes by the file's name."""
+    encoding: str = "utf-8"
+    """Encoding of delimited text."""
+    database: str | None = None
+    """DuckDB or SQLite file, or an address such as ``postgresql://...``; ``$NAME`` takes it from
+    the environment."""
+    query: str | None = None
+    """SQL whose answer is the table."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "TableConfig":
+        if (self.database is None) != (self.query is None):
+            raise ValueError("database and query go together")
+        if self.files and self.query:
+            raise ValueError("files and query exclude each other")
+        return self
+
+
+class InteractionsConfig(TableConfig):
+    """Your own log: which columns are what."""
+
+    user: str
+    """Column of the user's id."""
+    item: str
+    """Column of the item's id."""
+    time: str
+    """Column of the time: a number, a date, or text such as ``2024-05-01 12:30:00``."""
+    rating: str | None = None
+    """Column of a rating; ``data.positive_rating`` makes it a label."""
+    label: str | None = None
+    """Column of the label: 1 or 0, true or false, yes or no ..."""
+    positive_values: tuple[str, ...] | None = None
+    """... or of anything, and these values of it are the positive ones."""
+    split: str | None = None
+    """Column of a given split: ``train``, ``validation`` (or ``valid``, ``val``, ``dev``) and
+    ``test``."""
+
+    @model_validator(mode="after")
+    def _one_label(self) -> "InteractionsConfig":
+        if (self.rating is None) == (self.label is None):
+            raise ValueError("give one of rating and label")
+        if self.positive_values and not self.label:
+            raise ValueError("positive_values are values of the column that label names")
+        if not (self.files or self.query):
+            raise ValueError("give files, or database and query")
+        return self
+
+
+class FeaturesConfig(TableConfig):
+    """Features of users or items.
+
+    Without a source of its own, they are columns of the interactions, whose earliest value counts.
+    """
+
+    id: str | None = None
+    """Column of the id; the default has the name it has in the interactions."""
+    categorical: tuple[str, ...] = ()
+    """Columns of one token."""
+    multi: dict[str, str] = {}
+    """Columns of several tokens, and the text between two of them, such as ``|``."""
+    numeric: tuple[str, ...] = ()
+    """Columns of numbers; ``data.numbers`` says what becomes of them."""
+
+
+class ItemsConfig(FeaturesConfig):
+    """Features of items, and the text the language model reads."""
+
+    title: str
+    """Column of the title, or a template of columns such as ``{name} by {brand}``."""
+
+
+class DataConfig(Section):
+    """Where the log comes from and how it becomes labels and splits."""
+
+    fetch: Literal["ml-100k", "ml-1m", "nothing"] = "ml-100k"
+    """What to fetch into the cache where neither ``path`` nor ``interactions`` is given."""
+    path: str | None = None
+    """Directory or zip in a known layout: MovieLens, Amazon reviews, RecBole's atomic files."""
+    interactions: InteractionsConfig | None = None
+    """Your own log."""
+    items: ItemsConfig | None = None
+    """Titles and features of its items."""
+    users: FeaturesConfig | None = None
+    """Features of its users."""
+    time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+    """Unit of numeric times in your own log; ``auto`` goes by their size."""
+    skip_bad_rows: Count = 0
+    """Rows of the log that may be left out because they cannot be read."""
+    positive_rating: float = 4.0
+    """A rating at or above this is a positive label."""
+    min_user_rows: Count = 0
+    """Users with fewer rows are left out ..."""
+    min_item_rows: Count = 0
+    """... and items with fewer, again and again until all that is left has enough (k-core)."""
+    numbers: Literal["buckets", "standardized", "both"] = "buckets"
+    """What becomes of numeric features: one of 32 buckets of equal size in training, the number
+    itself with zero mean and unit variance over training, or both."""
+    item_vectors: str | None = None
+    """Parquet file of the columns ``item`` (id) and ``vector`` (as many numbers for each), such as
+    text embeddings, which `corellarec title-vectors` makes; a further feature for the CRM."""
+    untitled: Literal["keep", "drop"] = "keep"
+    """What happens to the rows of items without a title."""
+    split: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares of train, validation and test, cut by time over the whole log."""
+    min_history: Count = 0
+    """The first so many rows of each user are history only: neither trained on nor tested."""
+    history: Literal["all", "positives"] = "all"
+    """Which earlier rows of the user make the history."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> "DataConfig":
+        if min(self.split) <= 0 or abs(sum(self.split) - 1) > 1e-9:
+            raise ValueError(f"split: three positive shares that sum to 1, found {self.split}")
+        if self.path and self.interactions:
+            raise ValueError("path and interactions exclude each other")
+        if self.interactions and not self.items:
+            raise ValueError("interactions need items, with the title the language model reads")
+        if (self.items or self.users) and not self.interactions:
+            raise ValueError("items and users belong to interactions, which are not given")
+        return self

@@ -1,0 +1,49 @@
+"""One line for each setting that is wrong, with the nearest one that is right."""
+
+import difflib
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from corellarec.config.schema import Config
+from corellarec.config.section import Section
+
+
+def explain(detail: Any) -> str:  # noqa: ANN401 (pydantic's own error record)
+    """One error of pydantic as a text that names the setting and the remedy."""
+    place = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        known = known_keys(Config)
+        siblings = [key for key in known if key.rpartition(".")[0] == place.rpartition(".")[0]]
+        return f"unknown setting {place!r}" + suggestion(place, known, siblings)
+    if detail["type"] == "model_type":
+        return f"{place}: is a section of settings, found the value {detail['input']!r}"
+    message = detail["msg"].removeprefix("Value error, ")
+    shown = "ctx" in detail and not isinstance(detail["input"], dict)
+    return f"{place}: {message}" + (f" (found {detail['input']!r})" if shown else "")
+
+
+def suggestion(word: str, known: list[str], siblings: list[str] | None = None) -> str:
+    """``: did you mean ...?`` with the nearest of ``known``, or a list of ``siblings``."""
+    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if not nearest:  # a right key in the wrong section
+        last = word.rpartition(".")[2]
+        nearest = [key for key in known if key.rpartition(".")[2] == last][:1]
+    if nearest:
+        return f": did you mean {nearest[0]!r}?"
+    return f"; there are: {', '.join(siblings)}" if siblings else ""
+
+
+def known_keys(section: type[Section], prefix: str = "") -> list[str]:
+    """Names of all settings of a section, such as ``crm.dropout``."""
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        kinds = (
+            get_args(field.annotation)
+            if get_origin(field.annotation) in (Union, UnionType)
+            else (field.annotation,)
+        )
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, Section):
+                keys += known_keys(kind, f"{prefix}{name}.")
+    return keys

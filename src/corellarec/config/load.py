@@ -1,0 +1,149 @@
+"""Settings from a preset, TOML files and ``--set key=value``, each on top of the one before."""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from corellarec.base.errors import ConfigError
+from corellarec.config.explain import explain, suggestion
+from corellarec.config.schema import Config
+
+
+def preset_names() -> list[str]:
+    """Names that ``--preset`` takes, sorted.
+
+    ``ml-1m/din`` is the preset ``ml-1m`` with DIN and its searched hyper-parameters on top, and
+    ``ml-1m`` alone is ``ml-1m/dcnv2``.
+    """
+    with resources.as_file(resources.files("corellarec.config") / "presets") as folder:
+        found = folder.rglob("*.toml")
+        return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in found)
+
+
+def load_config(
+    *, preset: str | None = None, files: Iterable[Path] = (), settings: Iterable[str] = ()
+) -> Config:
+    """Read a preset, TOML files and ``key=value`` settings, each on top of the one before.
+
+    Args:
+        preset: One of :func:`preset_names`.
+        files: TOML files.
+        settings: ``section.key=value`` texts; values are TOML, and bare words are strings.
+
+    Raises:
+        ConfigError: If the source is missing or malformed, or a key or value is not allowed.
+    """
+    tree: dict[str, Any] = {}
+    if preset is not None:
+        if preset not in preset_names():
+            raise ConfigError(
+                f"no preset named {preset!r}; there are: {', '.join(preset_names())}"
+                + suggestion(preset, preset_names())
+            )
+        base, _, model = preset.partition("/")
+        for name in (base, f"{base}/{model or 'dcnv2'}"):
+            source = resources.files("corellarec.config") / "presets" / f"{name}.toml"
+            if source.is_file():
+                tree = _merge(tree, _parse(source.read_text("utf-8"), f"preset {name}"))
+    for file in files:
+        try:
+            tree = _merge(tree, _parse(file.read_text("utf-8"), str(file)))
+        except OSError as error:
+            raise ConfigError(f"{file}: cannot be read ({error.strerror})") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{file}: is not UTF-8 text") from error
+    for setting in settings:
+        _apply(tree, setting)
+    return parse_config(tree)
+
+
+def parse_config(tree: Mapping[str, Any]) -> Config:
+    """Turn a tree of plain values into a :class:`Config`.
+
+    Raises:
+        ConfigError: If a key is unknown (with the nearest known key) or a value is not allowed.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("; ".join(explain(detail) for detail in error.errors())) from error
+
+
+def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
+    """The configuration with values in place of its own, by names such as ``crm.dropout``.
+
+    Raises:
+        ConfigError: If a name is unknown or a value is not allowed.
+    """
+    tree = config.model_dump(mode="json", exclude_none=True)
+    for name, value in settings.items():
+        *path, last = name.split(".")
+        section = tree
+        for part in path:
+            section = section.setdefault(part, {})
+        section[last] = value
+    return parse_config(tree)
+
+
+def changed(config: Config, tree: Mapping[str, Any]) -> Config:
+    """The configuration with a tree of settings on top, as a TOML file holds one.
+
+    Raises:
+        ConfigError: If a key is unknown or a value is not allowed.
+    """
+    return parse_config(_merge(config.model_dump(mode="json", exclude_none=True), dict(tree)))
+
+
+def settings_tree(settings: Iterable[str]) -> dict[str, Any]:
+    """The tree of ``section.key=value`` texts.
+
+    Raises:
+        ConfigError: If a text is malformed.
+    """
+    tree: dict[str, Any] = {}
+    for setting in settings:
+        _apply(tree, setting)
+    return tree
+
+
+def to_toml(config: Config) -> str:
+    """The full resolved configuration as TOML, which :func:`load_config` reads back equal."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def _parse(text: str, place: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{place}: not valid TOML: {error}") from error
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two trees of settings, where both have one the one above's."""
+    sections = {
+        key: _merge(below[key], value)
+        for key, value in above.items()
+        if isinstance(value, dict) and isinstance(below.get(key), dict)
+    }
+    return below | above | sections
+
+
+def _apply(tree: dict[str, Any], setting: str) -> None:
+    key, separator, text = setting.partition("=")
+    if not separator:
+        raise ConfigError(f"--set {setting!r}: expected key=value, such as cascade.budget=0.2")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *path, last = key.strip().split(".")
+    for part in path:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {setting!r}: {part!r} is a value, not a section")
+    tree[last] = value

@@ -1,0 +1,169 @@
+"""Tables of users and items with their features as small numbers."""
+
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from corellarec.base.errors import DataError
+from corellarec.data.raw import Field
+
+BUCKETS = 32  # of a numeric feature
+MOST_TOKENS = 20  # of a multi-valued feature, for one user or item
+
+
+def encode(
+    ids: pl.Series,
+    features: pl.DataFrame,
+    fields: tuple[Field, ...],
+    side: str,
+    train_rows: np.ndarray,
+    numbers: Literal["buckets", "standardized", "both"] = "buckets",
+) -> pl.DataFrame:
+    """The table of users or items: ``id``, ``train_rows``, features, their codes and values.
+
+    Code 0 is out of vocabulary. The vocabulary of a feature is what users or items with training
+    rows have, the most frequent in training first; a number's code is its bucket, whose limits are
+    quantiles over the users or items with training rows. Values (of standardised numbers, and of
+    vectors) have zero mean over the users or items with training rows, and a variance of one over
+    their width; what is missing is zero.
+
+    Args:
+        ids: ``(n,)`` text, sorted; all that the log has.
+        features: ``id`` and the features, perhaps ``title``; ids not in ``ids`` are left out.
+        fields: The features.
+        side: ``user`` or ``item``.
+        train_rows: ``(n,)`` rows of each in the training split.
+        numbers: What becomes of numeric features.
+
+    Raises:
+        DataError: If ``features`` lists one of them twice.
+    """
+    table = pl.DataFrame({"id": ids, "train_rows": train_rows.astype(np.int64)})
+    table = table.join(features, on="id", how="left", maintain_order="left")
+    if table.height > len(ids):
+        repeated = table.filter(pl.col("id").is_duplicated())["id"][0]
+        raise DataError(f"{side} {repeated!r} is listed twice: keep one line for each")
+    found = [_id_codes(train_rows).alias(f"{side}_id_code")]
+    names = sorted(field.name for field in fields)
+    coded, valued = coded_and_valued(fields, numbers)
+    kinds = {field.name: field.kind for field in fields}
+    for name in coded:
+        match kinds[name]:
+            case "multi":
+                code = _multi_codes(table, name)
+            case "numeric":
+                code = _buckets(table, name)
+            case _:
+                code = _codes(table, name)
+        found.append(code.alias(f"{name}_code"))
+    found += [_values(table, name, kinds[name]).alias(f"{name}_values") for name in valued]
+    vectors = {name for name in valued if kinds[name] == "vector"}  # their values say it all
+    kept = ["id", *(["title"] if "title" in table.columns else []), "train_rows"]
+    kept += [name for name in names if name not in vectors]
+    return table.with_columns(found).select(*kept, *(column.name for column in found))
+
+
+def coded_and_valued(
+    fields: tuple[Field, ...], numbers: Literal["buckets", "standardized", "both"]
+) -> tuple[list[str], list[str]]:
+    """Names of the features that get codes, and of those that get values; sorted."""
+    numeric = {field.name for field in fields if field.kind == "numeric"}
+    vectors = {field.name for field in fields if field.kind == "vector"}
+    names = {field.name for field in fields}
+    coded = names - vectors - (numeric if numbers == "standardized" else set())
+    valued = vectors | (numeric if numbers != "buckets" else set())
+    return sorted(coded), sorted(valued)
+
+
+def value_layout(table: pl.DataFrame, names: list[str]) -> list[dict[str, Any]]:
+    """Name and width of each feature made of numbers."""
+    return [{"name": n, "width": table[f"{n}_values"].to_numpy().shape[1]} for n in names]
+
+
+def layout(table: pl.DataFrame, names: list[str]) -> list[dict[str, Any]]:
+    """Name, vocabulary size (with code 0) and width (columns of codes) of each feature."""
+    found = []
+    for name in names:
+        codes = table[f"{name}_code"].to_numpy()
+        width = codes.shape[1] if codes.ndim == 2 else 1
+        found.append({"name": name, "vocabulary": int(codes.max(initial=0)) + 1, "width": width})
+    return found
+
+
+def _id_codes(train_rows: np.ndarray) -> pl.Series:
+    """1, 2 ... by falling number of training rows, 0 for none."""
+    order = np.argsort(-train_rows, kind="stable")
+    codes = np.zeros(len(train_rows), dtype=np.int32)
+    codes[order] = np.arange(1, len(order) + 1)
+    codes[train_rows == 0] = 0
+    return pl.Series(codes)
+
+
+def _vocabulary(tokens: pl.DataFrame) -> pl.DataFrame:
+    """``token`` and ``code`` of ``token`` and ``train_rows`` in any order and number."""
+    return (
+        tokens.filter((pl.col("train_rows") > 0) & (pl.col("token") != ""))
+        .group_by("token")
+        .agg(pl.col("train_rows").sum())
+        .sort(["train_rows", "token"], descending=[True, False])
+        .select("token", code=pl.int_range(1, pl.len() + 1, dtype=pl.Int32))
+    )
+
+
+def _codes(table: pl.DataFrame, name: str) -> pl.Series:
+    tokens = table.select(pl.col(name).alias("token"), "train_rows")
+    coded = tokens.join(_vocabulary(tokens), on="token", how="left", maintain_order="left")
+    return coded["code"].fill_null(0)
+
+
+def _multi_codes(table: pl.DataFrame, name: str) -> pl.Series:
+    """``(n, width)`` codes of each list in its order, zeros behind."""
+    lists = table[name].list.head(MOST_TOKENS)
+    lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
+    row = np.repeat(np.arange(len(lists)), lengths)
+    place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    tokens = lists.filter(pl.Series(lengths > 0)).explode()
+    tokens = tokens.cast(pl.Categorical(pl.Categories.random()))
+    number = tokens.to_physical().fill_null(0).to_numpy()
+    distinct = tokens.cat.get_categories()
+    weights = np.where(tokens.is_null(), 0, table["train_rows"].to_numpy()[row])
+    rows = np.bincount(number, weights, minlength=len(distinct)).astype(np.int64)
+    counted = pl.DataFrame({"token": distinct, "train_rows": rows})
+    code_of = counted.join(_vocabulary(counted), on="token", how="left", maintain_order="left")
+    codes = np.append(code_of["code"].fill_null(0).to_numpy(), 0)  # a last one for no token
+    matrix = np.zeros((len(lists), max(1, int(lengths.max(initial=0)))), dtype=np.int32)
+    matrix[row, place] = codes[np.where(tokens.is_null(), len(distinct), number)]
+    return pl.Series(matrix, dtype=pl.Array(pl.Int32, matrix.shape[1]))
+
+
+def _buckets(table: pl.DataFrame, name: str) -> pl.Series:
+    values = table[name].to_numpy()
+    known = np.isfinite(values)
+    seen = values[known & (table["train_rows"].to_numpy() > 0)]
+    if not len(seen):
+        return pl.Series(np.zeros(len(values), dtype=np.int32))
+    limits = np.unique(np.quantile(seen, np.linspace(0, 1, BUCKETS + 1)[1:-1]))
+    codes = 1 + np.searchsorted(limits, values, side="right")
+    return pl.Series(np.where(known, codes, 0).astype(np.int32))
+
+
+def _values(table: pl.DataFrame, name: str, kind: str) -> pl.Series:
+    """``(n, width)`` float32: standardised, over the root of the width; zeros for no value.
+
+    The root makes a vector about as long as a number alone: else it would drown the other features.
+    """
+    column = table[name]
+    if kind == "numeric":
+        values = column.cast(pl.Float64).to_numpy()[:, None]
+    else:
+        found = column.drop_nulls()
+        width = len(found[0]) if len(found) else 1
+        values = np.full((len(column), width), np.nan)
+        values[column.is_not_null().to_numpy()] = found.list.to_array(width).to_numpy()
+    seen = values[np.isfinite(values).all(1) & (table["train_rows"].to_numpy() > 0)]
+    if len(seen):
+        values = (values - seen.mean(0)) / np.maximum(seen.std(0), 1e-6)
+        values /= np.sqrt(values.shape[1])
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
+    return pl.Series(values, dtype=pl.Array(pl.Float32, values.shape[1]))

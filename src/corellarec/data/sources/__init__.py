@@ -1,0 +1,1 @@
+"""The layouts a log comes in, one file each."""

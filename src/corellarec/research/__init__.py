@@ -1,0 +1,1 @@
+"""Searches, baselines and studies: many runs, compared."""

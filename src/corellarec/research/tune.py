@@ -1,0 +1,261 @@
+"""Search for the CRM's hyper-parameters, on validation data only."""
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import reduce
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+from accelerate.utils import set_seed
+from rich.console import Console
+
+from corellarec.base.artifacts import write_text
+from corellarec.base.errors import ConfigError
+from corellarec.config import Config, with_settings
+from corellarec.crm.batch import CrmReader
+from corellarec.crm.build import build_crm
+from corellarec.run.run import Run
+from corellarec.run.workspace import difference, load_run_config, stage_seed
+from corellarec.train.checkpoint import Progress
+from corellarec.train.loop import train
+from corellarec.train.stages import CrmTask
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import BaseTrial
+
+DEEP = ("80", "200-80", "400-200", "256-128-64")
+METRIC = "crm_log_loss"
+
+Suggest = Callable[["BaseTrial", str], Any]
+
+
+def _number(low: float, high: float, *, log: bool = False) -> Suggest:
+    return lambda trial, name: trial.suggest_float(name, low, high, log=log)
+
+
+def _choice(*values: Any) -> Suggest:  # noqa: ANN401 (numbers or texts)
+    return lambda trial, name: trial.suggest_categorical(name, values)
+
+
+def _layers(*values: str) -> Suggest:
+    """Widths of layers; Optuna wants texts."""
+    return lambda trial, name: _widths(trial.suggest_categorical(name, values))
+
+
+def _widths(text: str) -> list[int]:
+    return [int(width) for width in text.split("-")]
+
+
+COMMON: dict[str, Suggest] = {
+    "crm.id_dropout": _number(0.0, 0.5),
+    "stage1.learning_rate": _number(3e-4, 1e-2, log=True),
+    "stage1.weight_decay": _number(1e-4, 0.3, log=True),
+}
+EMBEDDED: dict[str, Suggest] = {"crm.embedding_dim": _choice(16, 32, 64)}
+WITH_DEEP: dict[str, Suggest] = EMBEDDED | {
+    "crm.deep_layers": _layers(*DEEP),
+    "crm.dropout": _number(0.0, 0.7),
+}
+OWN: dict[str, dict[str, Suggest]] = {
+    "lr": {},
+    "fm": EMBEDDED,
+    "deepfm": WITH_DEEP,
+    "xdeepfm": WITH_DEEP | {"crm.xdeepfm.cin_layers": _layers("16", "32", "16-16", "32-32")},
+    "autoint": WITH_DEEP | {"crm.autoint.layers": _choice(1, 2, 3)},
+    "fibinet": WITH_DEEP | {"crm.fibinet.reduction": _choice(2, 3)},
+    "fignn": EMBEDDED | {"crm.fignn.steps": _choice(1, 2, 3), "crm.fignn.width": _choice(16, 32)},
+    "dcnv2": WITH_DEEP
+    | {
+        "crm.dcnv2.cross_layers": _choice(1, 2, 3, 4),
+        "crm.dcnv2.structure": _choice("parallel", "stacked"),
+    },
+    "din": WITH_DEEP | {"crm.attention.hidden": _choice(32, 64)},
+    "bst": WITH_DEEP | {"crm.transformer.blocks": _choice(1, 2)},
+    "finalmlp": WITH_DEEP | {"crm.finalmlp.second_layers": _layers(*DEEP)},
+}
+
+
+def search_space(model: str, given: Iterable[str]) -> dict[str, Suggest]:
+    """What is searched for a model: every setting of its space that is not given.
+
+    Raises:
+        ConfigError: If nothing is left to search, or the CRM is external.
+    """
+    if model == "external":
+        raise ConfigError("crm.model = 'external' is trained elsewhere: there is nothing to search")
+    space = {"stage1.learning_rate": COMMON["stage1.learning_rate"]}
+    space = COMMON | OWN[model] if model in OWN else space
+    left = {name: suggest for name, suggest in space.items() if name not in set(given)}
+    if not left:
+        raise ConfigError("nothing is left to search: every setting of the space is given")
+    return left
+
+
+class Tuner:
+    """A search that goes on where it stopped.
+
+    Each trial trains stage 1 with early stopping, the first with the settings as they are; trials
+    that lag behind the others are cut off. The score is the best validation log loss of a trial.
+    Several processes may search in the same directory.
+
+    Args:
+        config: What the searched settings are applied to.
+        given: Names of settings that are not searched.
+        directory: Holds the prepared log, ``trials.log``, and ``best.toml``.
+        console: Where progress goes.
+
+    Raises:
+        ConfigError: If Optuna is not installed.
+    """
+
+    def __init__(
+        self, config: Config, given: Iterable[str], directory: Path, console: Console
+    ) -> None:
+        self.run = Run(config, directory, console)
+        self.space = search_space(config.crm.model, given)
+        self.best_file = directory / "best.toml"
+        self.study = self._study(directory)
+
+    def _study(self, directory: Path) -> "Study":
+        try:
+            import optuna
+            from optuna.storages import JournalStorage
+            from optuna.storages.journal import JournalFileBackend
+        except ImportError as error:
+            raise ConfigError("tune needs Optuna: pip install 'corellarec[tune]'") from error
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        directory.mkdir(parents=True, exist_ok=True)
+        study = optuna.create_study(
+            study_name=self.run.config.crm.model,
+            storage=JournalStorage(JournalFileBackend(str(directory / "trials.log"))),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=2),
+            load_if_exists=True,
+        )
+        # Going on with the seed of the start would repeat its first trials.
+        before = len(study.get_trials(deepcopy=False))
+        seed = self.run.config.seed * 10_000 + before
+        study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=6)
+        if not before:
+            study.enqueue_trial(self._given_values())
+        return study
+
+    def _given_values(self) -> dict[str, Any]:
+        """The configuration's own values of the searched settings: the first trial."""
+        from optuna.trial import FixedTrial
+
+        found = {}
+        for name, suggest in self.space.items():
+            value = reduce(getattr, name.split("."), self.run.config)
+            if isinstance(value, tuple):
+                value = "-".join(map(str, value))
+            with suppress(ValueError):  # not in the space: drawn, as in any other trial
+                suggest(FixedTrial({name: value}), name)
+                found[name] = value
+        return found
+
+    def search(self, trials: int) -> dict[str, Any]:
+        """Search until so many trials are finished, those of before included.
+
+        Returns the best trial's score and settings, and those of all.
+
+        Raises:
+            ConfigError: If the directory was searched with other settings.
+        """
+        directory = self.run.directory
+        if (directory / "trials.log").stat().st_size and (directory / "config.toml").exists():
+            changed = difference(load_run_config(directory), self.run.config)
+            if changed:
+                raise ConfigError(
+                    f"{directory} was searched with other settings ({changed}): use another --out"
+                )
+        self.run.start()
+        self.run.prepare()
+        while (done := len(self._finished())) < trials:
+            self.study.optimize(self._objective, n_trials=1)
+            last = self._finished()[-1]
+            score = f"{METRIC} {last.value:.4f}" if last.state.name == "COMPLETE" else "cut off"
+            self.run.display.say(
+                f"trial {done + 1} of {trials}: {score}; best {self.study.best_value:.4f}"
+            )
+            write_text(self.best_file, self._toml())
+        return self.result()
+
+    def result(self) -> dict[str, Any]:
+        """The best trial and all whole ones, best first, as plain values."""
+        finished = self._finished()
+        whole = [trial for trial in finished if trial.state.name == "COMPLETE"]
+        whole.sort(key=lambda trial: trial.value)
+        return {
+            "model": self.run.config.crm.model,
+            METRIC: self.study.best_value,
+            "settings": self.study.best_params,
+            "trials": len(finished),
+            "cut_off": len(finished) - len(whole),
+            "best_file": str(self.best_file),
+            "all": [{METRIC: trial.value, **trial.params} for trial in whole],
+        }
+
+    def _finished(self) -> list[Any]:
+        from optuna.trial import TrialState
+
+        return self.study.get_trials(
+            deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
+        )
+
+    def _objective(self, trial: "BaseTrial") -> float:
+        suggested = {name: suggest(trial, name) for name, suggest in self.space.items()}
+        config = with_settings(self.run.config, suggested)
+        set_seed(config.seed)
+        reader = CrmReader(self.run.log, config.crm.history_length, self.run.device)
+        crm = build_crm(config.crm, self.run.log.features, self.run.device)
+        task = _ReportingTask(trial, crm, reader, self.run.log, config.stage1, config.seed)
+        with TemporaryDirectory() as folder:
+            state = train(
+                task,
+                config.stage1,
+                progress=Progress(Path(folder), "trial"),
+                seed=stage_seed(config, 1),
+                accelerator=self.run.accelerator,
+            )
+        return state.best["crm."]
+
+    def _toml(self) -> str:
+        """The best trial's settings, to go on top of the preset that was searched."""
+        best = self.study.best_trial
+        tree: dict[str, Any] = {"crm": {"model": self.run.config.crm.model}}
+        for name, value in best.params.items():
+            *path, last = name.split(".")
+            place = tree
+            for part in path:
+                place = place.setdefault(part, {})
+            place[last] = _widths(value) if isinstance(value, str) and value[0].isdigit() else value
+        return (
+            f"# corellarec tune: validation log loss {best.value:.4f} in stage 1, the best of "
+            f"{len(self._finished())} trials.\n\n{tomli_w.dumps(tree)}"
+        )
+
+
+class _ReportingTask(CrmTask):
+    """Tells a trial each validation, so that it can be cut off."""
+
+    def __init__(self, trial: "BaseTrial", *arguments: Any) -> None:  # noqa: ANN401 (CrmTask's)
+        super().__init__(*arguments)
+        self.trial, self.validations = trial, 0
+
+    def validate(self) -> dict[str, float]:
+        """Log loss and AUC on all validation rows.
+
+        Raises:
+            optuna.TrialPruned: If other trials were better by then.
+        """
+        from optuna import TrialPruned
+
+        found = super().validate()
+        self.trial.report(found[METRIC], self.validations)
+        self.validations += 1
+        if self.trial.should_prune():
+            raise TrialPruned
+        return found

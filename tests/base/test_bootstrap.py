@@ -1,0 +1,82 @@
+"""The bootstrap against its definition, and AUC by user against scikit-learn."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from corellarec.base import metrics
+from corellarec.base.bootstrap import Bootstrap, interval
+from corellarec.base.metrics import METRICS
+
+
+def draw(seed, rows=400, users=23, levels=None):
+    generator = np.random.default_rng(seed)
+    user = generator.integers(0, users, rows) * 7
+    p = generator.random(rows)
+    if levels:
+        p = np.round(p * levels) / levels
+    label = (generator.random(rows) < p).astype(np.int8)
+    return user, label, p
+
+
+def rows_of(bootstrap, user):
+    """The rows of each resample, one by one."""
+    users = np.unique(user)
+    for count in bootstrap._count.astype(int):
+        yield np.concatenate([np.flatnonzero(user == u) for u, n in zip(users, count, strict=True)
+                              for _ in range(n)])  # fmt: skip
+
+
+@pytest.mark.parametrize("levels", [None, 5])
+@pytest.mark.parametrize("metric", ["auc", "log_loss", "accuracy"])
+def test_each_resample_is_the_metric_of_its_rows(metric, levels):
+    user, label, p = draw(0, levels=levels)
+    bootstrap = Bootstrap(user, 20, seed=1)
+    expected = [METRICS[metric](label[rows], p[rows]) for rows in rows_of(bootstrap, user)]
+    assert bootstrap(metric, label, p) == pytest.approx(expected, abs=1e-12)
+
+
+def test_some_of_the_rows_are_resampled_alike():
+    user, label, p = draw(2)
+    bootstrap, part = Bootstrap(user, 20, seed=3), p > 0.4
+    expected = []
+    for rows in rows_of(bootstrap, user):
+        rows = rows[part[rows]]
+        expected.append(metrics.auc(label[rows], p[rows]))
+    assert bootstrap.of(part)("auc", label[part], p[part]) == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.integers(0, 10_000), st.sampled_from([None, 3]))
+def test_auc_of_users(seed, levels):
+    user, label, p = draw(seed, rows=80, users=12, levels=levels)
+    expected = []
+    for one in np.unique(user):
+        mine = user == one
+        both = 0 < label[mine].mean() < 1
+        expected.append(roc_auc_score(label[mine], p[mine]) if both else np.nan)
+    found = metrics.user_aucs(label, p, user)
+    assert found == pytest.approx(np.array(expected), abs=1e-12, nan_ok=True)
+    assert metrics.uauc(label, p, user) == pytest.approx(np.nanmean(expected))
+
+
+def test_uauc_and_calibration_resample_their_own_value():
+    user, label, p = draw(5, rows=4000, users=80)
+    bootstrap = Bootstrap(user, 200, seed=0)
+    low, high = interval(bootstrap("uauc", label, p))
+    assert low < metrics.uauc(label, p, user) < high
+    assert bootstrap("calibration_error", label, np.round(p)).mean() == pytest.approx(
+        metrics.calibration_error(label, np.round(p)), abs=0.02
+    )
+
+
+def test_nothing_to_measure_is_nan():
+    user, p = np.array([1, 1, 2]), np.array([0.1, 0.2, 0.3])
+    alike = np.ones(3, dtype=np.int8)
+    bootstrap = Bootstrap(user, 5, seed=0)
+    assert np.isnan(bootstrap("auc", alike, p)).all()
+    assert np.isnan(bootstrap("uauc", alike, p)).all()
+    assert np.isnan(metrics.uauc(alike, p, user))
+    with pytest.raises(ValueError, match="no metric named 'gini'"):
+        bootstrap("gini", alike, p)

@@ -1,0 +1,112 @@
+import pytest
+
+from corellarec.base.errors import ConfigError
+from corellarec.config import CRM_MODELS, Config, load_config, preset_names, to_toml
+
+
+def test_every_preset_is_valid():
+    for name in preset_names():
+        assert isinstance(load_config(preset=name), Config)
+
+
+def test_a_presets_variant_is_the_preset_with_another_crm():
+    base, din = load_config(preset="ml-1m"), load_config(preset="ml-1m/din")
+    assert base == load_config(preset="ml-1m/dcnv2")
+    assert (base.crm.model, din.crm.model) == ("dcnv2", "din")
+    assert din.model_dump(exclude={"crm", "stage1"}) == base.model_dump(exclude={"crm", "stage1"})
+    for data in ("ml-100k", "ml-1m"):
+        assert {f"{data}/{model}" for model in CRM_MODELS} <= set(preset_names())
+
+
+def test_toml_round_trip(tmp_path):
+    config = load_config(settings=["data.path=x.zip", "cascade.budget=0.25", "seed=7"])
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(config))
+    assert load_config(files=[path]) == config
+
+
+def test_settings_override_the_file_and_bare_words_are_text(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text("[cascade]\nbudget = 0.5\ncombine = 'blend'\n")
+    config = load_config(files=[path], settings=["cascade.combine=replace"])
+    assert (config.cascade.budget, config.cascade.combine) == (0.5, "replace")
+
+
+def test_files_go_on_top_of_a_preset_in_their_order(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text("[stage2]\nrows = 5\n[data]\npositive_rating = 3\n")
+    config, quick = load_config(preset="quick", files=[path]), load_config(preset="quick")
+    assert (config.stage2.rows, config.data.positive_rating) == (5, 3)
+    assert config.stage2.learning_rate == quick.stage2.learning_rate
+    assert config.stage3 == quick.stage3
+    above = tmp_path / "d.toml"
+    above.write_text("[stage2]\nrows = 6\n")
+    config = load_config(preset="quick", files=[path, above])
+    assert (config.stage2.rows, config.data.positive_rating) == (6, 3)
+
+
+OWN = "data.interactions={files='x.csv', user='u', item='i', time='t', "
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["data.path=x", OWN + "rating='r'}"], "exclude each other"),
+        ([OWN + "rating='r'}"], "interactions need items"),
+        ([OWN + "rating='r', label='l'}"], "one of rating and label"),
+        ([OWN + "rating='r', positive_values=['a']}"], "column that label names"),
+        (["data.interactions={user='u', item='i', time='t', label='l'}"], "give files, or"),
+        (["data.items={title='t'}"], "belong to interactions"),
+        (["data.interactions={files='x', databse='y'}"], "data.interactions.database"),
+    ],
+)
+def test_own_data_is_described_whole(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("stage2.row=3", "did you mean 'stage2.rows'"),
+        ("budget=0.2", "did you mean 'cascade.budget'"),
+        ("cascade.budget=most", "cascade.budget.*a share from 0 to 1, or the word 'best'.*most"),
+        ("cascade.budget=1.5", "cascade.budget.*a share from 0 to 1, or the word 'best'.*1.5"),
+        ("cascade.threshold=nan", "cascade.threshold.*finite"),
+        ("cascade.budget", "expected key=value"),
+        ("seed.x.y=1", "seed"),
+        ("crm=3", "crm: is a section of settings, found the value 3"),
+        ("data.split=[0.5, 0.5, 0.5]", "sum to 1"),
+        ("llm.window=10", "must be larger than history_length"),
+        ("llm.layout=steam", "'stream' or 'paper'"),
+    ],
+)
+def test_a_wrong_setting_says_what_is_right(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(settings=[setting])
+
+
+def test_the_cascade_takes_one_limit():
+    best = load_config(settings=["cascade.budget=best"])
+    assert best.cascade.budget == "best"
+    fixed = load_config(settings=["cascade.policy=entropy", "cascade.threshold=0.6"])
+    assert fixed.cascade.threshold == 0.6
+    for policy, budget, threshold, message in (
+        ("gain", "0.3", "0.1", "budget .0.3. and threshold .0.1. exclude"),
+        ("gain", "best", "0.1", "budget .best. and threshold .0.1. exclude"),
+        ("entropy", "0.1", "0.9", "between 0 and ln 2"),
+        ("margin", "0.1", "0.5", "asks about none.*such as -0.5"),
+    ):
+        settings = [f"policy={policy}", f"budget={budget}", f"threshold={threshold}"]
+        with pytest.raises(ConfigError, match=message):
+            load_config(settings=[f"cascade.{one}" for one in settings])
+
+
+def test_wrong_sources(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'quick'"):
+        load_config(preset="quik")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(files=[tmp_path / "none.toml"])
+    (tmp_path / "bad.toml").write_text("a = [")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_config(files=[tmp_path / "bad.toml"])

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from corellarec.base.bootstrap import Bootstrap
+from corellarec.evaluation.curves import at_budgets, curves
+from corellarec.evaluation.figures import Figures
+
+
+@pytest.fixture
+def world():
+    """The second model knows half of the rows, and the policy ``gain`` which."""
+    generator = np.random.default_rng(0)
+    first, second = generator.normal(size=(2, 4000)) * 1.2
+    knows = generator.random(4000) < 0.5
+    label = (generator.random(4000) < expit(first + second * knows)).astype(np.int8)
+    user = generator.integers(0, 100, 4000)
+    values = {"gain": knows.astype(float), "entropy": generator.random(4000)}
+    figures = Figures(label, user, Bootstrap(user, 100, 0))
+    return figures, values, expit(first), expit(first + second * knows)
+
+
+def test_policies_lie_between_a_random_order_and_an_oracle(world):
+    figures, values, alone, answer = world
+    found = curves(figures, values, alone, answer)["policies"]
+    assert found["random"]["area"]["auc"] == 0
+    for metric, better in (("auc", 1), ("log_loss", -1)):
+        oracle, gain = (better * found[name]["area"][metric] for name in ("oracle", "gain"))
+        assert oracle > gain > 0.003
+        assert abs(found["entropy"]["area"][metric]) < 0.003
+        for name in found:  # nobody asked, and everybody
+            assert found[name][metric][0] == pytest.approx(figures.value(metric, alone))
+            assert found[name][metric][-1] == pytest.approx(figures.value(metric, answer))
+
+
+def test_policies_are_compared_at_the_same_share(world):
+    figures, values, alone, answer = world
+    rows = at_budgets(figures, [values], [alone], [answer])
+    assert [row["budget"] for row in rows] == [0.05, 0.1, 0.2, 0.3]
+    for row in rows:
+        gap = row["auc"]["gain_over_entropy"]
+        assert gap["value"] == pytest.approx(row["auc"]["gain"] - row["auc"]["entropy"])
+        assert gap["low"] < gap["value"] < gap["high"]
+        assert row["auc"]["gain_over_crm"]["low"] > 0
