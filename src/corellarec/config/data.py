@@ -113,7 +113,7 @@ class DataConfig(Section):
     itself with zero mean and unit variance over training, or both."""
     item_vectors: str | None = None
     """Parquet file of the columns ``item`` (id) and ``vector`` (as many numbers for each), such as
-    text embeddings, which `corellarec title-vectors` makes; a further feature for the CRM."""
+    text embeddings; `corellarec data title-vectors` makes one. A further feature for the CRM."""
     untitled: Literal["keep", "drop"] = "keep"
     """What happens to the rows of items without a title."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
