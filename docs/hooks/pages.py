@@ -14,6 +14,7 @@ from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import notebook
 import reference
 
 ROOT = Path(__file__).parents[2]
@@ -26,10 +27,14 @@ GENERATED = re.compile(r"<!-- generated: (\w+) -->")
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the README, the changelog and the benchmarks' page."""
+    """Add the README, the changelog, the benchmarks' page, and a page for each notebook."""
     for source, page in OUTSIDE.items():
         text = (ROOT / source).read_text("utf-8")
         files.append(File.generated(config, page, content=with_site_links(text)))
+    for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
+        page = file.src_uri.removesuffix(".ipynb") + ".md"
+        content = notebook.as_markdown(file.content_string)
+        files.append(File.generated(config, page, content=content))
     return files
 
 
