@@ -72,8 +72,8 @@ def _kind(annotation: Any, metadata: Iterable[Any] = ()) -> str:  # noqa: ANN401
     if origin in (Union, UnionType):
         return " or ".join(_kind(kind) for kind in arguments if kind is not NoneType)
     if origin is tuple:
-        length = "" if Ellipsis in arguments else f"{len(arguments)} "
-        return f"list of {length}{_kind(arguments[0])}"
+        length = "" if Ellipsis in arguments else f" of {len(arguments)}"
+        return f"list{length}, each: {_kind(arguments[0])}"
     if origin is dict:
         return "table"
     bounds = [
@@ -109,7 +109,8 @@ def _command(command: Any, name: str) -> Iterator[str]:  # noqa: ANN401 (typer's
     for parameter in command.params:
         record = parameter.get_help_record(context)
         if record and parameter.name != "help":
-            rows.append((f"`{record[0].strip()}`", _paragraph(record[1])))
+            name_and_value = re.sub(r"list\[(\w+)\]", r"\1", record[0].strip())
+            rows.append((f"`{name_and_value}`", _paragraph(record[1])))
     yield _table(("argument or option", "meaning"), rows)
 
 
