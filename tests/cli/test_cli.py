@@ -40,6 +40,11 @@ def finished(tmp_path_factory, tiny_settings):
     return directory, json.loads(done.stdout)
 
 
+def metrics_of(result):
+    """The metrics of each predictor."""
+    return {row["key"]: row["metrics"] for row in result["table"]}
+
+
 def test_run_fills_the_directory(finished):
     directory, result = finished
     for name in ("config.toml", "metrics.json", "report.html", "cascade/cascade.json",
@@ -48,13 +53,13 @@ def test_run_fills_the_directory(finished):
         assert (directory / name).is_file(), name
     assert not list(directory.glob("*.progress"))
     assert json.loads((directory / "metrics.json").read_text()) == result
-    assert result["test"]["rows"] == result["data"]["splits"]["test"]["rows"]
+    assert result["rows"] == result["data"]["splits"]["test"]["rows"]
     assert result["stages"]["stage2"]["history"][-1].keys() >= {
         "llm_log_loss", "crm_log_loss", "align_loss",
     }  # fmt: skip
-    assert result["test"]["table"]["crm"]["auc"]["value"] > 0.55
-    tokens = result["cost"]["tokens_per_sample_alone"]
-    assert result["cost"]["llm_tokens_per_sample"] < tokens["stream"] < tokens["paper"]
+    assert metrics_of(result)["crm"]["auc"]["value"] > 0.55
+    tokens = result["costs"]["layout_tokens"]
+    assert result["costs"]["llm_tokens"] < tokens["stream"] < tokens["paper"]
 
 
 def test_the_report_is_one_file_that_needs_no_other(finished):
@@ -80,7 +85,7 @@ def test_resume_of_a_finished_run_does_nothing_again(finished, monkeypatch, caps
     assert code == 0
     assert err.count("done before") == 3
     again = json.loads(out)
-    assert again["test"] == result["test"]
+    assert metrics_of(again) == metrics_of(result)
 
 
 def test_an_existing_run_is_not_overwritten(finished, monkeypatch, capsys, tiny_settings):
@@ -105,7 +110,7 @@ def test_a_finished_run_takes_another_budget_without_training(finished, monkeypa
                             *settings)  # fmt: skip
         assert code == 0
         assert json.loads(out)["router"]["budget"] == budget
-    assert json.loads(out)["test"] == result["test"]
+    assert metrics_of(json.loads(out)) == metrics_of(result)
     assert (directory / "stage3" / "manifest.json").stat().st_mtime_ns == before
     assert (directory / "scores" / "test" / "scores.parquet").stat().st_mtime_ns == scores
 
@@ -114,13 +119,13 @@ def test_report_info_and_evaluate(finished, monkeypatch, capsys):
     directory, result = finished
     code, out, _ = call(monkeypatch, capsys, "report", directory)
     assert code == 0
-    assert "shipped cascade" in out
+    assert "deployed cascade" in out
     code, out, _ = call(monkeypatch, capsys, "info", directory, "--json")
     assert json.loads(out)["done"] == dict.fromkeys(
         ("data", "stage1", "stage2", "stage3", "cascade", "evaluated"), True
     )
     code, out, _ = call(monkeypatch, capsys, "evaluate", directory, "--json")
-    assert json.loads(out)["test"] == result["test"]
+    assert metrics_of(json.loads(out)) == metrics_of(result)
 
 
 def test_predict_writes_all_columns(finished, monkeypatch, capsys, tmp_path):
@@ -259,7 +264,7 @@ def test_stages_can_be_left_out_and_the_papers_prompt_used(
     assert code == 0
     found = json.loads(out)
     assert list(found["stages"]) == ["stage1", "stage3"]
-    assert list(found["cost"]["tokens_per_sample_alone"]) == ["paper"]
+    assert list(found["costs"]["layout_tokens"]) == ["paper"]
 
 
 def test_an_adapter_is_used_as_it_is(finished, tiny_settings, monkeypatch, capsys, tmp_path):
@@ -357,10 +362,10 @@ def test_a_run_killed_at_any_moment_ends_like_an_undisturbed_one(finished, tiny_
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    for name, row in expected["test"]["table"].items():
+    for name, metrics in metrics_of(expected).items():
         for metric in ("auc", "log_loss"):
-            again = found["test"]["table"][name][metric]["value"]
-            assert again == pytest.approx(row[metric]["value"], abs=1e-4), name
+            again = metrics_of(found)[name][metric]["value"]
+            assert again == pytest.approx(metrics[metric]["value"], abs=1e-4), name
     assert found["stages"]["stage2"]["best"] == pytest.approx(
         expected["stages"]["stage2"]["best"], abs=1e-4
     )
@@ -467,10 +472,10 @@ def test_an_external_crm_from_export_to_prediction(tiny_settings, monkeypatch, c
         assert f"stage {stage}: left out (the CRM is external)" in err
     result = json.loads(out)
     assert list(result["stages"]) == ["stage3"]
-    assert result["cost"]["crm_ms_per_sample"] is None
+    assert result["costs"]["crm_ms"] is None
     test = scored.filter(pl.col("split") == "test")
     expected = log_loss(test["label"].to_numpy(), test["score"].to_numpy())
-    assert result["test"]["table"]["crm"]["log_loss"]["value"] == pytest.approx(expected, abs=1e-5)
+    assert metrics_of(result)["crm"]["log_loss"]["value"] == pytest.approx(expected, abs=1e-5)
     # Better scores under the same name: the cascade is fitted again, nothing is trained.
     trained = (tmp_path / "r" / "stage3" / "manifest.json").stat().st_mtime_ns
     scored.with_columns(score=0.2 + 0.6 * pl.col("label")).write_parquet(
@@ -478,7 +483,7 @@ def test_an_external_crm_from_export_to_prediction(tiny_settings, monkeypatch, c
     )
     code, out, err = call(monkeypatch, capsys, *arguments)
     assert code == 0, err
-    assert json.loads(out)["test"]["table"]["crm"]["auc"]["value"] == 1.0
+    assert metrics_of(json.loads(out))["crm"]["auc"]["value"] == 1.0
     assert (tmp_path / "r" / "stage3" / "manifest.json").stat().st_mtime_ns == trained
     pairs = tmp_path / "pairs.csv"
     pairs.write_text("user,item\n1,3\n")

@@ -22,23 +22,24 @@ def world():
 
 def test_policies_lie_between_a_random_order_and_an_oracle(world):
     figures, values, alone, answer = world
-    found = curves(figures, values, alone, answer)["policies"]
-    assert found["random"]["area"]["auc"] == 0
+    found = curves(figures, values, alone, answer, configured=0.1, seed=0).policies
+    assert found["random"].area["auc"] == 0
     for metric, better in (("auc", 1), ("log_loss", -1)):
-        oracle, gain = (better * found[name]["area"][metric] for name in ("oracle", "gain"))
+        oracle, gain = (better * found[name].area[metric] for name in ("oracle", "gain"))
         assert oracle > gain > 0.003
-        assert abs(found["entropy"]["area"][metric]) < 0.003
-        for name in found:  # nobody asked, and everybody
-            assert found[name][metric][0] == pytest.approx(figures.value(metric, alone))
-            assert found[name][metric][-1] == pytest.approx(figures.value(metric, answer))
+        assert abs(found["entropy"].area[metric]) < 0.003
+        for curve in found.values():  # no row routed, and every row
+            line = getattr(curve, metric)
+            assert line[0] == pytest.approx(figures.value(metric, alone))
+            assert line[-1] == pytest.approx(figures.value(metric, answer))
 
 
 def test_policies_are_compared_at_the_same_share(world):
     figures, values, alone, answer = world
-    rows = at_budgets(figures, [values], [alone], [answer])
-    assert [row["budget"] for row in rows] == [0.05, 0.1, 0.2, 0.3]
-    for row in rows:
-        gap = row["auc"]["gain_over_entropy"]
-        assert gap["value"] == pytest.approx(row["auc"]["gain"] - row["auc"]["entropy"])
-        assert gap["low"] < gap["value"] < gap["high"]
-        assert row["auc"]["gain_over_crm"]["low"] > 0
+    points = at_budgets(figures, [values], [alone], [answer])
+    assert [point.budget for point in points] == [0.05, 0.1, 0.2, 0.3]
+    for point in points:
+        gap = point.gain_over_entropy["auc"]
+        assert gap.value == pytest.approx(point.gain["auc"].value - point.entropy["auc"].value)
+        assert gap.low < gap.value < gap.high
+        assert point.gain_over_crm["auc"].low > 0

@@ -1,3 +1,6 @@
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import expit
@@ -5,7 +8,9 @@ from sklearn.metrics import roc_auc_score
 
 from corellarec.cascade.policy import Known
 from corellarec.cascade.router import fit_router
-from corellarec.evaluation.evaluate import Scores, evaluate
+from corellarec.evaluation.evaluate import evaluate
+from corellarec.evaluation.parts import Costs, Figure
+from corellarec.evaluation.scores import Scores
 
 
 @pytest.fixture(scope="module")
@@ -40,46 +45,89 @@ def found():
 
 def test_table_agrees_with_scikit_learn(found):
     scores, router, result = found
-    table = result["table"]
-    assert table["crm"]["auc"]["value"] == roc_auc_score(scores.label, scores.crm_logit)
-    assert table["llm"]["auc"]["value"] == roc_auc_score(scores.label, scores.llm_logit)
+
+    def auc(key):
+        return result.row(key).metrics["auc"].value
+
+    assert auc("crm") == auc("crm_calibrated") == roc_auc_score(scores.label, scores.crm_logit)
+    assert auc("llm") == roc_auc_score(scores.label, scores.llm_logit)
     blend = router.blend(scores.known, scores.llm_logit)
-    assert table["blend_all"]["auc"]["value"] == roc_auc_score(scores.label, blend)
-    assert table["crm"]["auc"]["value"] == table["crm_calibrated"]["auc"]["value"]
-    for row in table.values():
-        assert row["auc"]["low"] <= row["auc"]["value"] <= row["auc"]["high"]
-    assert table["crm_calibrated"]["auc_over_crm"] == {"value": 0, "low": 0, "high": 0}
+    assert auc("blend_all") == roc_auc_score(scores.label, blend)
+    for row in result.table:
+        figure = row.metrics["auc"]
+        assert figure.low <= figure.value <= figure.high
+    assert result.reference == "crm_calibrated"
+    over = result.row(result.reference).over_reference["auc"]
+    assert over == Figure(0, 0, 0, 0, 0)
 
 
-def test_the_shipped_cascade_is_the_routers(found):
+def test_the_deployed_cascade_is_the_routers(found):
     scores, router, result = found
     assert router.verdict.helps
-    assert result["table"]["cascade"] == result["table"]["blend_entropy"]
-    asked = router.asks(scores.known).mean()
-    assert result["table"]["cascade"]["asked_share"] == asked
-    assert result["table"]["cascade"]["log_loss_over_crm"]["high"] < 0
+    cascade = result.row("cascade")
+    assert cascade.metrics == result.row("blend_entropy").metrics
+    assert cascade.llm_share == router.asks(scores.known).mean()
+    assert cascade.over_reference["log_loss"].high < 0
 
 
 def test_groups_cover_the_rows_least_confident_first(found):
-    _, _, result = found
-    assert sum(group["rows"] for group in result["groups"]) == 1200
-    losses = [group["crm_calibrated"]["log_loss"] for group in result["groups"]]
+    groups = found[2].segments[0].groups
+    assert sum(group.rows for group in groups) == 1200
+    losses = [group.predictors["CRM"].metrics["log_loss"].value for group in groups]
     assert losses == sorted(losses, reverse=True)
-    assert result["groups"][0]["llm_over_crm"]["auc"]["value"] > 0
+    assert groups[0].predictors["LLM"].over_reference["auc"].value > 0
 
 
 def test_curve_starts_at_the_crm_and_ends_at_the_blend(found):
-    _, _, result = found
-    curve, table = result["curve"], result["table"]
-    for name in ("entropy", "gain", "random", "oracle"):
-        for metric in ("auc", "log_loss"):
-            assert curve[name][metric][0] == table["crm_calibrated"][metric]["value"]
-            assert curve[name][metric][-1] == table["blend_all"][metric]["value"]
-    half = len(curve["budget"]) // 2
-    assert curve["oracle"]["log_loss"][half] < curve["entropy"]["log_loss"][half]
+    result = found[2]
+    for curve in result.curves.policies.values():
+        for metric, line in (("auc", curve.auc), ("log_loss", curve.log_loss)):
+            assert line[0] == result.row("crm_calibrated").metrics[metric].value
+            assert line[-1] == pytest.approx(result.row("blend_all").metrics[metric].value)
+    half = len(result.curves.budget) // 2
+    policies = result.curves.policies
+    assert policies["oracle"].log_loss[half] < policies["entropy"].log_loss[half]
+    assert result.curves.configured == 0.3
 
 
 def test_reliability_bins_hold_all_rows(found):
-    for bins in found[2]["reliability"].values():
-        assert sum(b["rows"] for b in bins) == 1200
-        assert [b["p"] for b in bins] == sorted(b["p"] for b in bins)
+    for bins in found[2].reliability.values():
+        assert sum(one.rows for one in bins) == 1200
+        assert [one.p for one in bins] == sorted(one.p for one in bins)
+
+
+def test_costs_follow_the_share_that_is_routed(make_scores, make_router):
+    costs = Costs(crm_ms=0.5, llm_ms=20, llm_tokens=30, layout_tokens={})
+    result = evaluate(make_scores(), make_router(), bootstrap=2, groups=3, seed=0, costs=costs)
+    assert (result.row("crm").ms, result.row("crm").tokens) == (500, 0)
+    assert (result.row("llm").ms, result.row("llm").tokens) == (20_000, 30_000)
+    assert result.row("replace").ms == pytest.approx(500 + 0.1 * 20_000)
+
+
+def test_a_small_group_has_counts_and_no_figures(make_scores, make_router):
+    scores = make_scores()
+    few = np.arange(len(scores.label)) < 100
+    result = evaluate(scores, make_router(), bootstrap=20, groups=3, seed=0,
+                      ways={"rows": {"few": few, "others": ~few}})  # fmt: skip
+    groups = {group.name: group for group in result.segments[1].groups}
+    assert (groups["few"].rows, groups["few"].predictors) == (100, {})
+    assert list(groups["others"].predictors) == ["CRM", "LLM", "cascade"]
+
+
+def test_of_one_user_there_is_no_interval(make_scores, make_router):
+    """A resample of one user is that user: the interval had no width and claimed certainty."""
+    result = evaluate(make_scores(users=1), make_router(), bootstrap=20, groups=3, seed=0)
+    for row in result.table:
+        for figure in (*row.metrics.values(), *row.over_reference.values()):
+            assert math.isnan(figure.low)
+            assert math.isnan(figure.high)
+            assert math.isfinite(figure.value)
+
+
+def test_uauc_needs_two_users_with_both_labels(make_scores, make_router):
+    scores = make_scores(users=3)
+    label = np.where(scores.user == 0, scores.label, scores.user == 1).astype(np.int8)
+    result = evaluate(replace(scores, label=label), make_router(), bootstrap=20, groups=3, seed=0)
+    row = result.row("crm")
+    assert math.isnan(row.metrics["uauc"].low)
+    assert row.metrics["auc"].low < row.metrics["auc"].high

@@ -1,14 +1,15 @@
 """A small study end to end, through the command line."""
 
-import json
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from command_line import call, options
-from corellarec.research.study.page import render, to_markdown
+from corellarec.evaluation.page import render, to_markdown
+from corellarec.evaluation.results import StudyResult
 from corellarec.run import run as steps
 
 SPEC = """
@@ -49,56 +50,60 @@ def finished(tmp_path_factory, tiny_settings):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return folder / "out", arguments, json.loads(done.stdout)
+    return folder / "out", arguments, StudyResult.from_json(done.stdout)
 
 
 def test_the_table_holds_every_model_and_its_parts(finished):
     directory, _, result = finished
-    names = [row["name"] for row in result["table"]]
-    assert [row["kind"] for row in result["table"]][:3] == ["yardstick", "yardstick", "crm"]
+    names = [row.name for row in result.table]
+    assert [row.kind for row in result.table][:3] == ["yardstick", "yardstick", "crm"]
     assert names[2:5] == ["dcnv2", "lr", "fm"]
     assert {
         "ctrl",
         "tallrec",
-        "LLM alone",
-        "CoReLLa, gain, blend",
-        "LLM alone, on more rows",
+        "calibrated LLM",
+        "deployed cascade (gain, blend)",
+        "calibrated LLM, on more rows",
         "dcnv2, taught by the LLM",
     } < set(names)
-    assert result["reference"] in ("dcnv2", "lr", "fm", "ctrl")
-    rows = {row["name"]: row for row in result["table"]}
-    assert rows["tallrec"]["rows"] == 40
-    assert rows[result["reference"]]["auc_over"]["value"] == 0
-    assert rows["dcnv2"]["seeds"] == 2
-    for row in result["table"]:
+    assert len({row.key for row in result.table}) == len(names)
+    reference = result.row(result.reference)
+    assert reference.name in ("dcnv2", "lr", "fm", "ctrl")
+    assert reference.over_reference["auc"].value == 0
+    assert result.row("baseline/tallrec").rows == 40
+    assert result.row("crm_calibrated").seeds == 2
+    for row in result.table:
         for metric in ("auc", "log_loss", "accuracy"):
-            figure = row[metric]
-            assert figure["low"] <= figure["high"]
-            assert figure["least"] <= figure["value"] <= figure["most"]
-    assert json.loads((directory / "study.json").read_text()) == result
+            figure = row.metrics[metric]
+            assert figure.low <= figure.high
+            assert figure.smallest <= figure.value <= figure.largest
+    assert (directory / "study.json").read_text() == result.to_json()
 
 
 def test_segments_routing_and_ablation(finished):
     _, _, result = finished
-    titles = [segment["title"] for segment in result["segments"]]
+    titles = [segment.title for segment in result.segments]
     assert titles[0].startswith("CRM confidence")
-    confidence = result["segments"][0]["groups"]
-    assert sum(group["rows"] for group in confidence) == result["rows"]
-    policies = result["routing"]["policies"]
-    table = {row["name"]: row for row in result["table"]}
-    for policy in ("gain", "entropy", "random", "oracle"):
-        curve = policies[policy]["auc"]
-        assert len(curve) == 21
-        assert curve[0] == pytest.approx(policies["gain"]["auc"][0])
-        assert curve[-1] == pytest.approx(policies["gain"]["auc"][-1])
-    assert policies["oracle"]["area"]["log_loss"] <= policies["gain"]["area"]["log_loss"]
-    assert len(result["routing"]["thresholds"]) == 4  # two seeds, two policies
-    names = [one["name"] for one in result["ablation"]]
+    assert "item popularity (training rows)" in titles
+    confidence = result.segments[0].groups
+    assert sum(group.rows for group in confidence) == result.rows
+    assert list(confidence[0].predictors) == ["CRM", "LLM", "LLM, on more rows", "cascade"]
+    policies = result.curves.policies
+    assert set(policies) == {"gain", "entropy", "random", "oracle"}
+    for curve in policies.values():
+        assert len(curve.auc) == 21
+        assert curve.auc[0] == pytest.approx(policies["gain"].auc[0])
+        assert curve.auc[-1] == pytest.approx(policies["gain"].auc[-1])
+    assert policies["oracle"].area["log_loss"] <= policies["gain"].area["log_loss"]
+    assert [(row.seed, row.policy) for row in result.thresholds] == [
+        (0, "entropy"), (0, "gain"), (1, "entropy"), (1, "gain"),
+    ]  # fmt: skip
+    names = [one.name for one in result.ablation]
     assert names == ["the full method", "without stage 2", "without stage 3"]
-    assert result["ablation"][0]["cascade"]["auc"]["over"]["value"] == 0
-    whole = "CRM and LLM blended on every row"
-    assert table[whole]["asked"] == 1.0
-    assert not any(one["harm"] for one in result["no_harm"])
+    assert result.ablation[0].predictors["cascade"].over_reference["auc"].value == 0
+    assert result.row("blend_all").llm_share == 1.0
+    assert len(result.no_harm) == 3
+    assert not any(one.harm for one in result.no_harm)
 
 
 def test_the_report_is_one_file_and_the_markdown_has_its_tables(finished):
@@ -115,9 +120,11 @@ def test_the_report_is_one_file_and_the_markdown_has_its_tables(finished):
     assert text == render(result)
     markdown = (directory / "study.md").read_text()
     assert markdown == to_markdown(result)
-    for row in result["table"]:
-        assert f"| {row['name']}" in markdown
-    without = {name: part for name, part in result.items() if name != "ablation"}
+    for row in result.table:
+        assert f"| {row.name}" in markdown
+    assert "What each part brings" in text
+    assert "What each part brings" in markdown
+    without = replace(result, ablation=())
     assert "What each part brings" not in render(without) + to_markdown(without)
 
 
@@ -130,12 +137,13 @@ def test_again_nothing_is_trained(finished, monkeypatch, capsys):
     monkeypatch.setattr(steps, "train", train)
     code, out, err = call(monkeypatch, capsys, *arguments)
     assert code == 0, err
-    assert "| CoReLLa, gain, blend |" in out
-    again = json.loads((directory / "study.json").read_text())
-    assert again["table"][0]["auc"] == result["table"][0]["auc"]
+    assert "calibrated LLM" in out
+    again = StudyResult.from_json((directory / "study.json").read_text())
+    # Milliseconds of a CRM are measured again.
+    assert [row.metrics for row in again.table] == [row.metrics for row in result.table]
     code, out, _ = call(monkeypatch, capsys, *arguments, "--dry-run")
     assert code == 0
-    assert out.count("done in") == len(result["cells"])
+    assert out.count("done in") == len(result.cells)
     assert "to do" not in out
 
 

@@ -24,14 +24,14 @@ from corellarec.data.fetch import cache_dir, fetch_movielens
 from corellarec.data.files import check_name, read_table, write_table
 from corellarec.data.prepare import SPLITS, build, peak_memory_mb
 from corellarec.data.wizard import propose
-from corellarec.evaluation.page import render, tables
+from corellarec.evaluation.results import Evaluation
+from corellarec.evaluation.terminal import tables
 from corellarec.llm.catalog import find_model, listed_models
 from corellarec.llm.layout import Layout
 from corellarec.llm.load import load_model
 from corellarec.llm.remote import RemoteScorer
 from corellarec.llm.title_vectors import title_vectors
 from corellarec.research.baselines.run import run_baseline
-from corellarec.research.study.page import to_markdown
 from corellarec.research.study.run import Study
 from corellarec.research.study.spec import load_study, study_names
 from corellarec.research.tune import Tuner
@@ -128,19 +128,18 @@ def run(
     _finish(here, here.everything(), as_json)
 
 
-def _finish(here: Run, result: dict[str, Any], as_json: bool) -> None:
-    if not here.accelerator.is_main_process:
+def _finish(here: Run, result: Evaluation | None, as_json: bool) -> None:
+    if result is None:  # another process does the rest
         return
     report_path = here.directory / "report.html"
-    write_text(report_path, render(result))
+    result.save(report_path)
     if as_json:
-        _print_json(result)
+        sys.stdout.write(result.to_json())
         return
-    # A table cut off at 80 columns would hide figures: a pipe or file gets the width it needs.
-    out = Console() if sys.stdout.isatty() else Console(width=150)
+    out = Console()
     out.print(tables(result))
-    out.print(f"Cascade: {result['router']['explanation']}.", highlight=False, soft_wrap=True)
-    out.print(f"Report: {report_path}", highlight=False)
+    out.print(f"Cascade: {result.router.explanation}.", highlight=False, soft_wrap=True)
+    out.print(f"Report: {report_path}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -426,12 +425,12 @@ def study(
             done = "to do" if seconds is None else f"done in {seconds:,.0f} s"
             sys.stdout.write(f"{cell.title}: {done}\n")
         return
-    result = here.everything()
+    result = here.run()
     if as_json:
-        _print_json(result)
+        sys.stdout.write(result.to_json())
     else:
-        sys.stdout.write(to_markdown(result))
-        console.print(f"Report: {here.directory / 'report.html'}", highlight=False)
+        Console().print(tables(result))
+        console.print(f"Report: {here.directory / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -465,18 +464,15 @@ def report(run: RunDirectory, as_json: Json = False) -> None:
     _finish(here, _read_metrics(run), as_json)
 
 
-def _read_metrics(run: Path) -> dict[str, Any]:
+def _read_metrics(run: Path) -> Evaluation:
     path = run / "metrics.json"
     try:
-        return json.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
     except OSError as error:
         raise ArtifactError(
             f"{path} is not there: `corellarec evaluate {run}` writes it"
         ) from error
-    except ValueError as error:
-        raise ArtifactError(
-            f"{path} is damaged: `corellarec evaluate {run}` writes it again"
-        ) from error
+    return Evaluation.from_json(text, path)
 
 
 @app.command()
@@ -488,16 +484,18 @@ def info(run: RunDirectory, as_json: Json = False) -> None:
     done["evaluated"] = (run / "metrics.json").exists()
     found: dict[str, Any] = {"run": str(run), "done": done}
     found["config"] = here.config.model_dump(mode="json")
+    metrics = None
     if done["evaluated"]:
-        found["metrics"] = _read_metrics(run)
+        metrics = _read_metrics(run)
+        found["metrics"] = json.loads(metrics.to_json())
     if as_json:
         _print_json(found)
         return
     out = Console()
     for name, is_done in done.items():
         out.print(f"{name:10} {'done' if is_done else 'not yet'}", highlight=False)
-    if done["evaluated"]:
-        out.print(tables(found["metrics"]))
+    if metrics:
+        out.print(tables(metrics))
 
 
 @app.command()

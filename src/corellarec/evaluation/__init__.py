@@ -1,1 +1,1 @@
-"""All that is measured once the router is fitted, and its reports."""
+"""All that is measured on test rows, and its reports; a run's report is a study of one run."""

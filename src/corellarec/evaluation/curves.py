@@ -1,20 +1,20 @@
-"""Quality against the share of rows that the language model answers, and what that costs."""
+"""Quality against the share of rows that the LLM answers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from corellarec.base.metrics import METRICS, Floats, losses
-from corellarec.evaluation.figures import Figures
+from corellarec.evaluation.figures import COMPARED_METRICS, Figures
+from corellarec.evaluation.parts import BudgetPoint, Curves, PolicyCurve
 
 BUDGETS = np.linspace(0, 1, 21)
-JUDGED = (0.05, 0.1, 0.2, 0.3)  # budgets at which policies are compared
+EQUAL_BUDGETS = (0.05, 0.1, 0.2, 0.3)  # at which policies are compared
 PERMUTATIONS = 5  # random orders whose mean is the random policy
 
 
 def routed(value: Floats, budget: float, alone: Floats, answer: Floats) -> Floats:
-    """Probabilities where the share ``budget`` of highest value gets the answer."""
+    """Probabilities where exactly the share ``budget`` of highest value gets the answer."""
     chosen = np.argsort(-value, kind="stable")[: round(budget * len(value))]
     p = alone.copy()
     p[chosen] = answer[chosen]
@@ -22,47 +22,55 @@ def routed(value: Floats, budget: float, alone: Floats, answer: Floats) -> Float
 
 
 def curves(
-    figures: Figures, values: Mapping[str, Floats], alone: Floats, answer: Floats
-) -> dict[str, Any]:
+    figures: Figures,
+    values: Mapping[str, Floats],
+    alone: Floats,
+    answer: Floats,
+    *,
+    configured: float,
+    seed: int,
+) -> Curves:
     """AUC and log loss at every budget for each policy, a random order and an oracle.
 
-    The oracle knows the labels and asks where the answer helps most: a bound, not a policy. The
-    area is the mean over budgets of what a policy is ahead of the random order.
+    The oracle knows the labels and routes where the answer helps most: a bound, not a policy.
 
     Args:
         figures: Of all rows.
-        values: ``(n,)`` value of asking, by policy.
+        values: ``(n,)`` value of routing, by policy.
         alone: ``(n,)`` the CRM's probabilities.
         answer: ``(n,)`` what a routed row gets.
+        configured: The router's budget.
+        seed: Of the random orders.
     """
-    generator = np.random.default_rng(0)
-    gain = losses(figures.label, alone) - losses(figures.label, answer)
+    generator = np.random.default_rng(seed)
     orders = {name: [value] for name, value in values.items()}
     orders["random"] = [generator.random(len(alone)) for _ in range(PERMUTATIONS)]
-    orders["oracle"] = [gain]
-    found: dict[str, Any] = {"budget": BUDGETS.tolist(), "policies": {}}
-    for name, all_values in orders.items():
-        found["policies"][name] = {
-            metric: [
-                float(
-                    np.mean(
-                        [
-                            METRICS[metric](figures.label, routed(value, budget, alone, answer))
-                            for value in all_values
-                        ]
-                    )
-                )
-                for budget in BUDGETS
-            ]
-            for metric in ("auc", "log_loss")
-        }
-    random = found["policies"]["random"]
-    for policy in found["policies"].values():
-        policy["area"] = {
-            metric: float(np.trapezoid(np.array(policy[metric]) - random[metric], BUDGETS))
-            for metric in ("auc", "log_loss")
-        }
-    return found
+    orders["oracle"] = [losses(figures.label, alone) - losses(figures.label, answer)]
+
+    def quality(metric: str, of_order: Sequence[Floats]) -> list[float]:
+        measure = METRICS[metric]
+        return [
+            float(np.mean([measure(figures.label, routed(v, b, alone, answer)) for v in of_order]))
+            for b in BUDGETS
+        ]
+
+    lines = {
+        name: {metric: quality(metric, of_order) for metric in COMPARED_METRICS}
+        for name, of_order in orders.items()
+    }
+
+    def area(metric: str, line: list[float]) -> float:
+        return float(np.trapezoid(np.array(line) - lines["random"][metric], BUDGETS))
+
+    policies = {
+        name: PolicyCurve(
+            auc=tuple(line["auc"]),
+            log_loss=tuple(line["log_loss"]),
+            area={metric: area(metric, line[metric]) for metric in COMPARED_METRICS},
+        )
+        for name, line in lines.items()
+    }
+    return Curves(tuple(BUDGETS.tolist()), configured, policies)
 
 
 def at_budgets(
@@ -70,26 +78,28 @@ def at_budgets(
     values: Sequence[Mapping[str, Floats]],
     alone: Sequence[Floats],
     answer: Sequence[Floats],
-) -> list[dict[str, Any]]:
-    """Policies at the same budgets, exactly that share asked, with paired differences.
+) -> tuple[BudgetPoint, ...]:
+    """The policies at the same budgets, exactly that share routed, with paired differences.
 
-    Every argument has one entry for each seed.
+    Every argument but the first has one entry for each seed.
     """
-    found = []
-    for budget in JUDGED:
-        p = {
-            policy: [
+    points = []
+    for budget in EQUAL_BUDGETS:
+        entropy, gain = (
+            [
                 routed(value[policy], budget, one, given)
                 for value, one, given in zip(values, alone, answer, strict=True)
             ]
             for policy in ("entropy", "gain")
-        }
-        row: dict[str, Any] = {"budget": budget}
-        for metric in ("auc", "log_loss"):
-            row[metric] = {
-                policy: figures.figure(metric, answers)["value"] for policy, answers in p.items()
-            }
-            row[metric]["gain_over_entropy"] = figures.figure(metric, p["gain"], p["entropy"])
-            row[metric]["gain_over_crm"] = figures.figure(metric, p["gain"], alone)
-        found.append(row)
-    return found
+        )
+        by_gain, by_gain_alone = figures.compared(gain, entropy), figures.compared(gain, alone)
+        points.append(
+            BudgetPoint(
+                budget=budget,
+                entropy={name: figures.figure(name, entropy) for name in COMPARED_METRICS},
+                gain=by_gain.metrics,
+                gain_over_entropy=by_gain.over_reference,
+                gain_over_crm=by_gain_alone.over_reference,
+            )
+        )
+    return tuple(points)

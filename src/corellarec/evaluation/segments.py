@@ -1,7 +1,6 @@
 """Who wins where: the test rows cut into groups in several ways."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,30 +10,39 @@ from torch import Tensor
 from corellarec.base.metrics import Floats, entropy
 from corellarec.data.log import Log
 from corellarec.evaluation.figures import Figures
+from corellarec.evaluation.parts import Group, Segment
 
 GENRES = 8  # the most frequent ones are shown
 DAY = 86_400_000_000  # microseconds
 FEW_ROWS, FEW_USERS = 200, 10  # below these a group has counts and no figures
 
+CONFIDENCE = "CRM confidence (least confident first)"
 Cut = dict[str, NDArray[np.bool_]]
 
 
-def cuts(log: Log, rows: Tensor, p_crm: Floats, groups: int) -> dict[str, Cut]:
-    """Ways to group the rows, each a mask for each group; a row may be in several genres.
+def confidence_cut(p_crm: Floats, groups: int) -> Cut:
+    """Groups of equal size by the CRM's entropy, most uncertain first (the paper's Figure 1)."""
+    order = np.argsort(-entropy(p_crm), kind="stable")
+    return {
+        f"group {number}": _mask(part, len(order))
+        for number, part in enumerate(np.array_split(order, groups), 1)
+    }
+
+
+def cuts(log: Log, rows: Tensor, groups: int) -> dict[str, Cut]:
+    """Further ways to group the rows, each a mask for each group; a row may be in several genres.
 
     Args:
         log: The prepared log.
         rows: ``(n,)`` row numbers.
-        p_crm: ``(n,)`` the CRM's calibrated probabilities.
         groups: Groups of equal size by what can be ordered.
     """
     samples = log.samples(rows)
     history = (samples.end - samples.begin).numpy()
     user, item = log.user_train_rows[samples.user], log.item_train_rows[samples.item]
     ways = {
-        "CRM confidence (least confident first)": _thirds(-entropy(p_crm), groups, name=None),
-        "item popularity (training rows)": _thirds(item.numpy(), groups, name="{} to {}"),
-        "history length (rows)": _thirds(history, groups, name="{} to {}"),
+        "item popularity (training rows)": _equal_groups(item.numpy(), groups),
+        "history length (rows)": _equal_groups(history, groups),
         "user": {"cold": (user == 0).numpy(), "seen in training": (user > 0).numpy()},
         "item": {"cold": (item == 0).numpy(), "seen in training": (item > 0).numpy()},
         "days since the user's last row": _gaps(log, rows, history),
@@ -42,21 +50,16 @@ def cuts(log: Log, rows: Tensor, p_crm: Floats, groups: int) -> dict[str, Cut]:
     return ways | _lists(log, samples.item)
 
 
-def _thirds(value: Floats, groups: int, name: str | None) -> Cut:
-    """Groups of equal size by a value, ascending; those of equal value stay together if named."""
+def _equal_groups(value: NDArray[np.int64], groups: int) -> Cut:
+    """Groups of about equal size by a value, ascending; rows of equal value stay together."""
     order = np.argsort(value, kind="stable")
-    if name is None:
-        return {
-            f"group {number}": _mask(part, len(value))
-            for number, part in enumerate(np.array_split(order, groups), 1)
-        }
-    edges = np.unique([value[part[-1]] for part in np.array_split(order, groups)])
-    found, low = {}, -np.inf
+    edges = np.unique([value[part[-1]] for part in np.array_split(order, groups) if len(part)])
+    cut, low = {}, -np.inf
     for high in edges:
         inside = (value > low) & (value <= high)
-        found[name.format(int(value[inside].min()), int(high))] = inside
+        cut[f"{value[inside].min()} to {high}"] = inside
         low = high
-    return found
+    return cut
 
 
 def _mask(rows: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
@@ -80,50 +83,70 @@ def _gaps(log: Log, rows: Tensor, history: NDArray[np.int64]) -> Cut:
 
 def _lists(log: Log, item: Tensor) -> dict[str, Cut]:
     """A way for each multi-valued column of the items, such as the genres."""
-    found = {}
+    ways = {}
     for column in log.items.columns:
         if log.items[column].dtype != pl.List(pl.String):
             continue
         values = log.items[column].gather(item.numpy()).fill_null([])
         frequent = values.explode().drop_nulls().value_counts(sort=True).head(GENRES)
-        found[column] = {
+        ways[column] = {
             name: values.list.contains(name).to_numpy() for name in frequent[column].to_list()
         }
-    return found
+    return ways
 
 
 def segments(
     figures: Figures, ways: Mapping[str, Cut], predictors: Mapping[str, Floats]
-) -> list[dict[str, Any]]:
+) -> tuple[Segment, ...]:
     """Each predictor in each group, and its differences from the first predictor.
+
+    Groups with too few rows or users have counts and no figures.
 
     Args:
         figures: Of all rows.
         ways: From :func:`cuts`.
         predictors: ``(n,)`` probabilities by name; the first is compared against.
     """
-    found = []
+    measured = []
     for title, cut in ways.items():
-        groups = []
-        for name, inside in cut.items():
-            here = figures.of(inside)
-            rows, users = int(inside.sum()), len(np.unique(here.user))
-            group: dict[str, Any] = {"name": name, "rows": rows, "users": users}
-            enough = rows >= FEW_ROWS and users >= FEW_USERS and 0 < here.label.mean() < 1
-            if enough:
-                group["positives"] = float(here.label.mean())
-                parts = {who: p[inside] for who, p in predictors.items()}
-                first = next(iter(parts.values()))
-                group["predictors"] = {
-                    who: {
-                        metric: here.figure(metric, [p])
-                        | {"over": here.figure(metric, [p], [first])}
-                        for metric in ("auc", "log_loss")
-                    }
-                    for who, p in parts.items()
-                }
-            if rows:
-                groups.append(group)
+        groups = tuple(
+            _group(figures, name, inside, predictors)
+            for name, inside in cut.items()
+            if inside.any()
+        )
         if len(groups) > 1:
-            found.append({"title": title, "groups": groups})
-    return found
+            measured.append(Segment(title, groups))
+    return tuple(measured)
+
+
+def by_confidence(figures: Figures, predictors: Mapping[str, Floats], groups: int) -> Segment:
+    """Groups of equal size by the entropy of the first predictor, most uncertain first.
+
+    All have figures, however small they are.
+    """
+    cut = confidence_cut(next(iter(predictors.values())), groups)
+    measured = (
+        _group(figures, name, inside, predictors, few_rows=0, few_users=0)
+        for name, inside in cut.items()
+        if inside.any()
+    )
+    return Segment(CONFIDENCE, tuple(measured))
+
+
+def _group(
+    figures: Figures,
+    name: str,
+    inside: NDArray[np.bool_],
+    predictors: Mapping[str, Floats],
+    *,
+    few_rows: int = FEW_ROWS,
+    few_users: int = FEW_USERS,
+) -> Group:
+    part, rows = figures.of(inside), int(inside.sum())
+    positives = float(part.label.mean())
+    compared = {}
+    if rows >= few_rows and part.users >= few_users and 0 < positives < 1:
+        parts = {who: p[inside] for who, p in predictors.items()}
+        first = next(iter(parts.values()))
+        compared = {who: part.compared([p], [first]) for who, p in parts.items()}
+    return Group(name, rows, part.users, positives, compared)

@@ -5,8 +5,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
-from importlib.metadata import version
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +18,7 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from corellarec.base.artifacts import read_manifest, sha256, write_text, writing
+from corellarec.base.artifacts import read_manifest, sha256, writing
 from corellarec.base.calibrate import fit_logistic
 from corellarec.base.errors import ArtifactError, ConfigError
 from corellarec.base.metrics import Floats
@@ -28,7 +27,12 @@ from corellarec.cascade.policy import Known, known
 from corellarec.cascade.router import Router, explain, fit_router
 from corellarec.config import LlmStageConfig, StageConfig
 from corellarec.crm.score import crm_logits
-from corellarec.evaluation.evaluate import Scores, evaluate
+from corellarec.evaluation.evaluate import evaluate
+from corellarec.evaluation.facts import data_facts, distillation, training_curve
+from corellarec.evaluation.parts import Costs, Machine
+from corellarec.evaluation.results import Evaluation
+from corellarec.evaluation.scores import Scores
+from corellarec.evaluation.segments import cuts
 from corellarec.llm.layout import build_layout
 from corellarec.llm.lora import (
     save_adapter,
@@ -58,11 +62,11 @@ COST_SAMPLE = 300  # test rows whose prompts are encoded to compare the layouts'
 class Run(Models):
     """The steps of one run and the models they share."""
 
-    def everything(self) -> dict[str, Any]:
-        """All steps in order; returns the metrics.
+    def everything(self) -> Evaluation | None:
+        """All steps in order; returns what was measured.
 
         Under ``torchrun`` every process trains; the main process alone does the rest, and the
-        others return nothing.
+        others return None.
         """
         self.start()
         self.prepare()
@@ -75,7 +79,7 @@ class Run(Models):
         for number in STAGES:
             self.train_stage(number)
         self.distil()
-        return self.evaluate() if self.accelerator.is_main_process else {}
+        return self.evaluate() if self.accelerator.is_main_process else None
 
     # Training.
 
@@ -475,48 +479,39 @@ class Run(Models):
 
     # Evaluation.
 
-    def evaluate(self) -> dict[str, Any]:
-        """Measure on the test split and write ``metrics.json``; returns the metrics."""
+    def evaluate(self) -> Evaluation:
+        """Measure on the test split and write ``metrics.json``."""
         distilled, router = self.distil(), self.fit()
         config = self.config
         scores, rows, cost = self.scores("test", config.evaluate.test_rows)
         with self.display.waiting("measuring, with bootstrap intervals"):
-            found = evaluate(
+            evaluation = evaluate(
                 scores,
                 router,
                 bootstrap=config.evaluate.bootstrap,
                 groups=config.evaluate.groups,
                 seed=config.seed,
+                name=str(self.directory),
+                costs=self.cost(rows, cost),
+                ways=cuts(self.log, rows, config.evaluate.groups),
             )
-        data = read_manifest(self.directory / "data", verify=False)
-        stages = {
-            f"stage{n}": read_manifest(self.directory / f"stage{n}", verify=False)
-            for n in STAGES
-            if self.trains(n)
-        }
-        result = {
-            "corellarec": version("corellarec"),
-            "run": str(self.directory),
-            "machine": machine(self.device),
-            "config": config.model_dump(mode="json"),
-            "data": {
-                name: data[name] for name in ("rows", "users", "items", "positives", "splits")
+        read = partial(read_manifest, verify=False)
+        evaluation = replace(
+            evaluation,
+            settings=config.model_dump(mode="json"),
+            machine=Machine(**machine(self.device)),
+            data=data_facts(config.data, read(self.directory / "data")),
+            stages={
+                f"stage{n}": training_curve(read(self.directory / f"stage{n}"))
+                for n in STAGES
+                if self.trains(n)
             },
-            "stages": {
-                name: {
-                    key: facts[key] for key in ("step", "seconds", "best", "best_step", "history")
-                }
-                for name, facts in stages.items()
-            },
-            "distilled": {name: distilled.get(name) for name in ("weight", "validation_log_loss")},
-            "router": router.to_json() | {"explanation": explain(router)},
-            "test": found | {"split_rows": data["splits"]["test"]["rows"]},
-            "cost": self.cost(rows, cost),
-        }
-        write_text(self.directory / "metrics.json", json.dumps(result, indent=1) + "\n")
-        return result
+            distillation=distillation(distilled),
+        )
+        evaluation.save(self.directory / "metrics.json")
+        return evaluation
 
-    def cost(self, rows: Tensor, llm: dict[str, Any]) -> dict[str, Any]:
+    def cost(self, rows: Tensor, llm: dict[str, Any]) -> Costs:
         """Tokens a sample in both layouts, and time a sample of each model."""
         _, tokenizer, layout = self.llm_parts
         samples = self.log.samples(rows[:: max(1, len(rows) // COST_SAMPLE)])
@@ -542,13 +537,8 @@ class Run(Models):
             crm, samples, start = self.trained_crm(), self.log.samples(rows), time.perf_counter()
             crm_logits(crm, self.reader, samples)
             crm_ms = 1e3 * (time.perf_counter() - start) / max(1, len(rows))
-        return {
-            "llm": llm,
-            "llm_tokens_per_sample": llm["tokens"] / max(1, llm["samples"]),
-            "llm_ms_per_sample": 1e3 * llm["seconds"] / max(1, llm["samples"]),
-            "crm_ms_per_sample": crm_ms,
-            "tokens_per_sample_alone": tokens,
-        }
+        count = max(1, llm["samples"])
+        return Costs(crm_ms, 1e3 * llm["seconds"] / count, llm["tokens"] / count, tokens)
 
     def _external_file(self) -> list[str]:
         """The hash of the external CRM's scores, if there is one."""

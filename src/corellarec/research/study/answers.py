@@ -1,9 +1,10 @@
-"""What the models of a cell answer on validation and test rows, read from what the cell kept."""
+"""What the cells of a study score, read from what they kept; the only file that reads runs."""
 
+import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,14 +13,20 @@ from rich.console import Console
 from torch import Tensor
 
 from corellarec.base import metrics
+from corellarec.base.artifacts import read_manifest
 from corellarec.base.calibrate import fit_logistic
 from corellarec.base.metrics import Floats, sigmoid
 from corellarec.cascade.policy import known
-from corellarec.cascade.router import Router
+from corellarec.config import Config
 from corellarec.crm.score import crm_logits
-from corellarec.evaluation.evaluate import Scores, predictions
-from corellarec.research.study.cells import Cell
+from corellarec.data.log import Log
+from corellarec.evaluation.answers import Answers
+from corellarec.evaluation.facts import data_facts
+from corellarec.evaluation.parts import DataFacts, Machine
+from corellarec.evaluation.scores import Scores
+from corellarec.research.study.cells import Cell, Kind
 from corellarec.run.run import Run
+from corellarec.run.workspace import machine
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ def alone(run: Run, stage: int, rows: Tensor) -> Alone:
 
 
 def yardsticks(run: Run, rows: Tensor) -> dict[str, Floats]:
-    """``(n,)`` probabilities from one number alone, calibrated on validation: what models add to.
+    """``(n,)`` probabilities from a single statistic, calibrated on validation.
 
     A row's own label is missing from the user's share, which therefore is low before a positive
     row and high before a negative one: within single users it is worse than chance.
@@ -89,16 +96,17 @@ def yardsticks(run: Run, rows: Tensor) -> dict[str, Floats]:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Both models of a run, and the router between them.
+class CellScores:
+    """What both models of a cell score.
 
     Args:
-        run: The run.
-        validation: The validation rows that the language model scored ...
+        run: The cell's run.
+        validation: The validation rows that the LLM scored ...
         scored: ... and their numbers.
         test: The test rows ...
         rows: ... and their numbers.
-        cost: Tokens and seconds of the language model on the test rows.
+        llm_ms: Milliseconds of the LLM for a test row.
+        llm_tokens: Tokens it reads for one.
         other: Another CRM in the place of the run's, if any.
     """
 
@@ -107,30 +115,45 @@ class Answers:
     scored: Tensor
     test: Scores
     rows: Tensor
-    cost: dict[str, Any]
+    llm_ms: float
+    llm_tokens: float
     other: Alone | None = None
 
     @cached_property
-    def router(self) -> Router:
-        """The decision, fitted on validation."""
+    def answers(self) -> Answers:
+        """The test rows and the router, fitted on validation."""
         crm_logit = self.other.validation if self.other else None
-        return self.run.decide(self.validation, self.scored, crm_logit)
+        return Answers(self.test, self.run.decide(self.validation, self.scored, crm_logit))
 
-    @cached_property
-    def predictions(self) -> dict[str, Floats]:
-        """Probabilities of the test rows under every way to use both models."""
-        return predictions(self.test, self.router)
+    @property
+    def config(self) -> Config:
+        """The cell's settings."""
+        return self.run.config
 
-    def with_second_crm(self, second: Alone) -> "Answers":
-        """The same with another CRM in the language model's place: the control."""
+    @property
+    def log(self) -> Log:
+        """The prepared log."""
+        return self.run.log
+
+    def facts(self) -> tuple[DataFacts, Machine]:
+        """What a report says of the data and the machine."""
+        manifest = read_manifest(self.run.directory / "data", verify=False)
+        return data_facts(self.config.data, manifest), Machine(**machine(self.run.device))
+
+    def p(self, key: str) -> Floats:
+        """``(n,)`` probabilities of the test rows under a way to use both models."""
+        return self.answers.predictions[key]
+
+    def with_second_crm(self, second: Alone) -> "CellScores":
+        """The same with another CRM in the LLM's place: the control."""
         return replace(
             self,
             validation=replace(self.validation, llm_logit=second.validation[self._places]),
             test=replace(self.test, llm_logit=second.test),
         )
 
-    def beside(self, other: Alone) -> "Answers":
-        """The same language model beside another CRM."""
+    def beside(self, other: Alone) -> "CellScores":
+        """The same LLM beside another CRM."""
 
         def beside(scores: Scores, crm_logit: Floats) -> Scores:
             return replace(scores, known=replace(scores.known, crm_logit=crm_logit))
@@ -145,20 +168,113 @@ class Answers:
     @property
     def _places(self) -> NDArray[np.int64]:
         """Places of the scored rows among all validation rows."""
-        return np.searchsorted(self.run.log.rows_of("validation").numpy(), self.scored.numpy())
+        return np.searchsorted(self.log.rows_of("validation").numpy(), self.scored.numpy())
 
 
-def answers(cell: Cell, console: Console) -> Answers:
-    """Read what a finished cell answers."""
+def cell_scores(cell: Cell, console: Console) -> CellScores:
+    """Read what a finished cell scores."""
     run, config = cell.open(console), cell.config
     validation, scored, _ = run.scores("validation", config.cascade.validation_rows)
     test, rows, cost = run.scores("test", config.evaluate.test_rows)
-    return Answers(run, validation, scored, test, rows, cost)
+    count = max(1, cost["samples"])
+    llm_ms, llm_tokens = 1e3 * cost["seconds"] / count, cost["tokens"] / count
+    return CellScores(run, validation, scored, test, rows, llm_ms, llm_tokens)
 
 
-def baseline_logits(cell: Cell, rows: Tensor) -> Floats:
-    """``(n,)`` a baseline's logits of test rows, NaN where it scored none."""
+@dataclass(frozen=True)
+class BaselineScores:
+    """What a baseline scores.
+
+    Args:
+        name: Of the baseline.
+        p: ``(n,)`` probabilities of the test rows, NaN where it scored none.
+        llm_share: 0 where no LLM is called for a prediction, else 1.
+        ms: Milliseconds for 1,000 rows.
+        validation_loss: Log loss (nats) on validation.
+    """
+
+    name: str
+    p: Floats
+    llm_share: float
+    ms: float
+    validation_loss: float
+
+
+def baseline_scores(cell: Cell, rows: Tensor) -> BaselineScores:
+    """Read what a finished baseline scores of test rows."""
+    facts = json.loads((cell.directory / "baseline.json").read_text("utf-8"))
     scores = pl.read_parquet(cell.directory / "scores.parquet", glob=False)
     wanted = pl.DataFrame({"row": rows.numpy()})
     joined = wanted.join(scores, on="row", how="left", maintain_order="left")
-    return joined["logit"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    logit = joined["logit"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    return BaselineScores(
+        name=cell.name,
+        p=sigmoid(logit),
+        llm_share=0.0 if cell.name == "ctrl" else 1.0,
+        ms=1e3 * facts["ms_per_sample"],
+        validation_loss=facts["validation_log_loss"],
+    )
+
+
+@dataclass(frozen=True)
+class StudyScores:
+    """What all cells of a study score, by name, with one entry for each seed.
+
+    Args:
+        methods: The method.
+        crms: Every CRM alone, the method's own first, as stage 1 left it.
+        llms: The method with its LLM tuned in other ways.
+        distilled: The method with its CRM taught by the LLM.
+        ablation: The method of the first seed with a part left out or changed.
+        baselines: The baselines.
+        yardsticks: ``(n,)`` probabilities from a single statistic.
+    """
+
+    methods: list[CellScores]
+    crms: dict[str, list[Alone]]
+    llms: dict[str, list[CellScores]]
+    distilled: dict[str, list[CellScores]]
+    ablation: dict[str, list[CellScores]]
+    baselines: list[BaselineScores]
+    yardsticks: dict[str, Floats]
+
+    @property
+    def first(self) -> CellScores:
+        """The method of the first seed."""
+        return self.methods[0]
+
+    @property
+    def own(self) -> str:
+        """The method's own CRM."""
+        return self.first.config.crm.model
+
+
+def study_scores(cells: Sequence[Cell], console: Console) -> StudyScores:
+    """Read what finished cells score."""
+
+    def of(kind: Kind) -> dict[str, list[Cell]]:
+        chosen = [cell for cell in cells if cell.kind == kind]
+        names = dict.fromkeys(cell.name for cell in chosen)
+        return {name: [cell for cell in chosen if cell.name == name] for name in names}
+
+    def both(kind: Kind) -> dict[str, list[CellScores]]:
+        return {
+            name: [cell_scores(cell, console) for cell in of_seeds]
+            for name, of_seeds in of(kind).items()
+        }
+
+    (methods,) = both("method").values()
+    first = methods[0]
+    crms = {first.config.crm.model: [alone(one.run, 1, one.rows) for one in methods]}
+    for name, of_seeds in of("crm").items():
+        crms[name] = [alone(cell.open(console), 1, first.rows) for cell in of_seeds]
+    baselines = [baseline_scores(c, first.rows) for cs in of("baseline").values() for c in cs]
+    return StudyScores(
+        methods=methods,
+        crms=crms,
+        llms=both("llm"),
+        distilled=both("distilled"),
+        ablation=both("ablation"),
+        baselines=baselines,
+        yardsticks=yardsticks(first.run, first.rows),
+    )

@@ -1,19 +1,20 @@
 """A study from its cells to its report."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from corellarec.base.artifacts import read_manifest, write_text
+from corellarec.base.artifacts import write_text
 from corellarec.base.console import Display
 from corellarec.config import Config
+from corellarec.evaluation.page import to_markdown
+from corellarec.evaluation.parts import CellFacts
+from corellarec.evaluation.results import StudyResult
+from corellarec.research.study.answers import study_scores
 from corellarec.research.study.cells import cells, run_cell
-from corellarec.research.study.measure import Measurement
-from corellarec.research.study.page import render, to_markdown
+from corellarec.research.study.measure import measure
 from corellarec.research.study.spec import StudySpec
-from corellarec.run.workspace import machine
 
 
 class Study:
@@ -34,14 +35,14 @@ class Study:
         self.cells = cells(spec, base, directory)
         self.display = Display(console, quiet=False)
 
-    def everything(self) -> dict[str, Any]:
+    def run(self) -> StudyResult:
         """Train, score, measure, and write the report; returns the result."""
         self.train()
         with self.display.waiting("measuring, with bootstrap intervals"):
             result = self.measure()
-        write_text(self.directory / "study.json", json.dumps(result, indent=1) + "\n")
+        result.save(self.directory / "study.json")
+        result.save(self.directory / "report.html")
         write_text(self.directory / "study.md", to_markdown(result))
-        write_text(self.directory / "report.html", render(result))
         return result
 
     def train(self) -> None:
@@ -50,25 +51,18 @@ class Study:
             self.display.say(f"cell {number} of {len(self.cells)}: {cell.title}")
             run_cell(cell, self.console)
 
-    def measure(self) -> dict[str, Any]:
+    def measure(self) -> StudyResult:
         """The result of finished cells."""
-        measurement = Measurement(self.cells, self.console)
-        first = measurement.first.run
-        data = read_manifest(first.directory / "data", verify=False)
-        return {
-            "name": self.directory.name.removeprefix("study-"),
-            "spec": self.spec.model_dump(mode="json"),
-            "config": self.base.model_dump(mode="json"),
-            "machine": machine(first.device),
-            "data": {name: data[name] for name in ("rows", "users", "items", "splits")},
-            "cells": [
-                {
-                    "kind": cell.kind,
-                    "name": cell.name,
-                    "seed": cell.config.seed,
-                    "seconds": cell.seconds(),
-                }
+        scores = study_scores(self.cells, self.console)
+        result = measure(self.directory.name.removeprefix("study-"), self.spec, scores)
+        data, where = scores.first.facts()
+        return replace(
+            result,
+            settings=self.base.model_dump(mode="json"),
+            machine=where,
+            data=data,
+            cells=tuple(
+                CellFacts(cell.kind, cell.name, cell.config.seed, cell.seconds())
                 for cell in self.cells
-            ],
-            **measurement.everything(),
-        }
+            ),
+        )

@@ -1,0 +1,238 @@
+"""The sections of a report: those that a result has figures for, in the order they are read."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from corellarec.evaluation import grids, plots
+from corellarec.evaluation.findings import findings
+from corellarec.evaluation.grids import Grid
+from corellarec.evaluation.results import Evaluation, StudyResult
+from corellarec.evaluation.segments import FEW_ROWS, FEW_USERS
+from corellarec.evaluation.text import count, rows_in_words
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Args:
+        title: In words.
+        note: What must be known to read it.
+        sentences: A list.
+        figures: Each makes an SVG, empty where there is nothing to show.
+        grids: Tables.
+        details: Tables that are folded in the page.
+        texts: Preformatted.
+    """
+
+    title: str
+    note: str = ""
+    sentences: tuple[str, ...] = ()
+    figures: tuple[Callable[[], str], ...] = ()
+    grids: tuple[Grid, ...] = ()
+    details: tuple[Grid, ...] = ()
+    texts: tuple[str, ...] = ()
+
+
+def heading(result: Evaluation) -> str:
+    """The title of the page."""
+    return "When does the LLM pay?" if isinstance(result, StudyResult) else "Who should answer?"
+
+
+def lead(result: Evaluation) -> str:
+    """What was measured, in a sentence or two."""
+    parts = []
+    if result.settings:
+        crm, llm = result.settings["crm"], result.settings["llm"]
+        parts.append(
+            f"{crm['model']} as the CRM, {llm['model']} as the LLM ({llm['layout']} layout)"
+        )
+    if result.data:
+        first = min(part.first for part in result.data.splits.values())[:10]
+        last = max(part.last for part in result.data.splits.values())[:10]
+        parts.append(f"{result.data.name} from {first} to {last}")
+    parts.append(rows_in_words(result))
+    if isinstance(result, StudyResult):
+        parts.append(f"study {result.name}, seeds {', '.join(map(str, result.seeds))}")
+    elif result.settings:
+        parts.append(f"run {result.name}, seed {result.settings['seed']}")
+    if result.machine:
+        parts.append(f"corellarec {result.machine.corellarec}")
+    return "; ".join(parts) + "."
+
+
+def sections(result: Evaluation) -> list[Section]:
+    """All sections of a result."""
+    found = [
+        Section("What was found", sentences=tuple(findings(result))),
+        _models(result),
+        *_groups(result),
+        _budget(result),
+    ]
+    if isinstance(result, StudyResult):
+        found += _of_study(result)
+    found.append(
+        Section(
+            "Are the probabilities calibrated?",
+            "On the diagonal, of the rows given probability p a share p is positive. CRM and LLM "
+            "are shown as trained, before their calibration on validation.",
+            figures=(partial(plots.reliability_figure, result.reliability),),
+        )
+    )
+    found += _facts(result)
+    return found
+
+
+def _models(result: Evaluation) -> Section:
+    reference = result.row(result.reference).name
+    chosen = (
+        f"{reference} is the best on validation of the models without an LLM. "
+        if isinstance(result, StudyResult)
+        else ""
+    )
+    return Section(
+        "Quality on the test rows",
+        "Small figures are 95 % intervals, users resampled whole; a dash where fewer than two "
+        "users are measured, from which none can be estimated. Where there are several seeds, a "
+        "figure is their mean, and the smallest and the largest are given. Differences are paired. "
+        f"{chosen}"
+        f"The cascades route {100 * result.router.budget:.0f} % of the rows at most, by a "
+        "threshold fixed on validation: the least confident (entropy), or those of the highest "
+        "expected gain (gain). The paper's cascade puts the LLM's raw probability in the place of "
+        "the CRM's. The deployed cascade is what predicts: it routes no rows where validation "
+        "shows no significant gain. ACC counts p ≥ 0.5 as positive; UAUC is the mean AUC within "
+        "single users.",
+        grids=(grids.main_grid(result),),
+    )
+
+
+def _groups(result: Evaluation) -> list[Section]:
+    confidence, *others = result.segments
+    found = [
+        Section(
+            "Who wins where: by the CRM's confidence",
+            "Groups of equal size by the calibrated CRM's entropy; lines are 95 % intervals of "
+            "each bar. The paper finds the LLM ahead in the first group. Within a group AUC is "
+            "lower than over all rows, because the order of the groups is the CRM's own.",
+            figures=(partial(plots.confidence_figure, confidence),),
+            details=(grids.segment_grid(confidence),),
+        )
+    ]
+    if others:
+        found.append(
+            Section(
+                "Who wins where: other groups of rows",
+                "The LLM's figure minus the CRM's on the same rows, with 95 % intervals: in AUC "
+                "right of the line the LLM is ahead, in log loss left of it. In brackets the rows. "
+                f"Groups of fewer than {FEW_ROWS} rows or {FEW_USERS} users have no figures.",
+                figures=(partial(plots.segments_figure, others),),
+                details=tuple(map(grids.segment_grid, others)),
+            )
+        )
+    return found
+
+
+def _budget(result: Evaluation) -> Section:
+    gets = "the blend of both" if result.router.combine == "blend" else "the LLM's calibrated score"
+    cost = ""
+    if result.costs:
+        cost = (
+            f" A routed row costs {result.costs.llm_ms:.1f} ms and "
+            f"{result.costs.llm_tokens:.1f} tokens."
+        )
+    return Section(
+        "Quality against budget",
+        f"A routed row gets {gets}. The oracle knows the labels and routes the rows that gain "
+        "most: a bound that no policy reaches. The dotted line is the configured budget. The first "
+        "table routes exactly the same share under both policies. In the last table, thresholds "
+        "are fixed on validation; where more test rows are above one than a set budget allows, "
+        f"those of the highest value are routed.{cost}",
+        figures=(partial(plots.curves_figure, result.curves),),
+        grids=(
+            grids.budget_grid(result.budgets),
+            grids.area_grid(result.curves),
+            grids.threshold_grid(result.thresholds),
+        ),
+    )
+
+
+def _of_study(result: StudyResult) -> list[Section]:
+    found = []
+    if result.beside:
+        found.append(
+            Section(
+                "The LLM beside every CRM",
+                "The same LLM, a router fitted for each CRM as stage 1 leaves it; exactly 10 % of "
+                "the test rows routed, those of the highest expected gain.",
+                grids=(grids.beside_grid(result.beside),),
+            )
+        )
+    if result.ablation:
+        found.append(
+            Section(
+                "What each part brings",
+                f"Seed {result.seeds[0]}. The column CRM is the method without routing. The last "
+                "four columns show how far apart both models decide, uncalibrated: the share of "
+                "rows on which they fall on different sides of one half, among all and where the "
+                "CRM says 0.4 to 0.6; the LLM's mean probability minus the CRM's; the correlation "
+                "of their logits.",
+                grids=(grids.ablation_grid(result.ablation),),
+            )
+        )
+    found.append(Section("No harm", grids=(grids.no_harm_grid(result.no_harm),)))
+    return found
+
+
+def _facts(result: Evaluation) -> list[Section]:
+    """What was run, on what, and what it cost."""
+    found, machine = [], result.machine
+    where = (
+        f"{machine.name}, {machine.cores} cores, {machine.device}; torch {machine.torch}, "
+        f"transformers {machine.transformers}, peft {machine.peft}."
+        if machine
+        else ""
+    )
+    if result.costs:
+        found.append(Section("What a score costs", where, grids=(grids.cost_grid(result.costs),)))
+    if result.stages:
+        taught = result.distillation
+        found.append(
+            Section(
+                "Training",
+                "Validation log loss; the best weights of each model are kept."
+                + (
+                    f" Distillation kept the weight {taught.weight:g} of the LLM's answers."
+                    if taught
+                    else ""
+                ),
+                figures=(partial(plots.training_figure, result.stages),),
+                grids=(grids.training_grid(result.stages),),
+            )
+        )
+    if isinstance(result, StudyResult):
+        found.append(
+            Section(
+                "What was run",
+                "Seconds of the last call that trained or scored in the cell; steps that cells "
+                f"share count once. {where}",
+                grids=(grids.cell_grid(result.cells),),
+            )
+        )
+    if data := result.data:
+        found.append(
+            Section(
+                "Data",
+                f"{data.name}: {count(data.rows)} rows, {count(data.users)} users, "
+                f"{count(data.items)} items, {count(data.positives)} positives; cut by time over "
+                "the whole log.",
+                grids=(grids.data_grid(data),),
+            )
+        )
+    texts = [result.settings] if result.settings else []
+    texts += [result.spec] if isinstance(result, StudyResult) else []
+    if texts:
+        shown = tuple(json.dumps(tree, indent=1, ensure_ascii=False) for tree in texts)
+        found.append(Section("Settings", texts=shown))
+    return found
