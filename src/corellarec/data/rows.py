@@ -336,11 +336,11 @@ def header_of(source: Source, separator: str) -> list[str]:
 
 def read_lines(source: Source, encoding: str = "utf-8") -> Iterator[str]:
     """Lines of text, ends included; what is not in ``encoding`` becomes U+FFFD."""
-    if isinstance(source, Path) and source.suffix == ".zst":
+    if isinstance(source, Path) and source.suffix.lower() == ".zst":
         yield from (line + "\n" for line in pl.scan_lines(source).collect()["lines"])
         return
     if isinstance(source, Path):
-        stream = gzip.open(source) if source.suffix == ".gz" else source.open("rb")
+        stream = gzip.open(source) if source.suffix.lower() == ".gz" else source.open("rb")
     else:
         stream = BytesIO(source.getvalue())
     with stream, TextIOWrapper(stream, encoding, errors="replace", newline="") as text:  # pyright: ignore[reportArgumentType]

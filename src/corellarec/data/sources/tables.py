@@ -13,6 +13,7 @@ import polars as pl
 
 from corellarec.base.errors import ConfigError, DataError
 from corellarec.config import DataConfig, FeaturesConfig, TableConfig
+from corellarec.data.files import ending
 from corellarec.data.raw import NO_USERS, Field, RawLog
 from corellarec.data.rows import (
     RATING,
@@ -108,7 +109,7 @@ def _paths(patterns: str | tuple[str, ...], section: str) -> list[Path]:
 
 
 def _scan_file(path: Path, table: TableConfig, columns: dict[str, str]) -> RowFile:
-    kind = (path.with_suffix("") if path.suffix in (".gz", ".zst") else path).suffix.lower()
+    kind = ending(path)
     if kind == ".parquet":
         return frame_file(pl.scan_parquet(path, glob=False), name=path.name, columns=columns)
     if kind in JSON_LINES:
