@@ -209,6 +209,25 @@ def test_features_may_stand_in_the_log_itself(tmp_path):
     assert "later" not in items["maker"]
 
 
+def test_a_feature_in_the_log_may_have_any_name(tmp_path):
+    """Also ``time``, and those that the reader uses for columns of its own."""
+    log = write_log(tmp_path).join(ITEMS, on="sku")
+    log = log.rename({"maker": "time", "price": "title 0", "tags": "column time"})
+    log.write_csv(tmp_path / "log.csv")
+    config = describe(tmp_path, items=" ")
+    features = {"categorical": ("time",), "numeric": ("title 0",), "multi": {"column time": "|"}}
+    prepare(
+        config.model_copy(update={"items": config.items.model_copy(update=features)}),
+        tmp_path / "d",
+    )
+    items = tables(tmp_path / "d")[2]
+    expected = ITEMS.filter(pl.col("sku").is_in(items["id"].implode())).sort("sku")
+    assert items["id"].to_list() == expected["sku"].to_list()
+    assert items["title"].to_list() == expected["name"].to_list()
+    assert items["time"].to_list() == expected["maker"].to_list()
+    assert items["title 0"].to_list() == expected["price"].to_list()
+
+
 def test_a_template_makes_the_title(tmp_path):
     write_log(tmp_path)
     config = describe(tmp_path)
@@ -231,6 +250,8 @@ def test_mistakes_are_named(tmp_path):
         (change("interactions", user="wo"), "log.csv, line 1: no column 'wo'; found: who, sku"),
         (change("items", numeric=("weight",)), "items.csv, line 1: no column 'weight'"),
         (change("items", categorical=("title",)), "cannot be called 'title'"),
+        (change("items", categorical=("maker", "price_code")), "cannot be called 'price_code'"),
+        (change("items", categorical=("maker", "price")), "'price' is listed twice"),
         (change("items", encoding="martian"), "'martian' is not known"),
     ):
         with pytest.raises((DataError, ConfigError), match=message):

@@ -31,7 +31,7 @@ from corellarec.base.artifacts import MANIFEST, read_manifest, sha256, writing
 from corellarec.base.errors import ArtifactError, ConfigError, DataError
 from corellarec.config import DataConfig
 from corellarec.data.check import check_rows, check_tables
-from corellarec.data.features import coded_and_valued, encode, layout, value_layout
+from corellarec.data.features import check_fields, coded_and_valued, encode, layout, value_layout
 from corellarec.data.fetch import fetch_movielens
 from corellarec.data.raw import Folder, RawLog
 from corellarec.data.rows import Rows, read_rows
@@ -100,6 +100,8 @@ def build(config: DataConfig) -> Prepared:
     raw = read_raw(config)
     if config.item_vectors:
         raw = with_vectors(raw, Path(config.item_vectors).expanduser())
+    check_fields(raw.user_fields, "users")
+    check_fields(raw.item_fields, "items")
     read = read_rows(raw.files, raw.time_unit, config.skip_bad_rows)
     warnings = check_rows(read, raw)
     if raw.labelled:
