@@ -175,6 +175,18 @@ def test_labels_of_every_kind(tmp_path):
         prepare(describe(tmp_path, 'label = "stars"'), tmp_path / "d")
 
 
+def test_labels_that_are_all_alike_have_no_threshold_to_choose(tmp_path):
+    log = write_log(tmp_path)
+    log.with_columns(
+        liked=pl.int_range(pl.len()) % 2 * (pl.col("when") < log["when"][450])
+    ).write_csv(tmp_path / "log.csv")
+    with pytest.raises(
+        DataError, match="test split is 0: .*data.split.*rows with label 1"
+    ) as found:
+        prepare(describe(tmp_path, 'label = "liked"'), tmp_path / "d")
+    assert "positive_rating" not in str(found.value)
+
+
 def test_a_rating_that_is_no_binary_fraction_reaches_itself(tmp_path):
     log = write_log(tmp_path)
     log.with_columns(pl.col("stars") + 0.3).write_csv(tmp_path / "log.csv")

@@ -104,12 +104,11 @@ def build(config: DataConfig) -> Prepared:
     check_fields(raw.item_fields, "items")
     read = read_rows(raw.files, raw.time_unit, config.skip_bad_rows)
     warnings = check_rows(read, raw)
-    if raw.labelled:
-        config = config.model_copy(update={"positive_rating": 0.5})
+    threshold = 0.5 if raw.labelled else config.positive_rating
     rows, user_ids, item_ids, left_out = _clean(read, raw, config)
-    label = rows["value"].to_numpy() >= config.positive_rating  # in float32 (NEP 50)
+    label = rows["value"].to_numpy() >= threshold  # in float32 (NEP 50)
     split = _split(rows, config)
-    _check_labels(label, split, config)
+    _check_labels(label, split, config, None if raw.labelled else threshold)
     # What is known when training ends: a history-only row of before counts, too.
     cut = rows["time"].to_numpy()[split == 0].max()
     known = (split == 0) | ((split == HISTORY_ONLY) & (rows["time"].to_numpy() <= cut))
@@ -317,7 +316,10 @@ def _given_split(names: pl.Series) -> NDArray[np.int8]:
     return known.to_numpy().copy()
 
 
-def _check_labels(label: NDArray[np.bool_], split: NDArray[np.int8], config: DataConfig) -> None:
+def _check_labels(
+    label: NDArray[np.bool_], split: NDArray[np.int8], config: DataConfig, threshold: float | None
+) -> None:
+    """Refuse an empty split, and one of a single label; labels have no ``threshold``."""
     for number, name in enumerate(SPLITS):
         part = label[split == number]
         if not len(part):
@@ -326,10 +328,15 @@ def _check_labels(label: NDArray[np.bool_], split: NDArray[np.int8], config: Dat
                 f"{list(config.split)}"
             )
         if part.min() == part.max():
+            found = f"every label in the {name} split is {int(part[0])}"
+            if threshold is None:
+                raise DataError(
+                    f"{found}: choose shares with data.split that leave both labels in each split, "
+                    f"or add rows with label {1 - int(part[0])}"
+                )
             raise DataError(
-                f"every label in the {name} split is {int(part[0])} with positive_rating = "
-                f"{config.positive_rating:g}: choose a threshold or split that leaves both, or add "
-                "rows of the other kind"
+                f"{found} with data.positive_rating = {threshold:g}: choose a threshold, or shares "
+                "with data.split, that leave both labels in each split"
             )
 
 
