@@ -10,7 +10,8 @@ from conftest import write_movielens
 from corellarec.base.errors import CorellarecError, DataError, FetchError
 from corellarec.config import load_config
 from corellarec.data.fetch import check
-from corellarec.data.prepare import SPLITS, prepare
+from corellarec.data.prepare import prepare
+from corellarec.data.splits import SPLITS
 
 
 def config(path, *more):

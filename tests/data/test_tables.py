@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from corellarec.base.errors import ConfigError, DataError
 from corellarec.config import load_config
 from corellarec.data.log import Log
-from corellarec.data.prepare import HISTORY_ONLY, prepare
+from corellarec.data.prepare import prepare
+from corellarec.data.splits import HISTORY_ONLY
 
 ITEMS = pl.DataFrame(
     {

@@ -22,7 +22,8 @@ from corellarec.config import Config, load_config, preset_names
 from corellarec.crm.external import score_logits
 from corellarec.data.fetch import cache_dir, fetch_movielens
 from corellarec.data.files import check_name, read_table, write_table
-from corellarec.data.prepare import SPLITS, build, peak_memory_mb
+from corellarec.data.prepare import build, peak_memory_mb
+from corellarec.data.splits import SPLITS
 from corellarec.data.wizard import propose
 from corellarec.evaluation.page import render, tables
 from corellarec.llm.catalog import find_model, listed_models

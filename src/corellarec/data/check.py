@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 
 from corellarec.data.raw import RawLog
-from corellarec.data.rows import SECOND, Rows
+from corellarec.data.rows import Rows
+from corellarec.data.times import SECOND
 
 EARLIEST = 315_532_800 * SECOND  # 1980
 LATEST = 4_102_444_800 * SECOND  # 2100

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from corellarec.base.artifacts import read_manifest
 from corellarec.data.liked import liked_levels
-from corellarec.data.prepare import SPLITS
+from corellarec.data.splits import SPLITS
 
 
 @dataclass(frozen=True)

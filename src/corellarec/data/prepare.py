@@ -16,7 +16,6 @@ Code 0 means out of vocabulary; vocabularies hold what the training split shows,
 
 import hashlib
 import json
-import resource
 import sys
 import time
 from dataclasses import dataclass
@@ -28,23 +27,15 @@ import polars as pl
 from numpy.typing import NDArray
 
 from corellarec.base.artifacts import MANIFEST, read_manifest, sha256, writing
-from corellarec.base.errors import ArtifactError, ConfigError, DataError
+from corellarec.base.errors import ArtifactError, DataError
 from corellarec.config import DataConfig
 from corellarec.data.check import check_rows, check_tables
 from corellarec.data.features import check_fields, coded_and_valued, encode, layout, value_layout
-from corellarec.data.fetch import fetch_movielens
-from corellarec.data.raw import Folder, RawLog
-from corellarec.data.rows import Rows, read_rows
-from corellarec.data.sources.amazon import is_amazon, read_amazon
-from corellarec.data.sources.atomic import is_atomic, read_atomic
-from corellarec.data.sources.movielens import is_movielens, read_movielens
-from corellarec.data.sources.tables import read_tables, source_files
+from corellarec.data.rows import read_rows
+from corellarec.data.sources.recognise import read_raw, source_files
+from corellarec.data.splits import HISTORY_ONLY, SPLITS, check_splits, split_rows
 from corellarec.data.vectors import with_vectors
 
-SPLITS = ("train", "validation", "test")
-HISTORY_ONLY = 3
-GIVEN_SPLITS = {"train": 0, "training": 0, "0": 0, "validation": 1, "valid": 1, "val": 1,
-                "dev": 1, "1": 1, "test": 2, "testing": 2, "2": 2}  # fmt: skip
 FORMAT = 5  # raised when the prepared log changes shape, so that old ones are made anew
 
 
@@ -105,10 +96,21 @@ def build(config: DataConfig) -> Prepared:
     read = read_rows(raw.files, raw.time_unit, config.skip_bad_rows)
     warnings = check_rows(read, raw)
     threshold = 0.5 if raw.labelled else config.positive_rating
-    rows, user_ids, item_ids, left_out = _clean(read, raw, config)
+    titled = None
+    if config.untitled == "drop":
+        titled = raw.items.filter(pl.col("title").str.strip_chars() != "")["id"]
+    rows, user_ids, item_ids, left_out = _clean(
+        read.table, titled, config.min_user_rows, config.min_item_rows
+    )
     label = rows["value"].to_numpy() >= threshold  # in float32 (NEP 50)
-    split = _split(rows, config)
-    _check_labels(label, split, config, None if raw.labelled else threshold)
+    split = split_rows(
+        rows["user"].to_numpy(),
+        rows["time"].to_numpy(),
+        shares=config.split,
+        min_history=config.min_history,
+        given=rows["split"] if "split" in rows.columns else None,
+    )
+    check_splits(label, split, shares=config.split, threshold=None if raw.labelled else threshold)
     # What is known when training ends: a history-only row of before counts, too.
     cut = rows["time"].to_numpy()[split == 0].max()
     known = (split == 0) | ((split == HISTORY_ONLY) & (rows["time"].to_numpy() <= cut))
@@ -148,42 +150,14 @@ def build(config: DataConfig) -> Prepared:
 
 def peak_memory_mb() -> int:
     """Most memory that this process has held so far, in MiB."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset // (1024 * 1024)
+    import resource  # Windows has none
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (1024 * 1024 if sys.platform == "darwin" else 1024)
-
-
-def read_raw(config: DataConfig) -> RawLog:
-    """The log that the settings name, in whichever layout it is.
-
-    Raises:
-        ConfigError: If they name none.
-        DataError: If the layout is not known, or a file missing or malformed.
-    """
-    if config.interactions:
-        return read_tables(config)
-    folder = Folder(_path(config))
-    if is_atomic(folder):
-        return read_atomic(folder)
-    if is_movielens(folder):
-        return read_movielens(folder)
-    if is_amazon(folder):
-        return read_amazon(folder)
-    raise DataError(
-        f"{folder.path} holds no log in a known layout: MovieLens (u.data, ratings.dat or "
-        "ratings.csv), Amazon reviews (meta_CATEGORY.json.gz and its ratings or reviews), or "
-        f"RecBole (.inter); for your own files: corellarec init-data {folder.path}"
-    )
-
-
-def _path(config: DataConfig) -> Path:
-    if config.path:
-        return Path(config.path).expanduser()
-    if config.fetch == "nothing":
-        raise ConfigError(
-            "data.path is not set, and this data set is not fetched: download it and give its "
-            "directory with --set data.path=DIRECTORY"
-        )
-    return fetch_movielens(config.fetch)
 
 
 def _content_key(config: DataConfig) -> str | None:
@@ -191,13 +165,9 @@ def _content_key(config: DataConfig) -> str | None:
     digest = hashlib.sha256()
     settings = config.model_dump(mode="json", exclude={"path", "fetch"})
     digest.update(json.dumps([FORMAT, settings], sort_keys=True).encode())
-    if config.interactions:
-        files = source_files(config)
-        if files is None:
-            return None
-    else:
-        path = _path(config)
-        files = sorted(file for file in path.rglob("*") if file.is_file()) or [path]
+    files = source_files(config)
+    if files is None:
+        return None
     if config.item_vectors:
         files = [*files, Path(config.item_vectors).expanduser()]
     for file in files:
@@ -211,10 +181,12 @@ def _content_key(config: DataConfig) -> str | None:
 
 
 def _clean(
-    read: Rows, raw: RawLog, config: DataConfig
+    rows: pl.DataFrame, titled: pl.Series | None, min_user_rows: int, min_item_rows: int
 ) -> tuple[pl.DataFrame, pl.Series, pl.Series, dict[str, int]]:
-    """Rows sorted by (user, time, item) with ids as numbers, the ids, and what was left out."""
-    rows = read.table
+    """Rows sorted by (user, time, item) with ids as numbers, the ids, and what was left out.
+
+    Rows of items that are not ``titled`` are left out, where it is given.
+    """
     user_ids, users = _dense(rows["user"])
     item_ids, items = _dense(rows["item"])
     rows = rows.with_columns(user=users, item=items)
@@ -223,13 +195,12 @@ def _clean(
     again = _same_as_next(rows, "user") & _same_as_next(rows, "time") & _same_as_next(rows, "item")
     counts = {"duplicate_rows": int(again.sum())}
     rows = rows.filter(~again) if again.any() else rows
-    if config.untitled == "drop":
-        titled = raw.items.filter(pl.col("title").str.strip_chars() != "")["id"]
+    if titled is not None:
         drop = ~item_ids.is_in(titled.implode()).to_numpy()[rows["item"].to_numpy()]
         rows = rows.filter(~drop)
         counts["rows_of_untitled_items"] = int(drop.sum())
     before = rows.height
-    rows = _core(rows, config.min_user_rows, config.min_item_rows)
+    rows = _core(rows, min_user_rows, min_item_rows)
     counts["rows_below_core"] = before - rows.height
     if rows.is_empty():
         raise DataError(
@@ -277,67 +248,6 @@ def _compact(numbers: pl.Series, ids: pl.Series) -> tuple[pl.Series, pl.Series]:
     found[numbers.to_numpy()] = True
     places = np.cumsum(found, dtype=np.int32) - 1
     return pl.Series(places[numbers.to_numpy()].astype(np.int32)), ids.filter(pl.Series(found))
-
-
-def _split(rows: pl.DataFrame, config: DataConfig) -> NDArray[np.int8]:
-    """0, 1, 2 for the splits, 3 for rows that are history only."""
-    user, times = rows["user"].to_numpy(), rows["time"].to_numpy()
-    first = np.append(0, np.flatnonzero(np.diff(user)) + 1)
-    lengths = np.diff(np.append(first, len(user)))
-    early = np.arange(len(user)) - np.repeat(first, lengths) < config.min_history
-    if "split" in rows.columns:
-        split = _given_split(rows["split"])
-    else:
-        sampled = times[~early]
-        if not len(sampled):
-            raise DataError(
-                f"no user has more than data.min_history = {config.min_history} rows: ask for less"
-            )
-        places = np.minimum(
-            len(sampled) - 1, np.round(len(sampled) * np.cumsum(config.split[:2])).astype(int)
-        )
-        train_end, validation_end = np.partition(sampled, places)[places]
-        split = (times >= train_end).astype(np.int8) + (times >= validation_end).astype(np.int8)
-    split[early] = HISTORY_ONLY
-    return split
-
-
-def _given_split(names: pl.Series) -> NDArray[np.int8]:
-    found = names.str.strip_chars().str.to_lowercase()
-    known = found.replace_strict(
-        list(GIVEN_SPLITS), list(GIVEN_SPLITS.values()), default=None, return_dtype=pl.Int8
-    )
-    if known.null_count():
-        other = names.filter(known.is_null())[0]
-        raise DataError(
-            f"the split column holds {other!r}; it may hold train, validation (or valid, val, "
-            "dev) and test"
-        )
-    return known.to_numpy().copy()
-
-
-def _check_labels(
-    label: NDArray[np.bool_], split: NDArray[np.int8], config: DataConfig, threshold: float | None
-) -> None:
-    """Refuse an empty split, and one of a single label; labels have no ``threshold``."""
-    for number, name in enumerate(SPLITS):
-        part = label[split == number]
-        if not len(part):
-            raise DataError(
-                f"the {name} split is empty: the log's times do not allow data.split = "
-                f"{list(config.split)}"
-            )
-        if part.min() == part.max():
-            found = f"every label in the {name} split is {int(part[0])}"
-            if threshold is None:
-                raise DataError(
-                    f"{found}: choose shares with data.split that leave both labels in each split, "
-                    f"or add rows with label {1 - int(part[0])}"
-                )
-            raise DataError(
-                f"{found} with data.positive_rating = {threshold:g}: choose a threshold, or shares "
-                "with data.split, that leave both labels in each split"
-            )
 
 
 def _count(rows: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> dict[str, Any]:

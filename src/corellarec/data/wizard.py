@@ -12,10 +12,8 @@ from corellarec.base.errors import DataError
 from corellarec.config import TableConfig
 from corellarec.data.files import ending
 from corellarec.data.raw import Folder
-from corellarec.data.rows import header_of, read_lines
-from corellarec.data.sources.amazon import is_amazon
-from corellarec.data.sources.atomic import is_atomic
-from corellarec.data.sources.movielens import is_movielens
+from corellarec.data.row_files import header_of, read_lines
+from corellarec.data.sources.recognise import reader_of
 from corellarec.data.sources.tables import JSON_LINES, SEPARATORS, scan_table
 
 SAMPLE_ROWS = 2000
@@ -59,7 +57,7 @@ def propose(paths: Iterable[Path], roles: Mapping[str, str]) -> tuple[str, list[
     paths = list(paths)
     if len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix == ".zip"):
         folder = Folder(paths[0])
-        if is_atomic(folder) or is_movielens(folder) or is_amazon(folder):
+        if reader_of(folder):
             raise DataError(
                 f"{paths[0]} is in a layout that is read as it is and needs no settings: "
                 f"corellarec run --preset quick --set data.path={paths[0]} "

@@ -8,15 +8,22 @@ import sqlite3
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
 from corellarec.base.errors import ConfigError, DataError
-from corellarec.config import DataConfig, FeaturesConfig, TableConfig
+from corellarec.config import (
+    DataConfig,
+    FeaturesConfig,
+    InteractionsConfig,
+    ItemsConfig,
+    TableConfig,
+)
 from corellarec.data.features import check_fields
 from corellarec.data.files import ending
 from corellarec.data.raw import NO_USERS, Field, RawLog
-from corellarec.data.rows import (
+from corellarec.data.row_files import (
     RATING,
     RowFile,
     ValueKind,
@@ -24,8 +31,8 @@ from corellarec.data.rows import (
     frame_file,
     json_file,
     read_lines,
-    time_parser,
 )
+from corellarec.data.times import time_parser
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 JSON_LINES = {".jsonl", ".ndjson", ".json"}
@@ -50,8 +57,8 @@ def read_tables(config: DataConfig) -> RawLog:
     kind = RATING if rows.rating else _label(rows.positive_values)
     return RawLog(
         files=tuple(dataclasses.replace(file, value=kind) for file in files),
-        users=_features(config, users, rows.user, "users") if users else NO_USERS,
-        items=_features(config, items, rows.item, "items", title=items.title),
+        users=_features(users, rows, "user", config.time_unit) if users else NO_USERS,
+        items=_features(items, rows, "item", config.time_unit),
         user_fields=_fields(users) if users else (),
         item_fields=_fields(items),
         labelled=rows.rating is None,
@@ -59,8 +66,8 @@ def read_tables(config: DataConfig) -> RawLog:
     )
 
 
-def source_files(config: DataConfig) -> list[Path] | None:
-    """Every file that the log is read from; None where part of it comes from a server."""
+def table_files(config: DataConfig) -> list[Path] | None:
+    """Every file of the three tables; None where one of them comes from a server."""
     found: list[Path] = []
     for name in ("interactions", "items", "users"):
         table: TableConfig | None = getattr(config, name)
@@ -190,27 +197,27 @@ def _fields(features: FeaturesConfig) -> tuple[Field, ...]:
 
 
 def _features(
-    config: DataConfig,
     features: FeaturesConfig,
-    key: str,
-    section: str,
-    *,
-    title: str | None = None,
+    interactions: InteractionsConfig,
+    side: Literal["user", "item"],
+    time_unit: str,
 ) -> pl.DataFrame:
-    """``id``, ``title`` where a template gives one, and the features."""
-    fields = _fields(features)
+    """``id``, the ``title`` of items, and the features: the table of users or items."""
+    fields, section = _fields(features), f"{side}s"
     check_fields(fields, section)
+    title = features.title if isinstance(features, ItemsConfig) else None
     template, parts = _template(title) if title else ("", ())
     names = dict.fromkeys([*(field.name for field in fields), *parts])
     # The prefix keeps columns of any name apart from the id and the time.
-    columns = {"id": features.id or key} | {f"column {name}": name for name in names}
+    columns = {"id": features.id or getattr(interactions, side)} | {
+        f"column {name}": name for name in names
+    }
     if features.files or features.query:
         table = _collect(scan_table(features, columns, section))
     else:
-        assert config.interactions is not None
-        columns = {"id": columns.pop("id"), "time": config.interactions.time} | columns
-        table = _collect(scan_table(config.interactions, columns, "interactions"))
-        parse, _ = time_parser(table, config.time_unit, lenient=True)
+        columns = {"id": columns.pop("id"), "time": interactions.time} | columns
+        table = _collect(scan_table(interactions, columns, "interactions"))
+        parse, _ = time_parser(table, time_unit, lenient=True)
         first = [pl.col("id").cast(pl.String), parse(pl.col("time")).alias("time")]
         table = table.with_columns(first).sort(*columns, nulls_last=True)
         table = table.unique("id", keep="first", maintain_order=True).drop("time")

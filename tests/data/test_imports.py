@@ -1,0 +1,21 @@
+"""What serving imports: the prepared log alone, without parsers and on every platform."""
+
+import subprocess
+import sys
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_the_log_imports_no_parser():
+    code = "import sys, corellarec.data.log; print(*sys.modules)"
+    found = {name for name in run(code) if name.startswith(("corellarec.data.", "corellarec.c"))}
+    assert found == {f"corellarec.data.{name}" for name in ("liked", "log", "splits")}
+
+
+def test_no_module_of_the_data_needs_posix():
+    code = "import sys; sys.modules['resource'] = None; import corellarec.data.prepare"
+    assert run(code) == []
