@@ -56,9 +56,9 @@ def test_vectors_are_a_feature_of_items(tmp_path):
     np.testing.assert_allclose(known.std(0), 1 / np.sqrt(4), atol=1e-5)  # of unit length
     assert (log.item_values[place["s22"]] == 0).all()  # it has none
     config = describe(tmp_path, more=f'item_vectors = "{path}"')
-    assert prepare(config, tmp_path / "d")["up_to_date"]
+    assert prepare(config, tmp_path / "d").up_to_date
     vectors(tmp_path, items=ITEMS["sku"].head(21))
-    assert not prepare(config, tmp_path / "d")["up_to_date"]  # another file of the same name
+    assert not prepare(config, tmp_path / "d").up_to_date  # another file of the same name
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ def tables(directory):
 def test_facts_agree_with_the_files(movielens, tmp_path):
     facts = prepare(config(movielens), tmp_path / "d")
     raw = [line.split("\t") for line in (movielens / "u.data").read_text().splitlines()]
-    assert facts["rows"] + facts["left_out"]["duplicate_rows"] == len(raw)
+    assert facts.rows + facts.left_out.duplicate_rows == len(raw)
     rows, users, items = tables(tmp_path / "d")
-    assert facts["positives"] == rows["label"].sum()
+    assert facts.positives == rows["label"].sum()
     # Every prepared row is a raw row, label and all.
     named = rows.select(
         users["id"].gather(rows["user"]).alias("user"),
@@ -37,7 +37,7 @@ def test_facts_agree_with_the_files(movielens, tmp_path):
     )
     expected = {(u, i, int(t), int(float(r) >= 4)) for u, i, r, t in raw}
     assert set(named.rows()) <= expected
-    assert sum(part["rows"] for part in facts["splits"].values()) == facts["rows"]
+    assert sum(part.rows for part in facts.splits.values()) == facts.rows
 
 
 def test_splits_follow_time_and_ties_stay_together(movielens, tmp_path):
@@ -58,10 +58,10 @@ def test_vocabularies_come_from_training_alone(movielens, tmp_path):
         codes = table[f"{side}_id_code"].to_list()
         assert {i for i, code in enumerate(codes) if code} == seen
         assert sorted(code for code in codes if code) == list(range(1, len(seen) + 1))
-    assert facts["splits"]["test"]["cold_user_rows"] > 0
+    assert facts.splits["test"].cold_user_rows > 0
     cold = rows.filter(pl.col("split") == 2)["user"].to_list()
     expected = sum(users["user_id_code"][user] == 0 for user in cold)
-    assert facts["splits"]["test"]["cold_user_rows"] == expected
+    assert facts.splits["test"].cold_user_rows == expected
 
 
 def test_a_shuffled_file_gives_the_same_log(movielens, tmp_path):
@@ -128,10 +128,12 @@ def test_label_and_split_rules(tmp_path_factory, threshold, share):
     )
     directory = tmp_path_factory.mktemp("d") / "d"
     facts = prepare(chosen, directory)
-    assert abs(facts["splits"]["train"]["rows"] / facts["rows"] - share) < 0.02
+    assert abs(facts.splits["train"].rows / facts.rows - share) < 0.02
     ratings = [line.split("\t") for line in (folder / "u.data").read_text().splitlines()]
-    if not facts["left_out"]["duplicate_rows"]:
-        assert facts["positives"] == sum(int(r[2]) >= threshold for r in ratings)
+    best: dict[tuple[str, str, str], int] = {}  # of one interaction the higher rating counts
+    for user, item, rating, time in ratings:
+        best[user, item, time] = max(int(rating), best.get((user, item, time), 0))
+    assert facts.positives == sum(rating >= threshold for rating in best.values())
 
 
 def broken(tmp_path, file, change):

@@ -38,8 +38,8 @@ def test_a_directory_becomes_a_configuration_that_works(tmp_path):
     assert data.positive_rating in (3, 4)
     assert any("products.csv" in line for line in said)
     facts = prepare(data, tmp_path / "d")
-    assert facts["rows"] == 500
-    assert facts["untitled_items"] == 0
+    assert facts.rows == 500
+    assert facts.untitled_items == 0
 
 
 def test_one_file_with_everything(tmp_path):
@@ -51,7 +51,7 @@ def test_one_file_with_everything(tmp_path):
     assert data.items.files is None
     assert data.interactions.separator == ";"
     assert "maker" in data.items.categorical
-    assert prepare(data, tmp_path / "d")["rows"] == 500
+    assert prepare(data, tmp_path / "d").rows == 500
 
 
 def test_what_cannot_be_told_is_asked_for(tmp_path):
@@ -98,4 +98,4 @@ def test_names_in_upper_case_are_read_as_in_lower(tmp_path, name):
     text, _ = propose([tmp_path], {})
     (tmp_path / "shop.toml").write_text(text)
     data = load_config(files=[tmp_path / "shop.toml"]).data
-    assert prepare(data, tmp_path / "d")["rows"] == 500
+    assert prepare(data, tmp_path / "d").rows == 500

@@ -1,12 +1,13 @@
 """Tables of users and items with their features as small numbers."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import polars as pl
 
 from corellarec.base.errors import ConfigError, DataError
+from corellarec.data.preparation import FeatureLayout, ValueLayout
 from corellarec.data.raw import Field
 
 BUCKETS = 32  # of a numeric feature
@@ -106,18 +107,18 @@ def coded_and_valued(
     return sorted(coded), sorted(valued)
 
 
-def value_layout(table: pl.DataFrame, names: list[str]) -> list[dict[str, Any]]:
-    """Name and width of each feature made of numbers."""
-    return [{"name": n, "width": table[f"{n}_values"].to_numpy().shape[1]} for n in names]
+def value_layout(table: pl.DataFrame, names: list[str]) -> list[ValueLayout]:
+    """Where each feature made of numbers lies."""
+    return [ValueLayout(n, table[f"{n}_values"].to_numpy().shape[1]) for n in names]
 
 
-def layout(table: pl.DataFrame, names: list[str]) -> list[dict[str, Any]]:
-    """Name, vocabulary size (with code 0) and width (columns of codes) of each feature."""
+def layout(table: pl.DataFrame, names: list[str]) -> list[FeatureLayout]:
+    """Where each coded feature lies."""
     found = []
     for name in names:
         codes = table[f"{name}_code"].to_numpy()
         width = codes.shape[1] if codes.ndim == 2 else 1
-        found.append({"name": name, "vocabulary": int(codes.max(initial=0)) + 1, "width": width})
+        found.append(FeatureLayout(name, int(codes.max(initial=0)) + 1, width))
     return found
 
 

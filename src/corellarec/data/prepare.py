@@ -18,25 +18,32 @@ import hashlib
 import json
 import sys
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from corellarec.base.artifacts import MANIFEST, read_manifest, sha256, writing
+from corellarec.base.artifacts import MANIFEST, sha256, writing
 from corellarec.base.errors import ArtifactError, DataError
 from corellarec.config import DataConfig
 from corellarec.data.check import check_rows, check_tables
 from corellarec.data.features import check_fields, coded_and_valued, encode, layout, value_layout
+from corellarec.data.preparation import (
+    Features,
+    LeftOut,
+    Preparation,
+    SplitFacts,
+    read_preparation,
+)
 from corellarec.data.rows import read_rows
 from corellarec.data.sources.recognise import read_raw, source_files
 from corellarec.data.splits import HISTORY_ONLY, SPLITS, check_splits, split_rows
 from corellarec.data.vectors import with_vectors
 
-FORMAT = 5  # raised when the prepared log changes shape, so that old ones are made anew
+FORMAT = 6  # raised when the prepared log changes shape, so that old ones are made anew
 
 
 @dataclass(frozen=True)
@@ -51,10 +58,10 @@ class Prepared:
     rows: pl.DataFrame
     users: pl.DataFrame
     items: pl.DataFrame
-    facts: dict[str, Any]
+    facts: Preparation
 
 
-def prepare(config: DataConfig, directory: Path) -> dict[str, Any]:
+def prepare(config: DataConfig, directory: Path) -> Preparation:
     """Prepare the log that ``config`` names into ``directory``; returns the manifest's facts.
 
     Does nothing where ``directory`` already holds the same source prepared with the same settings;
@@ -65,29 +72,24 @@ def prepare(config: DataConfig, directory: Path) -> dict[str, Any]:
         DataError: If the source is missing, malformed, or cannot be split into usable parts.
         FetchError: If the default data set cannot be obtained.
     """
-    start = time.perf_counter()
     key = _content_key(config)
     if key and (directory / MANIFEST).exists():
-        try:
-            facts = read_manifest(directory)
-        except ArtifactError:
-            facts = {}
-        if facts.get("key") == key:
-            return facts | {"up_to_date": True}
+        with suppress(ArtifactError):  # what cannot be used is made anew
+            facts = read_preparation(directory)
+            if facts.key == key:
+                return replace(facts, up_to_date=True)
     prepared = build(config)
-    with writing(directory, prepared.facts | {"key": key}) as unfinished:
+    facts = replace(prepared.facts, key=key)
+    with writing(directory, facts) as unfinished:
         prepared.rows.write_parquet(unfinished / "rows.parquet")
         prepared.users.write_parquet(unfinished / "users.parquet")
         prepared.items.write_parquet(unfinished / "items.parquet")
-    return prepared.facts | {
-        "up_to_date": False,
-        "seconds": round(time.perf_counter() - start, 2),
-        "peak_memory_mb": peak_memory_mb(),
-    }
+    return facts
 
 
 def build(config: DataConfig) -> Prepared:
     """Everything that :func:`prepare` does but for writing it."""
+    start = time.perf_counter()
     raw = read_raw(config)
     if config.item_vectors:
         raw = with_vectors(raw, Path(config.item_vectors).expanduser())
@@ -129,22 +131,39 @@ def build(config: DataConfig) -> Prepared:
         time=pl.col("time").cast(pl.Datetime("us", "UTC")),
         split=pl.Series(split),
     )
-    facts = _count(rows, users, items) | {
-        "left_out": {"bad_rows": read.skipped, **left_out},
-        "first_bad_row": read.first_skipped,
-        "time_unit": read.time_unit,
-        "history": config.history,
-        "settings": config.model_dump(mode="json"),
-        "features": {},
-    }
+    layouts = {}
     for side, table, fields in (
         ("user", users, raw.user_fields),
         ("item", items, raw.item_fields),
     ):
         coded, valued = coded_and_valued(fields, config.numbers)
-        facts["features"][side] = layout(table, [f"{side}_id", *coded])
-        facts["features"][f"{side}_values"] = value_layout(table, valued)
-    facts["warnings"] = warnings + check_tables(facts, rows, items, raw)
+        layouts[side] = layout(table, [f"{side}_id", *coded])
+        layouts[f"{side}_values"] = value_layout(table, valued)
+    samples = rows.filter(pl.col("split") != HISTORY_ONLY)
+    facts = Preparation(
+        rows=samples.height,
+        history_only_rows=rows.height - samples.height,
+        users=users.height,
+        items=items.height,
+        untitled_items=int((items["title"].fill_null("").str.strip_chars() == "").sum()),
+        positives=int(samples["label"].sum()),
+        splits=_split_facts(samples, users, items),
+        left_out=replace(left_out, bad_rows=read.skipped),
+        first_bad_row=read.first_skipped,
+        time_unit=read.time_unit,
+        history=config.history,
+        features=Features(**layouts),
+        settings=config,
+        warnings=(),
+        seconds=0.0,
+        peak_memory_mb=0,
+    )
+    facts = replace(
+        facts,
+        warnings=(*warnings, *check_tables(facts, rows, items, raw)),
+        seconds=round(time.perf_counter() - start, 2),
+        peak_memory_mb=peak_memory_mb(),
+    )
     return Prepared(rows, users, items, facts)
 
 
@@ -182,7 +201,7 @@ def _content_key(config: DataConfig) -> str | None:
 
 def _clean(
     rows: pl.DataFrame, titled: pl.Series | None, min_user_rows: int, min_item_rows: int
-) -> tuple[pl.DataFrame, pl.Series, pl.Series, dict[str, int]]:
+) -> tuple[pl.DataFrame, pl.Series, pl.Series, LeftOut]:
     """Rows sorted by (user, time, item) with ids as numbers, the ids, and what was left out.
 
     Rows of items that are not ``titled`` are left out, where it is given.
@@ -193,24 +212,24 @@ def _clean(
     # One interaction noted twice: the higher rating stays, whatever the order in the file.
     rows = rows.sort("user", "time", "item", "value")
     again = _same_as_next(rows, "user") & _same_as_next(rows, "time") & _same_as_next(rows, "item")
-    counts = {"duplicate_rows": int(again.sum())}
     rows = rows.filter(~again) if again.any() else rows
+    untitled = 0
     if titled is not None:
         drop = ~item_ids.is_in(titled.implode()).to_numpy()[rows["item"].to_numpy()]
         rows = rows.filter(~drop)
-        counts["rows_of_untitled_items"] = int(drop.sum())
+        untitled = int(drop.sum())
     before = rows.height
     rows = _core(rows, min_user_rows, min_item_rows)
-    counts["rows_below_core"] = before - rows.height
+    left_out = LeftOut(0, int(again.sum()), untitled, before - rows.height)
     if rows.is_empty():
         raise DataError(
             "nothing is left of the log: "
-            + ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
+            + ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in asdict(left_out).items())
             + "; ask for less with data.untitled, data.min_user_rows, data.min_item_rows"
         )
     users, user_ids = _compact(rows["user"], user_ids)
     items, item_ids = _compact(rows["item"], item_ids)
-    return rows.with_columns(user=users, item=items), user_ids, item_ids, counts
+    return rows.with_columns(user=users, item=items), user_ids, item_ids, left_out
 
 
 def _dense(column: pl.Series) -> tuple[pl.Series, pl.Series]:
@@ -250,36 +269,26 @@ def _compact(numbers: pl.Series, ids: pl.Series) -> tuple[pl.Series, pl.Series]:
     return pl.Series(places[numbers.to_numpy()].astype(np.int32)), ids.filter(pl.Series(found))
 
 
-def _count(rows: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> dict[str, Any]:
+def _split_facts(
+    samples: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame
+) -> dict[str, SplitFacts]:
     parts = {}
-    cold = rows.select(
+    cold = samples.select(
         "split",
         "label",
         "time",
-        user=users["train_rows"].gather(rows["user"]) == 0,
-        item=items["train_rows"].gather(rows["item"]) == 0,
+        user=users["train_rows"].gather(samples["user"]) == 0,
+        item=items["train_rows"].gather(samples["item"]) == 0,
     )
     for number, name in enumerate(SPLITS):
         part = cold.filter(pl.col("split") == number)
-        parts[name] = {
-            "rows": part.height,
-            "positives": int(part["label"].sum()),
-            "from": _iso(part["time"].min()),
-            "to": _iso(part["time"].max()),
-            "cold_user_rows": int(part["user"].sum()),
-            "cold_item_rows": int(part["item"].sum()),
-        }
-    samples = rows.filter(pl.col("split") != HISTORY_ONLY)
-    return {
-        "rows": samples.height,
-        "history_only_rows": rows.height - samples.height,
-        "users": users.height,
-        "items": items.height,
-        "untitled_items": int((items["title"].fill_null("").str.strip_chars() == "").sum()),
-        "positives": int(samples["label"].sum()),
-        "splits": parts,
-    }
-
-
-def _iso(moment: Any) -> str:  # noqa: ANN401 (polars says it may be any Python value)
-    return moment.isoformat().replace("+00:00", "Z")
+        first, last = part.select(pl.col("time").min(), last=pl.col("time").max()).row(0)
+        parts[name] = SplitFacts(
+            rows=part.height,
+            positives=int(part["label"].sum()),
+            first=first,
+            last=last,
+            cold_user_rows=int(part["user"].sum()),
+            cold_item_rows=int(part["item"].sum()),
+        )
+    return parts
