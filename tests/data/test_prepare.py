@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import write_movielens
-from corellarec.base.errors import CorellarecError, DataError, FetchError
+from corellarec.base.errors import DataError
 from corellarec.config import load_config
-from corellarec.data.fetch import check
 from corellarec.data.prepare import prepare
 from corellarec.data.splits import SPLITS
 
@@ -205,11 +204,3 @@ def test_a_damaged_member_of_a_zip_is_an_error(movielens, tmp_path):
     archive.write_bytes(content)
     with pytest.raises(DataError, match=r"a\.zip: u\.data"):
         prepare(config(archive), tmp_path / "d")
-
-
-def test_wrong_checksum_names_the_file(tmp_path):
-    (tmp_path / "f").write_text("x")
-    with pytest.raises(FetchError, match=r"SHA-256 is 2d711642.*delete it"):
-        check(tmp_path / "f", "0" * 64)
-    assert (tmp_path / "f").exists()
-    assert issubclass(FetchError, CorellarecError)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from corellarec.base.artifacts import to_tree, write_text
+from corellarec.base.cache import cache_dir
 from corellarec.base.console import Display, baseline_table, say_warnings, search
 from corellarec.base.device import pick_device, pick_dtype
 from corellarec.base.errors import ArtifactError, ConfigError, CorellarecError, DataError
@@ -19,7 +20,7 @@ from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.router import explain
 from corellarec.config import Config, load_config, preset_names
 from corellarec.crm.external import score_logits
-from corellarec.data.fetch import cache_dir, fetch_movielens
+from corellarec.data.fetch import fetch_movielens
 from corellarec.data.files import check_name, read_table, write_table
 from corellarec.data.prepare import build
 from corellarec.data.splits import SPLITS
