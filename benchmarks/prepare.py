@@ -72,7 +72,7 @@ def prepare_slice(folder: Path, out: Path) -> dict[str, float]:
     start = time.perf_counter()
     facts = prepare(config, out / "prepared")
     seconds = time.perf_counter() - start
-    return {"rows": facts["rows"], "seconds": seconds, "memory_mb": peak_memory_mb()}
+    return {"rows": facts.rows, "seconds": seconds, "memory_mb": peak_memory_mb()}
 
 
 def pandas_slice(folder: Path, out: Path) -> dict[str, float]:

@@ -21,11 +21,12 @@ from fuxictr.pytorch.layers import (
 )
 from torch import nn
 
+from corellarec.base.cache import cache_dir, download_wheel
 from corellarec.base.errors import FetchError
 from corellarec.crm import autoint, dcnv2, deepfm, fibinet, fignn, finalmlp, fm, history, xdeepfm
 from corellarec.crm.layers import attend
 from corellarec.crm.models.deep import DeepNetwork
-from corellarec.data.fetch import RECBOLE, cache_dir, download_wheel
+from corellarec.data.fetch import RECBOLE
 
 FIELDS, DIM, BATCH = 6, 8, 40
 DEEP = (16, 12)

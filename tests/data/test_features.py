@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from corellarec.base.errors import DataError
+from corellarec.base.errors import ConfigError, DataError
+from corellarec.config import load_config
 from corellarec.data.log import Log
 from corellarec.data.prepare import prepare
 from data.test_tables import ITEMS, describe, write_log
@@ -55,9 +56,9 @@ def test_vectors_are_a_feature_of_items(tmp_path):
     np.testing.assert_allclose(known.std(0), 1 / np.sqrt(4), atol=1e-5)  # of unit length
     assert (log.item_values[place["s22"]] == 0).all()  # it has none
     config = describe(tmp_path, more=f'item_vectors = "{path}"')
-    assert prepare(config, tmp_path / "d")["up_to_date"]
+    assert prepare(config, tmp_path / "d").up_to_date
     vectors(tmp_path, items=ITEMS["sku"].head(21))
-    assert not prepare(config, tmp_path / "d")["up_to_date"]  # another file of the same name
+    assert not prepare(config, tmp_path / "d").up_to_date  # another file of the same name
 
 
 @pytest.mark.parametrize(
@@ -79,3 +80,31 @@ def test_bad_vectors(tmp_path, given, message):
 def test_vectors_that_are_not_there(tmp_path):
     with pytest.raises(DataError, match=r"none\.parquet is not there"):
         prepared(tmp_path, f'item_vectors = "{tmp_path}/none.parquet"')
+
+
+def test_vectors_beside_a_feature_of_their_name(tmp_path):
+    path = vectors(tmp_path)
+    write_log(tmp_path)
+    ITEMS.rename({"maker": "vector"}).write_csv(tmp_path / "items.csv")
+    config = describe(tmp_path, more=f'item_vectors = "{path}"')
+    items = config.items.model_copy(update={"categorical": ("vector",)})
+    with pytest.raises(ConfigError, match="'vector' is listed twice.*item_vectors"):
+        prepare(config.model_copy(update={"items": items}), tmp_path / "d")
+
+
+def test_a_column_vector_that_is_no_feature_does_not_hide_the_vectors(tmp_path):
+    """RecBole's tables keep sequences of floats, which are no features."""
+    folder = tmp_path / "x"
+    folder.mkdir()
+    log = write_log(tmp_path)
+    rows = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
+    rows += [f"{who}\t{sku}\t{stars}\t{when}" for who, sku, stars, when, _ in log.rows()]
+    (folder / "x.inter").write_text("\n".join(rows) + "\n")
+    items = ["item_id:token\ttitle:token_seq\tvector:float_seq"]
+    items += [f"{sku}\t{name}\t0.1 0.2" for sku, name in ITEMS.select("sku", "name").rows()]
+    (folder / "x.item").write_text("\n".join(items) + "\n")
+    settings = [f"data.path={folder}", f"data.item_vectors={vectors(tmp_path)}"]
+    prepare(load_config(settings=settings).data, tmp_path / "d")
+    assert [(f.name, f.width) for f in Log.load(tmp_path / "d").features.item_values] == [
+        ("vector", 4)
+    ]

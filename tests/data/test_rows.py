@@ -5,7 +5,8 @@ import polars as pl
 import pytest
 
 from corellarec.base.errors import DataError
-from corellarec.data.rows import RowFile, delimited_file, frame_file, json_file, read_rows
+from corellarec.data.row_files import RowFile, delimited_file, frame_file, json_file
+from corellarec.data.rows import read_rows
 
 COLUMNS = {"user": "u", "item": "i", "value": "r", "time": "t"}
 

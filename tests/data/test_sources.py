@@ -63,8 +63,8 @@ def write_25m(folder):
 def test_movielens_10m_and_25m_hold_the_same_log(tmp_path):
     old, _ = prepared(write_10m(tmp_path / "ml-10m"), tmp_path / "a")
     new, log = prepared(write_25m(tmp_path / "ml-25m"), tmp_path / "b")
-    assert old["splits"] == new["splits"]
-    assert old["positives"] == sum(r >= 4 for _, _, r, _ in ratings()) == new["positives"]
+    assert old.splits == new.splits
+    assert old.positives == sum(r >= 4 for _, _, r, _ in ratings()) == new.positives
     assert log.titles[0] == "Film: É1 (1961)"
     assert log.users.columns == ["id", "train_rows", "user_id_code"]
     one, other = (pl.read_parquet(tmp_path / name / "items.parquet") for name in "ab")
@@ -77,7 +77,7 @@ def test_a_zip_of_the_csv_layout(tmp_path):
         for path in folder.iterdir():
             archive.write(path, f"ml-25m/{path.name}")
     facts, _ = prepared(tmp_path / "ml-25m.zip", tmp_path / "d")
-    assert facts["rows"] == 600
+    assert facts.rows == 600
 
 
 # Amazon.
@@ -143,21 +143,21 @@ def write_amazon(folder, release):
 def test_amazon_of_every_release(tmp_path, release):
     folder = write_amazon(tmp_path / "books", release)
     facts, log = prepared(folder, tmp_path / "d", preset="amazon-books")
-    assert facts["rows"] == 600
-    assert facts["positives"] == sum(r >= 5 for _, _, r, _ in amazon_rows())
-    assert facts["untitled_items"] == 2
+    assert facts.rows == 600
+    assert facts.positives == sum(r >= 5 for _, _, r, _ in amazon_rows())
+    assert facts.untitled_items == 2
     by_id = {row["id"]: row for row in log.items.iter_rows(named=True)}
     assert by_id[asin(1)]["title"] == "War & Peace"
     assert by_id[asin(2)]["title"] == "It"
     assert by_id[asin(5)]["title"] == "Café '68'"
     assert by_id[asin(7)]["author"] == "B1"
     assert by_id[asin(7)]["category"] == ["Books", "Poetry & Prose"]
-    assert any("2 of 29 items (7%) have no title" in warning for warning in facts["warnings"])
+    assert any("2 of 29 items (7%) have no title" in warning for warning in facts.warnings)
     dropped, log = prepared(folder, tmp_path / "e", "data.untitled=drop", preset="amazon-books")
     gone = sum(i in (asin(3), asin(4)) for _, i, _, _ in amazon_rows())
-    assert dropped["left_out"]["rows_of_untitled_items"] == gone
-    assert dropped["rows"] == 600 - gone
-    assert dropped["untitled_items"] == 0
+    assert dropped.left_out.rows_of_untitled_items == gone
+    assert dropped.rows == 600 - gone
+    assert dropped.untitled_items == 0
     assert all(log.titles)
 
 
@@ -175,8 +175,8 @@ def test_amazon_ratings_without_reviews_in_every_order(tmp_path, name):
     content = "\n".join(rows).encode()
     (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     found, _ = prepared(folder, tmp_path / "b")
-    assert found["splits"] == whole["splits"]
-    assert found["positives"] == whole["positives"]
+    assert found.splits == whole.splits
+    assert found.positives == whole.positives
 
 
 def test_two_categories_are_not_guessed_between(tmp_path):
@@ -198,9 +198,9 @@ def test_the_real_logs(tmp_path):
         pytest.skip("set CORELLAREC_TEST_DATA to a folder with ml-1m.zip and amazon-books-2023")
     folder = Path(folder)
     facts, _ = prepared(folder / "ml-1m.zip", tmp_path / "a", preset="ml-1m")
-    counts = [facts[name] for name in ("rows", "users", "items", "positives")]
+    counts = [getattr(facts, name) for name in ("rows", "users", "items", "positives")]
     assert counts == [1_000_209, 6040, 3706, 575_281]
     facts, _ = prepared(folder / "ml-1m.zip", tmp_path / "b", "data.min_history=5", preset="ml-1m")
-    assert (facts["rows"], facts["history_only_rows"]) == (970_009, 30_200)
+    assert (facts.rows, facts.history_only_rows) == (970_009, 30_200)
     facts, _ = prepared(folder / "amazon-books-2023", tmp_path / "c", preset="amazon-books")
-    assert facts["rows"] == 160_666
+    assert facts.rows == 160_666

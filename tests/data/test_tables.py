@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from corellarec.base.errors import ConfigError, DataError
 from corellarec.config import load_config
 from corellarec.data.log import Log
-from corellarec.data.prepare import HISTORY_ONLY, prepare
+from corellarec.data.prepare import prepare
+from corellarec.data.splits import HISTORY_ONLY
 
 ITEMS = pl.DataFrame(
     {
@@ -76,8 +77,8 @@ def test_a_log_of_csv_files(tmp_path):
     log = write_log(tmp_path)
     facts = prepare(describe(tmp_path), tmp_path / "d")
     rows, users, items = tables(tmp_path / "d")
-    assert facts["rows"] == 500
-    assert facts["positives"] == (log["stars"] >= 4).sum()
+    assert facts.rows == 500
+    assert facts.positives == (log["stars"] >= 4).sum()
     named = rows.select(
         users["id"].gather(rows["user"]).alias("who"),
         items["id"].gather(rows["item"]).alias("sku"),
@@ -163,23 +164,35 @@ def test_labels_of_every_kind(tmp_path):
     facts = prepare(
         describe(tmp_path, 'label = "event"\npositive_values = ["buy"]'), tmp_path / "d"
     )
-    assert facts["positives"] == expected
+    assert facts.positives == expected
     bought = pl.col("event") == "buy"
     words = pl.when(bought).then(pl.lit("Yes")).otherwise(pl.lit("no"))
     labels = (bought, bought.cast(pl.Int8), bought.cast(pl.Float64), words)
     for number, label in enumerate(labels):
         log.with_columns(liked=label).write_csv(tmp_path / f"l{number}.csv")
         config = describe(tmp_path, 'label = "liked"', log=f"l{number}.csv")
-        assert prepare(config, tmp_path / "d")["positives"] == expected
+        assert prepare(config, tmp_path / "d").positives == expected
     with pytest.raises(DataError, match=r"log\.csv, line 2: label '\d' is not 0 or 1"):
         prepare(describe(tmp_path, 'label = "stars"'), tmp_path / "d")
+
+
+def test_labels_that_are_all_alike_have_no_threshold_to_choose(tmp_path):
+    log = write_log(tmp_path)
+    log.with_columns(
+        liked=pl.int_range(pl.len()) % 2 * (pl.col("when") < log["when"][450])
+    ).write_csv(tmp_path / "log.csv")
+    with pytest.raises(
+        DataError, match="test split is 0: .*data.split.*rows with label 1"
+    ) as found:
+        prepare(describe(tmp_path, 'label = "liked"'), tmp_path / "d")
+    assert "positive_rating" not in str(found.value)
 
 
 def test_a_rating_that_is_no_binary_fraction_reaches_itself(tmp_path):
     log = write_log(tmp_path)
     log.with_columns(pl.col("stars") + 0.3).write_csv(tmp_path / "log.csv")
     facts = prepare(describe(tmp_path, more="positive_rating = 3.3"), tmp_path / "d")
-    assert facts["positives"] == (log["stars"] >= 3).sum()
+    assert facts.positives == (log["stars"] >= 3).sum()
 
 
 def test_given_splits_are_honoured_and_questioned(tmp_path):
@@ -188,8 +201,8 @@ def test_given_splits_are_honoured_and_questioned(tmp_path):
     log.with_columns(part=names).write_csv(tmp_path / "log.csv")
     config = describe(tmp_path, 'rating = "stars"\nsplit = "part"')
     facts = prepare(config, tmp_path / "d")
-    assert facts["splits"]["test"]["rows"] == (names == "TEST").sum()
-    assert any("given test split begins" in warning for warning in facts["warnings"])
+    assert facts.splits["test"].rows == (names == "TEST").sum()
+    assert any("given test split begins" in warning for warning in facts.warnings)
     log.with_columns(part=pl.lit("other")).write_csv(tmp_path / "log.csv")
     with pytest.raises(DataError, match="the split column holds 'other'; it may hold train"):
         prepare(config, tmp_path / "d")
@@ -207,6 +220,25 @@ def test_features_may_stand_in_the_log_itself(tmp_path):
     first = joined.unique("sku", keep="first", maintain_order=True).sort("sku")
     assert items["maker"].to_list() == first["maker"].to_list()  # the earliest value
     assert "later" not in items["maker"]
+
+
+def test_a_feature_in_the_log_may_have_any_name(tmp_path):
+    """Also ``time``, and those that the reader uses for columns of its own."""
+    log = write_log(tmp_path).join(ITEMS, on="sku")
+    log = log.rename({"maker": "time", "price": "title 0", "tags": "column time"})
+    log.write_csv(tmp_path / "log.csv")
+    config = describe(tmp_path, items=" ")
+    features = {"categorical": ("time",), "numeric": ("title 0",), "multi": {"column time": "|"}}
+    prepare(
+        config.model_copy(update={"items": config.items.model_copy(update=features)}),
+        tmp_path / "d",
+    )
+    items = tables(tmp_path / "d")[2]
+    expected = ITEMS.filter(pl.col("sku").is_in(items["id"].implode())).sort("sku")
+    assert items["id"].to_list() == expected["sku"].to_list()
+    assert items["title"].to_list() == expected["name"].to_list()
+    assert items["time"].to_list() == expected["maker"].to_list()
+    assert items["title 0"].to_list() == expected["price"].to_list()
 
 
 def test_a_template_makes_the_title(tmp_path):
@@ -231,6 +263,8 @@ def test_mistakes_are_named(tmp_path):
         (change("interactions", user="wo"), "log.csv, line 1: no column 'wo'; found: who, sku"),
         (change("items", numeric=("weight",)), "items.csv, line 1: no column 'weight'"),
         (change("items", categorical=("title",)), "cannot be called 'title'"),
+        (change("items", categorical=("maker", "price_code")), "cannot be called 'price_code'"),
+        (change("items", categorical=("maker", "price")), "'price' is listed twice"),
         (change("items", encoding="martian"), "'martian' is not known"),
     ):
         with pytest.raises((DataError, ConfigError), match=message):
@@ -274,9 +308,9 @@ def test_core_and_history_only(tmp_path_factory, seed, min_user_rows, min_item_r
         return
     rows, users, items = tables(folder / "d")
     assert rows.height == expected.height
-    assert facts["left_out"]["rows_below_core"] == log.height - expected.height
-    assert facts["rows"] == samples.height
-    assert facts["history_only_rows"] == expected.height - samples.height
+    assert facts.left_out.rows_below_core == log.height - expected.height
+    assert facts.rows == samples.height
+    assert facts.history_only_rows == expected.height - samples.height
     assert set(users["id"]) == set(expected["who"])
     early = rows.with_columns(place=pl.int_range(pl.len()).over("user"))
     assert ((early["place"] < min_history) == (early["split"] == HISTORY_ONLY)).all()
@@ -297,13 +331,13 @@ def test_warnings(tmp_path):
     pl.concat([odd, odd[:50]]).write_csv(tmp_path / "log.csv")
     ITEMS.with_columns(name=pl.lit("Thing")).write_csv(tmp_path / "items.csv")
     facts = prepare(describe(tmp_path), tmp_path / "d")
-    found = " ".join(facts["warnings"])
+    found = " ".join(facts.warnings)
     assert "550 rows are from before 1980" in found
     assert "user ids look like floats ('0.0')" in found
     assert "share 1 titles" in found
     assert re.search(r"\d\d rows repeat another one's", found)
     write_log(tmp_path / "good")
-    assert prepare(describe(tmp_path / "good"), tmp_path / "e")["warnings"] == []
+    assert prepare(describe(tmp_path / "good"), tmp_path / "e").warnings == ()
 
 
 def test_a_history_only_log_of_positives(tmp_path):

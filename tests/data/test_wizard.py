@@ -1,3 +1,5 @@
+import gzip
+
 import polars as pl
 import pytest
 
@@ -36,8 +38,8 @@ def test_a_directory_becomes_a_configuration_that_works(tmp_path):
     assert data.positive_rating in (3, 4)
     assert any("products.csv" in line for line in said)
     facts = prepare(data, tmp_path / "d")
-    assert facts["rows"] == 500
-    assert facts["untitled_items"] == 0
+    assert facts.rows == 500
+    assert facts.untitled_items == 0
 
 
 def test_one_file_with_everything(tmp_path):
@@ -49,7 +51,7 @@ def test_one_file_with_everything(tmp_path):
     assert data.items.files is None
     assert data.interactions.separator == ";"
     assert "maker" in data.items.categorical
-    assert prepare(data, tmp_path / "d")["rows"] == 500
+    assert prepare(data, tmp_path / "d").rows == 500
 
 
 def test_what_cannot_be_told_is_asked_for(tmp_path):
@@ -77,3 +79,23 @@ def test_a_known_layout_needs_no_tables(tmp_path):
     folder = write_movielens(tmp_path / "ml")
     with pytest.raises(DataError, match=r"is read as it is.*--set data\.path"):
         propose([folder], {})
+
+
+@pytest.mark.parametrize("name", ["LOG.PARQUET", "LOG.JSON", "LOG.CSV", "LOG.CSV.GZ"])
+def test_names_in_upper_case_are_read_as_in_lower(tmp_path, name):
+    log = write_log(tmp_path).rename(LOG_NAMES)
+    (tmp_path / "log.csv").unlink()
+    ITEMS.rename({"sku": "product_id"}).write_csv(tmp_path / "items.csv")
+    match name:
+        case "LOG.PARQUET":
+            log.write_parquet(tmp_path / name)
+        case "LOG.JSON":
+            log.write_ndjson(tmp_path / name)
+        case "LOG.CSV":
+            log.write_csv(tmp_path / name)
+        case _:
+            (tmp_path / name).write_bytes(gzip.compress(log.write_csv().encode()))
+    text, _ = propose([tmp_path], {})
+    (tmp_path / "shop.toml").write_text(text)
+    data = load_config(files=[tmp_path / "shop.toml"]).data
+    assert prepare(data, tmp_path / "d").rows == 500

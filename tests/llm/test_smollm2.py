@@ -23,8 +23,8 @@ def real_log(tmp_path_factory):
         load_model("smollm2-135m-instruct", torch.bfloat16, CPU)
     except FetchError as error:
         pytest.skip(f"MovieLens-100K or SmolLM2 is out of reach: {error}")
-    assert (facts["rows"], facts["users"], facts["items"]) == (100_000, 943, 1682)
-    assert facts["positives"] == 55_375
+    assert (facts.rows, facts.users, facts.items) == (100_000, 943, 1682)
+    assert facts.positives == 55_375
     return Log.load(directory)
 
 

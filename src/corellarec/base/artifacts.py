@@ -7,11 +7,17 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from corellarec.base.errors import ArtifactError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 MANIFEST = "manifest.json"
+T = TypeVar("T")
 
 
 def sha256(path: Path) -> str:
@@ -31,8 +37,56 @@ def write_text(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
+def write_json(path: Path, value: "DataclassInstance") -> None:
+    """Write a dataclass as JSON, which :func:`read_json` reads back equal.
+
+    Fields may be what pydantic can write: numbers (NaN and infinity too), text, dates, tuples,
+    mappings, and dataclasses or pydantic models of these.
+    """
+    write_text(path, json.dumps(to_tree(value), indent=1) + "\n")
+
+
+def read_json(
+    path: Path,
+    kind: type[T],
+    *,
+    remedy: str = "delete it and run the command that writes it again",
+) -> T:
+    """Read a dataclass that :func:`write_json` wrote; types are checked, not converted.
+
+    Args:
+        path: The file.
+        kind: The dataclass. Fields of the file that it has not are left out.
+        remedy: What to do where the file cannot be used, for messages.
+
+    Raises:
+        ArtifactError: If the file is missing or damaged, or lacks a field or has one of another
+            type, as another version of this program may have written it.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} is not there: {remedy}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "json_invalid":
+            raise ArtifactError(f"{path} is damaged: {remedy}") from error
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        raise ArtifactError(
+            f"{path} was written by another version of corellarec ({place}: {first['msg']}): "
+            f"{remedy}"
+        ) from error
+
+
+def to_tree(value: "DataclassInstance") -> dict[str, Any]:
+    """A dataclass as plain values, with NaN and infinity as they are."""
+    return TypeAdapter(type(value)).dump_python(value, mode="json", warnings="error")
+
+
 @contextmanager
-def writing(directory: Path, facts: Mapping[str, Any] | None = None) -> Iterator[Path]:
+def writing(
+    directory: Path, facts: "Mapping[str, Any] | DataclassInstance | None" = None
+) -> Iterator[Path]:
     """Write a directory that appears whole, with a manifest, or not at all.
 
     The body fills the yielded directory; afterwards ``manifest.json`` records ``facts`` and the
@@ -47,7 +101,7 @@ def writing(directory: Path, facts: Mapping[str, Any] | None = None) -> Iterator
     yield unfinished
     files = sorted(path for path in unfinished.rglob("*") if path.is_file())
     manifest = {
-        **(facts or {}),
+        **(facts if isinstance(facts, Mapping) else to_tree(facts) if facts else {}),
         "files": {path.relative_to(unfinished).as_posix(): sha256(path) for path in files},
     }
     write_text(unfinished / MANIFEST, json.dumps(manifest, indent=2) + "\n")

@@ -1,6 +1,6 @@
 """What a person sees while a run works: lines, spinners, progress bars, all on stderr."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -75,7 +75,7 @@ class Display:
             yield more
 
 
-def say_warnings(console: Console, warnings: list[str]) -> None:
+def say_warnings(console: Console, warnings: Iterable[str]) -> None:
     """One line for each warning about a log."""
     for warning in warnings:
         console.print(
@@ -120,41 +120,3 @@ def baseline_table(found: dict[str, Any]) -> Table:
         table.add_column(title, justify="right")
     table.add_row(*cells)
     return table
-
-
-def left_out(facts: dict[str, Any]) -> str:
-    """What a preparation left out and why, in one line; empty where it left out nothing."""
-    reasons = [
-        f"{count:,} {reason.replace('_', ' ')}"
-        for reason, count in facts["left_out"].items()
-        if count
-    ]
-    first = f" (the first: {facts['first_bad_row']})" if facts["first_bad_row"] else ""
-    return ", ".join(reasons) + first
-
-
-def preparation(facts: dict[str, Any]) -> str:
-    """What a prepared log holds, as lines of text."""
-    lines = [
-        ("rows", f"{facts['rows']:,}"),
-        ("users", f"{facts['users']:,}"),
-        ("items", f"{facts['items']:,}, of which {facts['untitled_items']:,} without a title"),
-        ("positives", f"{facts['positives']:,} ({facts['positives'] / facts['rows']:.1%})"),
-    ]
-    for name, part in facts["splits"].items():
-        lines.append(
-            (
-                name,
-                f"{part['rows']:,} rows, {part['from']} to {part['to']}; "
-                f"{part['cold_user_rows']:,} of cold users, {part['cold_item_rows']:,} of cold "
-                "items",
-            )
-        )
-    if facts["history_only_rows"]:
-        lines.append(("history only", f"{facts['history_only_rows']:,} rows"))
-    lines.append(("left out", left_out(facts) or "nothing"))
-    if facts.get("up_to_date"):
-        lines.append(("cost", "nothing to do: already prepared from the same source"))
-    else:
-        lines.append(("cost", f"{facts['seconds']} s, {facts['peak_memory_mb']:,} MiB of memory"))
-    return "\n".join(f"{name:13} {text}" for name, text in lines)

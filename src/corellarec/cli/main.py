@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,17 +11,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from corellarec.base.artifacts import write_text
-from corellarec.base.console import Display, baseline_table, preparation, say_warnings, search
+from corellarec.base.artifacts import to_tree, write_text
+from corellarec.base.cache import cache_dir
+from corellarec.base.console import Display, baseline_table, say_warnings, search
 from corellarec.base.device import pick_device, pick_dtype
 from corellarec.base.errors import ArtifactError, ConfigError, CorellarecError, DataError
 from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.router import explain
 from corellarec.config import Config, load_config, preset_names
 from corellarec.crm.external import score_logits
-from corellarec.data.fetch import cache_dir, fetch_movielens
+from corellarec.data.fetch import fetch_movielens
 from corellarec.data.files import check_name, read_table, write_table
-from corellarec.data.prepare import SPLITS, build, peak_memory_mb
+from corellarec.data.prepare import build
+from corellarec.data.splits import SPLITS
 from corellarec.data.wizard import propose
 from corellarec.evaluation.results import Evaluation
 from corellarec.evaluation.terminal import tables
@@ -170,9 +171,9 @@ def prepare(
     here = _start(preset, config, _with_skip(settings, skip_bad_rows), out)
     facts = here.prepare()
     if as_json:
-        _print_json({name: value for name, value in facts.items() if name != "files"})
+        _print_json(to_tree(facts))
     else:
-        Console().print(preparation(facts), highlight=False, soft_wrap=True)
+        Console().print(facts.summary(), highlight=False, soft_wrap=True)
 
 
 def _with_skip(settings: list[str] | None, skip_bad_rows: int | None) -> list[str]:
@@ -190,20 +191,15 @@ def check(
 ) -> None:
     """Read and check a log, say what it holds and what looks wrong, and write nothing."""
     resolved, _ = _settings(preset, config, _with_skip(settings, skip_bad_rows), None)
-    start = time.perf_counter()
     with console.status("reading the log"):
         facts = build(resolved.data).facts
-    facts |= {
-        "seconds": round(time.perf_counter() - start, 2),
-        "peak_memory_mb": peak_memory_mb(),
-    }
     if as_json:
-        _print_json(facts)
+        _print_json(to_tree(facts))
         return
-    Console().print(preparation(facts), highlight=False, soft_wrap=True)
-    say_warnings(console, facts["warnings"])
+    Console().print(facts.summary(), highlight=False, soft_wrap=True)
+    say_warnings(console, facts.warnings)
     console.print(
-        f"{len(facts['warnings'])} warning(s)" if facts["warnings"] else "nothing looks wrong",
+        f"{len(facts.warnings)} warning(s)" if facts.warnings else "nothing looks wrong",
         highlight=False,
     )
 

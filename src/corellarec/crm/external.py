@@ -10,8 +10,8 @@ from corellarec.base.errors import DataError
 from corellarec.config import ExternalConfig
 from corellarec.data.files import read_table
 from corellarec.data.log import Log
-from corellarec.data.prepare import SPLITS
-from corellarec.data.rows import time_parser
+from corellarec.data.splits import SPLITS
+from corellarec.data.times import time_parser
 
 SMALLEST = 1e-7  # probabilities of 0 and 1 are taken as this far from them
 

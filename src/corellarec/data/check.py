@@ -1,12 +1,12 @@
 """Warnings: what in a log can be used, but is probably not what was meant."""
 
-from typing import Any
-
 import numpy as np
 import polars as pl
 
+from corellarec.data.preparation import Preparation
 from corellarec.data.raw import RawLog
-from corellarec.data.rows import SECOND, Rows
+from corellarec.data.rows import Rows
+from corellarec.data.times import SECOND
 
 EARLIEST = 315_532_800 * SECOND  # 1980
 LATEST = 4_102_444_800 * SECOND  # 2100
@@ -48,7 +48,7 @@ def check_rows(read: Rows, raw: RawLog) -> list[str]:
 
 
 def check_tables(
-    facts: dict[str, Any], rows: pl.DataFrame, items: pl.DataFrame, raw: RawLog
+    facts: Preparation, rows: pl.DataFrame, items: pl.DataFrame, raw: RawLog
 ) -> list[str]:
     """Warnings about the prepared log, whose counts are ``facts``."""
     found = []
@@ -57,7 +57,7 @@ def check_tables(
             f"none of the log's items is in the table of items: the log has {items['id'][0]!r}, "
             f"the table {raw.items['id'].min()!r}; is the id the right column in both?"
         )
-    doubles = facts["left_out"]["duplicate_rows"]
+    doubles = facts.left_out.duplicate_rows
     if doubles > 0.01 * rows.height:
         found.append(
             f"{doubles:,} rows repeat another one's user, item and time: they count once; if they "
@@ -78,7 +78,7 @@ def check_tables(
             f"{int(ties.sum()):,} of {rows.height:,} rows have the same time as the user's row "
             "before: their order is unknown and taken by item; finer times would help"
         )
-    untitled = facts["untitled_items"]
+    untitled = facts.untitled_items
     if untitled:
         share = untitled / items.height
         found.append(
@@ -91,12 +91,12 @@ def check_tables(
             f"{len(titles):,} titled items share {titles.n_unique():,} titles: the language model "
             "cannot tell them apart; put more into the title, such as {name} by {brand}"
         )
-    splits = facts["splits"]
+    splits = facts.splits
     for before, after in (("train", "validation"), ("train", "test"), ("validation", "test")):
-        if splits[after]["from"] < splits[before]["to"]:
+        if splits[after].first < splits[before].last:
             found.append(
-                f"the given {after} split begins ({splits[after]['from']}) before the {before} "
-                f"split ends ({splits[before]['to']}): the models learn from what comes after "
+                f"the given {after} split begins ({splits[after].first}) before the {before} "
+                f"split ends ({splits[before].last}): the models learn from what comes after "
                 "what they are measured on"
             )
     return found

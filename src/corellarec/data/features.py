@@ -1,15 +1,46 @@
 """Tables of users and items with their features as small numbers."""
 
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 import polars as pl
 
-from corellarec.base.errors import DataError
+from corellarec.base.errors import ConfigError, DataError
+from corellarec.data.preparation import FeatureLayout, ValueLayout
 from corellarec.data.raw import Field
 
 BUCKETS = 32  # of a numeric feature
 MOST_TOKENS = 20  # of a multi-valued feature, for one user or item
+RESERVED = {"id", "title", "train_rows", "user_id", "item_id"}  # columns of the prepared tables
+
+
+def reserved(names: Iterable[str]) -> set[str]:
+    """Names that a feature cannot have beside features of the given names."""
+    return RESERVED | {f"{name}_{kind}" for name in names for kind in ("code", "values")}
+
+
+def check_fields(fields: Sequence[Field], section: str) -> None:
+    """Refuse names of features that would meet in the prepared table.
+
+    Args:
+        fields: The features of users or of items.
+        section: ``users`` or ``items``, for messages.
+
+    Raises:
+        ConfigError: If a name is reserved, or is given twice.
+    """
+    names = [field.name for field in fields]
+    if clash := sorted(reserved(names).intersection(names)):
+        raise ConfigError(
+            f"data.{section}: a feature cannot be called {clash[0]!r} (the prepared table has a "
+            "column of that name): rename the column, or leave it out"
+        )
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(
+            f"data.{section}: the feature {twice[0]!r} is listed twice: it is one of categorical, "
+            "multi, numeric and data.item_vectors; keep one, or rename the column"
+        )
 
 
 def encode(
@@ -76,18 +107,18 @@ def coded_and_valued(
     return sorted(coded), sorted(valued)
 
 
-def value_layout(table: pl.DataFrame, names: list[str]) -> list[dict[str, Any]]:
-    """Name and width of each feature made of numbers."""
-    return [{"name": n, "width": table[f"{n}_values"].to_numpy().shape[1]} for n in names]
+def value_layout(table: pl.DataFrame, names: list[str]) -> list[ValueLayout]:
+    """Where each feature made of numbers lies."""
+    return [ValueLayout(n, table[f"{n}_values"].to_numpy().shape[1]) for n in names]
 
 
-def layout(table: pl.DataFrame, names: list[str]) -> list[dict[str, Any]]:
-    """Name, vocabulary size (with code 0) and width (columns of codes) of each feature."""
+def layout(table: pl.DataFrame, names: list[str]) -> list[FeatureLayout]:
+    """Where each coded feature lies."""
     found = []
     for name in names:
         codes = table[f"{name}_code"].to_numpy()
         width = codes.shape[1] if codes.ndim == 2 else 1
-        found.append({"name": name, "vocabulary": int(codes.max(initial=0)) + 1, "width": width})
+        found.append(FeatureLayout(name, int(codes.max(initial=0)) + 1, width))
     return found
 
 

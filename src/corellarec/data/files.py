@@ -7,7 +7,14 @@ import polars as pl
 
 from corellarec.base.errors import DataError
 
+COMPRESSED = (".gz", ".zst")
 WRITERS = {".csv": pl.DataFrame.write_csv, ".parquet": pl.DataFrame.write_parquet}
+
+
+def ending(path: Path) -> str:
+    """What a file's name ends in, in lower case and without ``.gz`` or ``.zst``: ``.csv``."""
+    bare = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+    return bare.suffix.lower()
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
@@ -19,7 +26,7 @@ def read_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
     if not path.is_file():
         raise DataError(f"{path} is not there")
     try:
-        if path.suffix == ".parquet":
+        if ending(path) == ".parquet":
             table = pl.read_parquet(path, glob=False)
         else:
             table = pl.read_csv(path, infer_schema=False)
@@ -37,7 +44,7 @@ def check_name(path: Path) -> None:
     Raises:
         DataError: If it ends in neither ``.csv`` nor ``.parquet``.
     """
-    if path.suffix not in WRITERS:
+    if path.suffix.lower() not in WRITERS:
         raise DataError(f"{path}: the name must end in .csv or .parquet")
 
 
@@ -45,5 +52,5 @@ def write_table(table: pl.DataFrame, path: Path) -> None:
     """Write a CSV or Parquet file that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
-    WRITERS[path.suffix](table, unfinished)
+    WRITERS[path.suffix.lower()](table, unfinished)
     unfinished.replace(path)

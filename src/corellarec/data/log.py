@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -12,60 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from corellarec.base.artifacts import read_manifest
 from corellarec.data.liked import liked_levels
-from corellarec.data.prepare import SPLITS
-
-
-@dataclass(frozen=True)
-class FeatureLayout:
-    """Where one feature lies in the code matrix of its table.
-
-    Args:
-        name: Name of the feature.
-        vocabulary: Number of codes, the out-of-vocabulary code 0 included.
-        width: Columns it takes: 1, or the most values that one entity has.
-    """
-
-    name: str
-    vocabulary: int
-    width: int
-
-
-@dataclass(frozen=True)
-class ValueLayout:
-    """Where a feature made of numbers lies in the value matrix of its table.
-
-    Args:
-        name: Name of the feature.
-        width: Columns it takes: 1 for a number, the length of a vector.
-    """
-
-    name: str
-    width: int
-
-
-class Features(NamedTuple):
-    """The features of users and of items: coded ones, and ones made of numbers."""
-
-    user: Sequence[FeatureLayout]
-    item: Sequence[FeatureLayout]
-    user_values: Sequence[ValueLayout] = ()
-    item_values: Sequence[ValueLayout] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; :meth:`from_json` reads them back equal."""
-        return {name: [vars(one) for one in layouts] for name, layouts in self._asdict().items()}
-
-    @classmethod
-    def from_json(cls, facts: dict[str, Any]) -> "Features":
-        """The features of :meth:`to_json`."""
-        return cls(
-            user=[FeatureLayout(**one) for one in facts["user"]],
-            item=[FeatureLayout(**one) for one in facts["item"]],
-            user_values=[ValueLayout(**one) for one in facts["user_values"]],
-            item_values=[ValueLayout(**one) for one in facts["item_values"]],
-        )
+from corellarec.data.preparation import FeatureLayout, Features, ValueLayout, read_preparation
+from corellarec.data.splits import SPLITS
 
 
 @dataclass(frozen=True)
@@ -155,14 +104,14 @@ class Log:
         Raises:
             ArtifactError: If the directory is missing, incomplete or damaged.
         """
-        facts = read_manifest(directory)
+        facts = read_preparation(directory)
         return cls(
             *(
                 pl.read_parquet(directory / f"{name}.parquet", glob=False)
                 for name in ("rows", "users", "items")
             ),
-            features=Features.from_json(facts["features"]),
-            history=facts["history"],
+            features=facts.features,
+            history=facts.history,
         )
 
     def __len__(self) -> int:

@@ -16,36 +16,34 @@ Code 0 means out of vocabulary; vocabularies hold what the training split shows,
 
 import hashlib
 import json
-import resource
 import sys
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from corellarec.base.artifacts import MANIFEST, read_manifest, sha256, writing
-from corellarec.base.errors import ArtifactError, ConfigError, DataError
+from corellarec.base.artifacts import MANIFEST, sha256, writing
+from corellarec.base.errors import ArtifactError, DataError
 from corellarec.config import DataConfig
 from corellarec.data.check import check_rows, check_tables
-from corellarec.data.features import coded_and_valued, encode, layout, value_layout
-from corellarec.data.fetch import fetch_movielens
-from corellarec.data.raw import Folder, RawLog
-from corellarec.data.rows import Rows, read_rows
-from corellarec.data.sources.amazon import is_amazon, read_amazon
-from corellarec.data.sources.atomic import is_atomic, read_atomic
-from corellarec.data.sources.movielens import is_movielens, read_movielens
-from corellarec.data.sources.tables import read_tables, source_files
+from corellarec.data.features import check_fields, coded_and_valued, encode, layout, value_layout
+from corellarec.data.preparation import (
+    Features,
+    LeftOut,
+    Preparation,
+    SplitFacts,
+    read_preparation,
+)
+from corellarec.data.rows import read_rows
+from corellarec.data.sources.recognise import read_raw, source_files
+from corellarec.data.splits import HISTORY_ONLY, SPLITS, check_splits, split_rows
 from corellarec.data.vectors import with_vectors
 
-SPLITS = ("train", "validation", "test")
-HISTORY_ONLY = 3
-GIVEN_SPLITS = {"train": 0, "training": 0, "0": 0, "validation": 1, "valid": 1, "val": 1,
-                "dev": 1, "1": 1, "test": 2, "testing": 2, "2": 2}  # fmt: skip
-FORMAT = 5  # raised when the prepared log changes shape, so that old ones are made anew
+FORMAT = 6  # raised when the prepared log changes shape, so that old ones are made anew
 
 
 @dataclass(frozen=True)
@@ -60,10 +58,10 @@ class Prepared:
     rows: pl.DataFrame
     users: pl.DataFrame
     items: pl.DataFrame
-    facts: dict[str, Any]
+    facts: Preparation
 
 
-def prepare(config: DataConfig, directory: Path) -> dict[str, Any]:
+def prepare(config: DataConfig, directory: Path) -> Preparation:
     """Prepare the log that ``config`` names into ``directory``; returns the manifest's facts.
 
     Does nothing where ``directory`` already holds the same source prepared with the same settings;
@@ -74,40 +72,47 @@ def prepare(config: DataConfig, directory: Path) -> dict[str, Any]:
         DataError: If the source is missing, malformed, or cannot be split into usable parts.
         FetchError: If the default data set cannot be obtained.
     """
-    start = time.perf_counter()
     key = _content_key(config)
     if key and (directory / MANIFEST).exists():
-        try:
-            facts = read_manifest(directory)
-        except ArtifactError:
-            facts = {}
-        if facts.get("key") == key:
-            return facts | {"up_to_date": True}
+        with suppress(ArtifactError):  # what cannot be used is made anew
+            facts = read_preparation(directory)
+            if facts.key == key:
+                return replace(facts, up_to_date=True)
     prepared = build(config)
-    with writing(directory, prepared.facts | {"key": key}) as unfinished:
+    facts = replace(prepared.facts, key=key)
+    with writing(directory, facts) as unfinished:
         prepared.rows.write_parquet(unfinished / "rows.parquet")
         prepared.users.write_parquet(unfinished / "users.parquet")
         prepared.items.write_parquet(unfinished / "items.parquet")
-    return prepared.facts | {
-        "up_to_date": False,
-        "seconds": round(time.perf_counter() - start, 2),
-        "peak_memory_mb": peak_memory_mb(),
-    }
+    return facts
 
 
 def build(config: DataConfig) -> Prepared:
     """Everything that :func:`prepare` does but for writing it."""
+    start = time.perf_counter()
     raw = read_raw(config)
     if config.item_vectors:
         raw = with_vectors(raw, Path(config.item_vectors).expanduser())
+    check_fields(raw.user_fields, "users")
+    check_fields(raw.item_fields, "items")
     read = read_rows(raw.files, raw.time_unit, config.skip_bad_rows)
     warnings = check_rows(read, raw)
-    if raw.labelled:
-        config = config.model_copy(update={"positive_rating": 0.5})
-    rows, user_ids, item_ids, left_out = _clean(read, raw, config)
-    label = rows["value"].to_numpy() >= config.positive_rating  # in float32 (NEP 50)
-    split = _split(rows, config)
-    _check_labels(label, split, config)
+    threshold = 0.5 if raw.labelled else config.positive_rating
+    titled = None
+    if config.untitled == "drop":
+        titled = raw.items.filter(pl.col("title").str.strip_chars() != "")["id"]
+    rows, user_ids, item_ids, left_out = _clean(
+        read.table, titled, config.min_user_rows, config.min_item_rows
+    )
+    label = rows["value"].to_numpy() >= threshold  # in float32 (NEP 50)
+    split = split_rows(
+        rows["user"].to_numpy(),
+        rows["time"].to_numpy(),
+        shares=config.split,
+        min_history=config.min_history,
+        given=rows["split"] if "split" in rows.columns else None,
+    )
+    check_splits(label, split, shares=config.split, threshold=None if raw.labelled else threshold)
     # What is known when training ends: a history-only row of before counts, too.
     cut = rows["time"].to_numpy()[split == 0].max()
     known = (split == 0) | ((split == HISTORY_ONLY) & (rows["time"].to_numpy() <= cut))
@@ -126,63 +131,52 @@ def build(config: DataConfig) -> Prepared:
         time=pl.col("time").cast(pl.Datetime("us", "UTC")),
         split=pl.Series(split),
     )
-    facts = _count(rows, users, items) | {
-        "left_out": {"bad_rows": read.skipped, **left_out},
-        "first_bad_row": read.first_skipped,
-        "time_unit": read.time_unit,
-        "history": config.history,
-        "settings": config.model_dump(mode="json"),
-        "features": {},
-    }
+    layouts = {}
     for side, table, fields in (
         ("user", users, raw.user_fields),
         ("item", items, raw.item_fields),
     ):
         coded, valued = coded_and_valued(fields, config.numbers)
-        facts["features"][side] = layout(table, [f"{side}_id", *coded])
-        facts["features"][f"{side}_values"] = value_layout(table, valued)
-    facts["warnings"] = warnings + check_tables(facts, rows, items, raw)
+        layouts[side] = layout(table, [f"{side}_id", *coded])
+        layouts[f"{side}_values"] = value_layout(table, valued)
+    samples = rows.filter(pl.col("split") != HISTORY_ONLY)
+    facts = Preparation(
+        rows=samples.height,
+        history_only_rows=rows.height - samples.height,
+        users=users.height,
+        items=items.height,
+        untitled_items=int((items["title"].fill_null("").str.strip_chars() == "").sum()),
+        positives=int(samples["label"].sum()),
+        splits=_split_facts(samples, users, items),
+        left_out=replace(left_out, bad_rows=read.skipped),
+        first_bad_row=read.first_skipped,
+        time_unit=read.time_unit,
+        history=config.history,
+        features=Features(**layouts),
+        settings=config,
+        warnings=(),
+        seconds=0.0,
+        peak_memory_mb=0,
+    )
+    facts = replace(
+        facts,
+        warnings=(*warnings, *check_tables(facts, rows, items, raw)),
+        seconds=round(time.perf_counter() - start, 2),
+        peak_memory_mb=peak_memory_mb(),
+    )
     return Prepared(rows, users, items, facts)
 
 
 def peak_memory_mb() -> int:
     """Most memory that this process has held so far, in MiB."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset // (1024 * 1024)
+    import resource  # Windows has none
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (1024 * 1024 if sys.platform == "darwin" else 1024)
-
-
-def read_raw(config: DataConfig) -> RawLog:
-    """The log that the settings name, in whichever layout it is.
-
-    Raises:
-        ConfigError: If they name none.
-        DataError: If the layout is not known, or a file missing or malformed.
-    """
-    if config.interactions:
-        return read_tables(config)
-    folder = Folder(_path(config))
-    if is_atomic(folder):
-        return read_atomic(folder)
-    if is_movielens(folder):
-        return read_movielens(folder)
-    if is_amazon(folder):
-        return read_amazon(folder)
-    raise DataError(
-        f"{folder.path} holds no log in a known layout: MovieLens (u.data, ratings.dat or "
-        "ratings.csv), Amazon reviews (meta_CATEGORY.json.gz and its ratings or reviews), or "
-        f"RecBole (.inter); for your own files: corellarec init-data {folder.path}"
-    )
-
-
-def _path(config: DataConfig) -> Path:
-    if config.path:
-        return Path(config.path).expanduser()
-    if config.fetch == "nothing":
-        raise ConfigError(
-            "data.path is not set, and this data set is not fetched: download it and give its "
-            "directory with --set data.path=DIRECTORY"
-        )
-    return fetch_movielens(config.fetch)
 
 
 def _content_key(config: DataConfig) -> str | None:
@@ -190,13 +184,9 @@ def _content_key(config: DataConfig) -> str | None:
     digest = hashlib.sha256()
     settings = config.model_dump(mode="json", exclude={"path", "fetch"})
     digest.update(json.dumps([FORMAT, settings], sort_keys=True).encode())
-    if config.interactions:
-        files = source_files(config)
-        if files is None:
-            return None
-    else:
-        path = _path(config)
-        files = sorted(file for file in path.rglob("*") if file.is_file()) or [path]
+    files = source_files(config)
+    if files is None:
+        return None
     if config.item_vectors:
         files = [*files, Path(config.item_vectors).expanduser()]
     for file in files:
@@ -210,35 +200,36 @@ def _content_key(config: DataConfig) -> str | None:
 
 
 def _clean(
-    read: Rows, raw: RawLog, config: DataConfig
-) -> tuple[pl.DataFrame, pl.Series, pl.Series, dict[str, int]]:
-    """Rows sorted by (user, time, item) with ids as numbers, the ids, and what was left out."""
-    rows = read.table
+    rows: pl.DataFrame, titled: pl.Series | None, min_user_rows: int, min_item_rows: int
+) -> tuple[pl.DataFrame, pl.Series, pl.Series, LeftOut]:
+    """Rows sorted by (user, time, item) with ids as numbers, the ids, and what was left out.
+
+    Rows of items that are not ``titled`` are left out, where it is given.
+    """
     user_ids, users = _dense(rows["user"])
     item_ids, items = _dense(rows["item"])
     rows = rows.with_columns(user=users, item=items)
     # One interaction noted twice: the higher rating stays, whatever the order in the file.
     rows = rows.sort("user", "time", "item", "value")
     again = _same_as_next(rows, "user") & _same_as_next(rows, "time") & _same_as_next(rows, "item")
-    counts = {"duplicate_rows": int(again.sum())}
     rows = rows.filter(~again) if again.any() else rows
-    if config.untitled == "drop":
-        titled = raw.items.filter(pl.col("title").str.strip_chars() != "")["id"]
+    untitled = 0
+    if titled is not None:
         drop = ~item_ids.is_in(titled.implode()).to_numpy()[rows["item"].to_numpy()]
         rows = rows.filter(~drop)
-        counts["rows_of_untitled_items"] = int(drop.sum())
+        untitled = int(drop.sum())
     before = rows.height
-    rows = _core(rows, config.min_user_rows, config.min_item_rows)
-    counts["rows_below_core"] = before - rows.height
+    rows = _core(rows, min_user_rows, min_item_rows)
+    left_out = LeftOut(0, int(again.sum()), untitled, before - rows.height)
     if rows.is_empty():
         raise DataError(
             "nothing is left of the log: "
-            + ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
+            + ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in asdict(left_out).items())
             + "; ask for less with data.untitled, data.min_user_rows, data.min_item_rows"
         )
     users, user_ids = _compact(rows["user"], user_ids)
     items, item_ids = _compact(rows["item"], item_ids)
-    return rows.with_columns(user=users, item=items), user_ids, item_ids, counts
+    return rows.with_columns(user=users, item=items), user_ids, item_ids, left_out
 
 
 def _dense(column: pl.Series) -> tuple[pl.Series, pl.Series]:
@@ -278,89 +269,26 @@ def _compact(numbers: pl.Series, ids: pl.Series) -> tuple[pl.Series, pl.Series]:
     return pl.Series(places[numbers.to_numpy()].astype(np.int32)), ids.filter(pl.Series(found))
 
 
-def _split(rows: pl.DataFrame, config: DataConfig) -> NDArray[np.int8]:
-    """0, 1, 2 for the splits, 3 for rows that are history only."""
-    user, times = rows["user"].to_numpy(), rows["time"].to_numpy()
-    first = np.append(0, np.flatnonzero(np.diff(user)) + 1)
-    lengths = np.diff(np.append(first, len(user)))
-    early = np.arange(len(user)) - np.repeat(first, lengths) < config.min_history
-    if "split" in rows.columns:
-        split = _given_split(rows["split"])
-    else:
-        sampled = times[~early]
-        if not len(sampled):
-            raise DataError(
-                f"no user has more than data.min_history = {config.min_history} rows: ask for less"
-            )
-        places = np.minimum(
-            len(sampled) - 1, np.round(len(sampled) * np.cumsum(config.split[:2])).astype(int)
-        )
-        train_end, validation_end = np.partition(sampled, places)[places]
-        split = (times >= train_end).astype(np.int8) + (times >= validation_end).astype(np.int8)
-    split[early] = HISTORY_ONLY
-    return split
-
-
-def _given_split(names: pl.Series) -> NDArray[np.int8]:
-    found = names.str.strip_chars().str.to_lowercase()
-    known = found.replace_strict(
-        list(GIVEN_SPLITS), list(GIVEN_SPLITS.values()), default=None, return_dtype=pl.Int8
-    )
-    if known.null_count():
-        other = names.filter(known.is_null())[0]
-        raise DataError(
-            f"the split column holds {other!r}; it may hold train, validation (or valid, val, "
-            "dev) and test"
-        )
-    return known.to_numpy().copy()
-
-
-def _check_labels(label: NDArray[np.bool_], split: NDArray[np.int8], config: DataConfig) -> None:
-    for number, name in enumerate(SPLITS):
-        part = label[split == number]
-        if not len(part):
-            raise DataError(
-                f"the {name} split is empty: the log's times do not allow data.split = "
-                f"{list(config.split)}"
-            )
-        if part.min() == part.max():
-            raise DataError(
-                f"every label in the {name} split is {int(part[0])} with positive_rating = "
-                f"{config.positive_rating:g}: choose a threshold or split that leaves both, or add "
-                "rows of the other kind"
-            )
-
-
-def _count(rows: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> dict[str, Any]:
+def _split_facts(
+    samples: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame
+) -> dict[str, SplitFacts]:
     parts = {}
-    cold = rows.select(
+    cold = samples.select(
         "split",
         "label",
         "time",
-        user=users["train_rows"].gather(rows["user"]) == 0,
-        item=items["train_rows"].gather(rows["item"]) == 0,
+        user=users["train_rows"].gather(samples["user"]) == 0,
+        item=items["train_rows"].gather(samples["item"]) == 0,
     )
     for number, name in enumerate(SPLITS):
         part = cold.filter(pl.col("split") == number)
-        parts[name] = {
-            "rows": part.height,
-            "positives": int(part["label"].sum()),
-            "from": _iso(part["time"].min()),
-            "to": _iso(part["time"].max()),
-            "cold_user_rows": int(part["user"].sum()),
-            "cold_item_rows": int(part["item"].sum()),
-        }
-    samples = rows.filter(pl.col("split") != HISTORY_ONLY)
-    return {
-        "rows": samples.height,
-        "history_only_rows": rows.height - samples.height,
-        "users": users.height,
-        "items": items.height,
-        "untitled_items": int((items["title"].fill_null("").str.strip_chars() == "").sum()),
-        "positives": int(samples["label"].sum()),
-        "splits": parts,
-    }
-
-
-def _iso(moment: Any) -> str:  # noqa: ANN401 (polars says it may be any Python value)
-    return moment.isoformat().replace("+00:00", "Z")
+        first, last = part.select(pl.col("time").min(), last=pl.col("time").max()).row(0)
+        parts[name] = SplitFacts(
+            rows=part.height,
+            positives=int(part["label"].sum()),
+            first=first,
+            last=last,
+            cold_user_rows=int(part["user"].sum()),
+            cold_item_rows=int(part["item"].sum()),
+        )
+    return parts

@@ -9,7 +9,7 @@ from typing import Literal
 import polars as pl
 
 from corellarec.base.errors import DataError
-from corellarec.data.rows import RowFile, readable
+from corellarec.data.row_files import RowFile, readable
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from corellarec.base.errors import DataError
+from corellarec.data.features import check_fields
 from corellarec.data.files import read_table
 from corellarec.data.raw import Field, RawLog
 
@@ -16,6 +17,7 @@ def with_vectors(raw: RawLog, path: Path) -> RawLog:
     """The log with the feature ``vector`` of items, from a Parquet file of ``item`` and ``vector``.
 
     Raises:
+        ConfigError: If the items have a feature ``vector`` already.
         DataError: If the file is missing or damaged, lacks a column, lists an item twice, holds
             vectors of different lengths, or has no item of the log.
     """
@@ -39,5 +41,7 @@ def with_vectors(raw: RawLog, path: Path) -> RawLog:
             f"{path}: none of its items is among the log's: it has {table['id'][0]!r}, the log "
             f"{raw.items['id'][0]!r}"
         )
-    items = raw.items.join(table, on="id", how="left", maintain_order="left")
+    check_fields((*raw.item_fields, Field(NAME, "vector")), "items")
+    items = raw.items.drop(NAME, strict=False)  # a column of the source that is no feature
+    items = items.join(table, on="id", how="left", maintain_order="left")
     return replace(raw, items=items, item_fields=(*raw.item_fields, Field(NAME, "vector")))

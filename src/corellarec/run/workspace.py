@@ -15,10 +15,11 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from corellarec.base.artifacts import MANIFEST, link, read_manifest, write_text
-from corellarec.base.console import Display, left_out, say_warnings
+from corellarec.base.console import Display, say_warnings
 from corellarec.base.device import pick_device
 from corellarec.base.errors import ArtifactError, ConfigError
 from corellarec.config import Config, load_config, to_toml
+from corellarec.data.preparation import Preparation
 from corellarec.data.prepare import prepare
 from corellarec.llm.lora import (
     TunedAdapter,
@@ -77,18 +78,18 @@ class Workspace:
             write_text(path, to_toml(self.config))
         self.accelerator.wait_for_everyone()
 
-    def prepare(self) -> dict[str, Any]:
+    def prepare(self) -> Preparation:
         """Prepare the log; returns what was counted."""
         with self.accelerator.main_process_first():
             facts = prepare(self.config.data, self.directory / "data")
         self.display.say(
-            f"data: {facts['rows']:,} rows, {facts['users']:,} users, {facts['items']:,} items, "
-            f"{facts['positives']:,} positives"
+            f"data: {facts.rows:,} rows, {facts.users:,} users, {facts.items:,} items, "
+            f"{facts.positives:,} positives"
         )
-        if omitted := left_out(facts):
-            self.display.say(f"left out: {omitted}")
+        if facts.left_out_text:
+            self.display.say(f"left out: {facts.left_out_text}")
         if not self.display.quiet:
-            say_warnings(self.display.console, facts["warnings"])
+            say_warnings(self.display.console, facts.warnings)
         return facts
 
     def done(self, directory: Path, key: str) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ import polars as pl
 
 from corellarec.base.errors import DataError
 from corellarec.data.raw import NO_USERS, Field, Folder, RawLog
-from corellarec.data.rows import (
+from corellarec.data.row_files import (
     RowFile,
     delimited_file,
     header_of,

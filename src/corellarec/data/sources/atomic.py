@@ -7,7 +7,7 @@ import polars as pl
 
 from corellarec.base.errors import DataError
 from corellarec.data.raw import NO_USERS, Field, Folder, RawLog
-from corellarec.data.rows import delimited_file
+from corellarec.data.row_files import delimited_file
 from corellarec.data.sources.movielens import with_year
 
 TITLE_COLUMNS = ("title", "movie_title", "item_name", "name")

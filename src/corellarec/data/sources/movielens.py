@@ -7,7 +7,7 @@ import polars as pl
 
 from corellarec.base.errors import DataError
 from corellarec.data.raw import NO_USERS, Field, Folder, RawLog
-from corellarec.data.rows import RowFile, delimited_file
+from corellarec.data.row_files import RowFile, delimited_file
 
 # The order of the 19 genre flags in u.item, as u.genre lists it.
 GENRES_100K = (

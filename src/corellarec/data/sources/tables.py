@@ -8,13 +8,22 @@ import sqlite3
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
 from corellarec.base.errors import ConfigError, DataError
-from corellarec.config import DataConfig, FeaturesConfig, TableConfig
+from corellarec.config import (
+    DataConfig,
+    FeaturesConfig,
+    InteractionsConfig,
+    ItemsConfig,
+    TableConfig,
+)
+from corellarec.data.features import check_fields
+from corellarec.data.files import ending
 from corellarec.data.raw import NO_USERS, Field, RawLog
-from corellarec.data.rows import (
+from corellarec.data.row_files import (
     RATING,
     RowFile,
     ValueKind,
@@ -22,12 +31,11 @@ from corellarec.data.rows import (
     frame_file,
     json_file,
     read_lines,
-    time_parser,
 )
+from corellarec.data.times import time_parser
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 JSON_LINES = {".jsonl", ".ndjson", ".json"}
-RESERVED = {"id", "title", "train_rows", "user_id", "item_id"}
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 
 
@@ -47,16 +55,10 @@ def read_tables(config: DataConfig) -> RawLog:
         columns["split"] = rows.split
     files = scan_table(rows, columns, "interactions")
     kind = RATING if rows.rating else _label(rows.positive_values)
-    template, title_columns = _template(items.title)
-    item_table = _features(config, items, rows.item, title_columns, "items")
-    parts = [pl.col(f"title {i}").fill_null("") for i in range(len(title_columns))]
-    titled = ~pl.all_horizontal(part == "" for part in parts)
-    title = pl.when(titled).then(pl.format(template, *parts)).alias("title")
-    item_table = item_table.with_columns(title)
     return RawLog(
         files=tuple(dataclasses.replace(file, value=kind) for file in files),
-        users=_features(config, users, rows.user, (), "users") if users else NO_USERS,
-        items=item_table,
+        users=_features(users, rows, "user", config.time_unit) if users else NO_USERS,
+        items=_features(items, rows, "item", config.time_unit),
         user_fields=_fields(users) if users else (),
         item_fields=_fields(items),
         labelled=rows.rating is None,
@@ -64,8 +66,8 @@ def read_tables(config: DataConfig) -> RawLog:
     )
 
 
-def source_files(config: DataConfig) -> list[Path] | None:
-    """Every file that the log is read from; None where part of it comes from a server."""
+def table_files(config: DataConfig) -> list[Path] | None:
+    """Every file of the three tables; None where one of them comes from a server."""
     found: list[Path] = []
     for name in ("interactions", "items", "users"):
         table: TableConfig | None = getattr(config, name)
@@ -108,7 +110,7 @@ def _paths(patterns: str | tuple[str, ...], section: str) -> list[Path]:
 
 
 def _scan_file(path: Path, table: TableConfig, columns: dict[str, str]) -> RowFile:
-    kind = (path.with_suffix("") if path.suffix in (".gz", ".zst") else path).suffix.lower()
+    kind = ending(path)
     if kind == ".parquet":
         return frame_file(pl.scan_parquet(path, glob=False), name=path.name, columns=columns)
     if kind in JSON_LINES:
@@ -195,36 +197,46 @@ def _fields(features: FeaturesConfig) -> tuple[Field, ...]:
 
 
 def _features(
-    config: DataConfig, features: FeaturesConfig, key: str, extra: tuple[str, ...], section: str
+    features: FeaturesConfig,
+    interactions: InteractionsConfig,
+    side: Literal["user", "item"],
+    time_unit: str,
 ) -> pl.DataFrame:
-    """``id``, the features, and the ``extra`` columns as the texts ``title 0``, ``title 1`` ..."""
-    fields = _fields(features)
-    names = dict.fromkeys([*(field.name for field in fields), *extra])
-    if clash := RESERVED & {field.name for field in fields}:
-        raise ConfigError(
-            f"data.{section}: a feature cannot be called {sorted(clash)[0]!r} "
-            "(the id is one already); rename the column"
-        )
-    columns = {"id": features.id or key} | {name: name for name in names}
+    """``id``, the ``title`` of items, and the features: the table of users or items."""
+    fields, section = _fields(features), f"{side}s"
+    check_fields(fields, section)
+    title = features.title if isinstance(features, ItemsConfig) else None
+    template, parts = _template(title) if title else ("", ())
+    names = dict.fromkeys([*(field.name for field in fields), *parts])
+    # The prefix keeps columns of any name apart from the id and the time.
+    columns = {"id": features.id or getattr(interactions, side)} | {
+        f"column {name}": name for name in names
+    }
     if features.files or features.query:
         table = _collect(scan_table(features, columns, section))
     else:
-        assert config.interactions is not None
-        columns["time"] = config.interactions.time
-        table = _collect(scan_table(config.interactions, columns, "interactions"))
-        parse, _ = time_parser(table, config.time_unit, lenient=True)
+        columns = {"id": columns.pop("id"), "time": interactions.time} | columns
+        table = _collect(scan_table(interactions, columns, "interactions"))
+        parse, _ = time_parser(table, time_unit, lenient=True)
         first = [pl.col("id").cast(pl.String), parse(pl.col("time")).alias("time")]
-        table = table.with_columns(first).sort("id", "time", *names, nulls_last=True)
+        table = table.with_columns(first).sort(*columns, nulls_last=True)
         table = table.unique("id", keep="first", maintain_order=True).drop("time")
     return table.select(
         pl.col("id").cast(pl.String),
-        *(_convert(field, table.schema[field.name], features.multi) for field in fields),
-        *(pl.col(name).cast(pl.String).alias(f"title {i}") for i, name in enumerate(extra)),
+        *([_title(template, parts)] if title else []),
+        *(_convert(field, table.schema, features.multi).alias(field.name) for field in fields),
     ).filter(pl.col("id").is_not_null())
 
 
-def _convert(field: Field, found: pl.DataType, separators: dict[str, str]) -> pl.Expr:
-    column = pl.col(field.name)
+def _title(template: str, names: tuple[str, ...]) -> pl.Expr:
+    """The template filled from its columns, or null where all of them are empty."""
+    parts = [pl.col(f"column {name}").cast(pl.String).fill_null("") for name in names]
+    titled = ~pl.all_horizontal(part == "" for part in parts)
+    return pl.when(titled).then(pl.format(template, *parts)).alias("title")
+
+
+def _convert(field: Field, schema: pl.Schema, separators: dict[str, str]) -> pl.Expr:
+    column, found = pl.col(f"column {field.name}"), schema[f"column {field.name}"]
     if field.kind == "categorical":
         return column.cast(pl.String)
     if field.kind == "numeric":
@@ -235,7 +247,7 @@ def _convert(field: Field, found: pl.DataType, separators: dict[str, str]) -> pl
     listed = text.str.extract_all(r'"(?:[^"\\]|\\.)*"').list.eval(pl.element().str.strip_chars('"'))
     parts = text.str.split(separators[field.name]).list.eval(pl.element().str.strip_chars())
     tokens = pl.when(text.str.starts_with("[")).then(listed).otherwise(parts)
-    return tokens.list.unique(maintain_order=True).alias(field.name)
+    return tokens.list.unique(maintain_order=True)
 
 
 def _collect(files: list[RowFile]) -> pl.DataFrame:

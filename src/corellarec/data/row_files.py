@@ -1,0 +1,248 @@
+"""Kinds of files that hold interactions: delimited text, JSON lines, Parquet and queries.
+
+Every kind is read in two ways: fast, by Polars, and slowly, line by line, so that a bad line can
+be named.
+"""
+
+import ast
+import csv
+import gzip
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO, TextIOWrapper
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from corellarec.base.errors import DataError
+
+SLOW_ROWS = 200_000  # rows held at once as Python objects
+Source = Path | BytesIO
+
+
+@dataclass(frozen=True)
+class ValueKind:
+    """What the column ``value`` holds.
+
+    Args:
+        name: What messages call it.
+        what: What they say is expected.
+        parse: Turns text or numbers into floats, and into null what it cannot read.
+    """
+
+    name: str
+    what: str
+    parse: Callable[[pl.Expr], pl.Expr]
+
+
+def _number(value: pl.Expr) -> pl.Expr:
+    number = value.cast(pl.Float32, strict=False)
+    return pl.when(number.is_finite()).then(number)
+
+
+RATING = ValueKind("rating", "a number", _number)
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """One file of interactions, or the answer to one query.
+
+    Args:
+        name: What messages call it.
+        fast: Columns ``user``, ``item``, ``value``, ``time`` and perhaps ``split``, text or typed;
+            running it may raise a Polars error.
+        slow: The same columns as text, with ``line`` (from 1) and ``problem`` (null, or why the
+            line cannot be split into values), in batches; empty lines are left out.
+        unit: What ``line`` counts, for messages.
+    """
+
+    name: str
+    fast: pl.LazyFrame
+    slow: Callable[[], Iterator[pl.DataFrame]]
+    unit: str = "line"
+    value: ValueKind = RATING
+
+
+@contextmanager
+def readable(place: str) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into a DataError that names it."""
+    try:
+        yield
+    except (OSError, zipfile.BadZipFile, EOFError) as error:
+        raise DataError(f"{place} cannot be read ({error}): fetch it again") from error
+    except Exception as error:  # zlib.error has no public base class but Exception
+        if type(error).__module__ != "zlib":
+            raise
+        raise DataError(f"{place} is damaged ({error}): fetch it again") from error
+
+
+def delimited_file(
+    source: Source,
+    *,
+    name: str,
+    separator: str,
+    columns: Mapping[str, str | int],
+    header: Sequence[str] | None = None,
+    quoted: bool = True,
+) -> RowFile:
+    """A file of delimited text.
+
+    Args:
+        source: Path (``.gz`` and ``.zst`` too) or bytes, in UTF-8.
+        name: What messages call it.
+        separator: One character, or ``::``.
+        columns: For each of our columns, the file's: its name where the first line is a header,
+            else its place from 0.
+        header: Names of the columns where the file has no first line that says so.
+        quoted: Whether values may stand in double quotes.
+    """
+    with readable(name):
+        names = list(header) if header else header_of(source, separator)
+    for theirs in columns.values():
+        if isinstance(theirs, str) and names.count(theirs) != 1:
+            count = "two columns" if theirs in names else "no column"
+            raise DataError(f"{name}, line 1: {count} {theirs!r}; found: {', '.join(names)}")
+    places = {
+        ours: names.index(theirs) if isinstance(theirs, str) else theirs
+        for ours, theirs in columns.items()
+    }
+    step = len(separator)  # "::" is read as ":" with an empty column between any two
+    scanned = pl.scan_csv(
+        source,
+        separator=separator[0],
+        has_header=False,
+        skip_lines=0 if header else 1,
+        schema={str(i): pl.String for i in range((len(names) - 1) * step + 1)},
+        quote_char='"' if quoted else None,
+    )
+    fast = scanned.select(pl.col(str(place * step)).alias(ours) for ours, place in places.items())
+    slow = lambda: _split_slowly(  # noqa: E731
+        source, separator, names, places, header_lines=0 if header else 1, quoted=quoted
+    )
+    return RowFile(name, fast, slow)
+
+
+def header_of(source: Source, separator: str) -> list[str]:
+    """The names in the first line of delimited text."""
+    first = next(iter(csv.reader(read_lines(source), delimiter=separator)), [])
+    return [name.strip().removeprefix("\ufeff") for name in first]
+
+
+def read_lines(source: Source, encoding: str = "utf-8") -> Iterator[str]:
+    """Lines of text, ends included; what is not in ``encoding`` becomes U+FFFD."""
+    if isinstance(source, Path) and source.suffix.lower() == ".zst":
+        yield from (line + "\n" for line in pl.scan_lines(source).collect()["lines"])
+        return
+    if isinstance(source, Path):
+        stream = gzip.open(source) if source.suffix.lower() == ".gz" else source.open("rb")
+    else:
+        stream = BytesIO(source.getvalue())
+    with stream, TextIOWrapper(stream, encoding, errors="replace", newline="") as text:  # pyright: ignore[reportArgumentType]
+        yield from text
+
+
+def _split_slowly(
+    source: Source,
+    separator: str,
+    names: Sequence[str],
+    places: Mapping[str, int],
+    *,
+    header_lines: int,
+    quoted: bool,
+) -> Iterator[pl.DataFrame]:
+    lines = read_lines(source)
+    if len(separator) == 1:
+        quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+        reader = csv.reader(lines, delimiter=separator, quoting=quoting)
+        numbered = ((reader.line_num, row) for row in reader)
+    else:
+        numbered = (
+            (number, line.rstrip("\r\n").split(separator))
+            for number, line in enumerate(lines, start=1)
+        )
+    expected = f"({separator.join(names)})".replace("\t", "<tab>")
+
+    def check(row: list[str]) -> str | None:
+        if len(row) != len(names):
+            return f"{len(row)} values where {len(names)} are expected {expected}"
+        if any("\ufffd" in value for value in row):
+            return "not UTF-8 text"
+        return None
+
+    rows = (
+        (number, check(row), *(row[i] if i < len(row) else None for i in places.values()))
+        for number, row in islice(numbered, header_lines, None)
+        if any(row)
+    )
+    yield from _batches(rows, places)
+
+
+def json_file(source: Source, *, name: str, columns: Mapping[str, str]) -> RowFile:
+    """A file of JSON objects, one a line; Python's own notation is read, too.
+
+    Args:
+        source: Path (``.gz`` and ``.zst`` too) or bytes.
+        name: What messages call it.
+        columns: For each of our columns, the name of the value in an object.
+    """
+    scanned = pl.scan_ndjson(source, schema=dict.fromkeys(columns.values(), pl.String))
+    fast = scanned.select(pl.col(theirs).alias(ours) for ours, theirs in columns.items())
+
+    def values(line: str) -> list[str | None]:
+        found = parse_object(line)
+        texts = [None if found.get(key) is None else str(found[key]) for key in columns.values()]
+        problem = "a list, not a JSON object a line" if line[0] == "[" else "not a JSON object"
+        return [None if found else problem, *texts]
+
+    def slow() -> Iterator[pl.DataFrame]:
+        lines = enumerate(read_lines(source), start=1)
+        rows = ((number, *values(line)) for number, line in lines if line.strip())
+        yield from _batches(rows, columns)
+
+    return RowFile(name, fast, slow)
+
+
+def parse_object(line: str) -> dict[str, Any]:
+    """The object that a line holds in JSON or in Python's notation; empty if it holds none."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value = parse(line)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(value, dict):
+            return value
+    return {}
+
+
+def frame_file(frame: pl.LazyFrame, *, name: str, columns: Mapping[str, str]) -> RowFile:
+    """Rows of a Parquet file or of a query's answer.
+
+    Raises:
+        DataError: If a column is missing.
+    """
+    found = frame.collect_schema().names()
+    for theirs in columns.values():
+        if theirs not in found:
+            raise DataError(f"{name}: no column {theirs!r}; found: {', '.join(found)}")
+    fast = frame.select(pl.col(theirs).alias(ours) for ours, theirs in columns.items())
+
+    def slow() -> Iterator[pl.DataFrame]:
+        numbered = fast.with_row_index("line", 1).with_columns(
+            problem=pl.lit(None, dtype=pl.String)
+        )
+        yield from numbered.collect().iter_slices(SLOW_ROWS)
+
+    return RowFile(name, fast, slow, unit="row")
+
+
+def _batches(rows: Iterable[tuple[Any, ...]], names: Iterable[str]) -> Iterator[pl.DataFrame]:
+    """Tuples (line, problem, *text) as tables."""
+    schema = {"line": pl.Int64, "problem": pl.String} | dict.fromkeys(names, pl.String)
+    stream = iter(rows)
+    while batch := list(islice(stream, SLOW_ROWS)):
+        yield pl.DataFrame(batch, schema=schema, orient="row")

@@ -1,0 +1,64 @@
+"""Which log the settings name, and the layout it is in."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from corellarec.base.errors import ConfigError, DataError
+from corellarec.config import DataConfig
+from corellarec.data.fetch import fetch_movielens
+from corellarec.data.raw import Folder, RawLog
+from corellarec.data.sources.amazon import is_amazon, read_amazon
+from corellarec.data.sources.atomic import is_atomic, read_atomic
+from corellarec.data.sources.movielens import is_movielens, read_movielens
+from corellarec.data.sources.tables import read_tables, table_files
+
+
+def read_raw(config: DataConfig) -> RawLog:
+    """The log that the settings name, in whichever layout it is.
+
+    Raises:
+        ConfigError: If they name none, or a section cannot be used.
+        DataError: If the layout is not known, or a file missing or malformed.
+        FetchError: If the default data set cannot be obtained.
+    """
+    if config.interactions:
+        return read_tables(config)
+    folder = Folder(_path(config))
+    reader = reader_of(folder)
+    if reader is None:
+        raise DataError(
+            f"{folder.path} holds no log in a known layout: MovieLens (u.data, ratings.dat or "
+            "ratings.csv), Amazon reviews (meta_CATEGORY.json.gz and its ratings or reviews), or "
+            f"RecBole (.inter); for your own files: corellarec init-data {folder.path}"
+        )
+    return reader(folder)
+
+
+def reader_of(folder: Folder) -> Callable[[Folder], RawLog] | None:
+    """What reads the layout of a folder, or None where it is in none that is known."""
+    if is_atomic(folder):
+        return read_atomic
+    if is_movielens(folder):
+        return read_movielens
+    if is_amazon(folder):
+        return read_amazon
+    return None
+
+
+def source_files(config: DataConfig) -> list[Path] | None:
+    """Every file that the log is read from; None where part of it comes from a server."""
+    if config.interactions:
+        return table_files(config)
+    path = _path(config)
+    return sorted(file for file in path.rglob("*") if file.is_file()) or [path]
+
+
+def _path(config: DataConfig) -> Path:
+    if config.path:
+        return Path(config.path).expanduser()
+    if config.fetch == "nothing":
+        raise ConfigError(
+            "data.path is not set, and this data set is not fetched: download it and give its "
+            "directory with --set data.path=DIRECTORY"
+        )
+    return fetch_movielens(config.fetch)

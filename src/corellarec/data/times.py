@@ -1,0 +1,88 @@
+"""Times of every kind as microseconds since 1970."""
+
+from collections.abc import Callable
+
+import polars as pl
+
+from corellarec.base.errors import DataError
+
+SECOND = 1_000_000  # microseconds
+UNITS = {"s": SECOND, "ms": 1_000, "us": 1, "ns": 0.001}
+TIME_FORMATS = (
+    "%Y-%m-%dT%H:%M:%S%.f%#z",
+    "%Y-%m-%d %H:%M:%S%.f%#z",
+    "%Y-%m-%dT%H:%M:%S%.f",
+    "%Y-%m-%d %H:%M:%S%.f",
+    "%Y-%m-%d %H:%M",
+    "%Y-%m-%d",
+    "%Y/%m/%d %H:%M:%S",
+    "%Y/%m/%d",
+)
+
+
+def time_parser(
+    sample: pl.DataFrame, time_unit: str, *, lenient: bool = False
+) -> tuple[Callable[[pl.Expr], pl.Expr], str | None]:
+    """How to turn the column ``time`` into microseconds since 1970, going by a sample.
+
+    Args:
+        sample: A table with the column ``time``: numbers, dates, or text of either.
+        time_unit: Unit of numbers: ``s``, ``ms``, ``us``, ``ns``, or ``auto`` to go by their size.
+        lenient: Whether to read fractions even where the sample holds whole numbers alone.
+
+    Returns:
+        What turns an expression of times into one of int64, null where it cannot be read; and the
+        unit of numbers, None for dates.
+
+    Raises:
+        DataError: If the column holds times of day or durations.
+    """
+    times = sample["time"].drop_nulls()
+    if times.dtype in (pl.Time, pl.Duration):
+        raise DataError(f"the column of times holds {times.dtype}: give dates, or numbers")
+    if times.dtype.is_temporal():
+        return lambda time: time.dt.epoch("us"), None
+    if times.dtype == pl.String:
+        times = times.str.strip_chars()
+        times = times.filter(times != "")
+        numbers = times.cast(pl.Float64, strict=False)
+        if numbers.null_count() > len(times) / 2:
+            return _date_parser(times), None
+        whole = times.cast(pl.Int64, strict=False).null_count() == 0
+    else:
+        numbers, whole = times.cast(pl.Float64), times.dtype.is_integer()
+    if time_unit == "auto":
+        size = abs(numbers.median() or 0.0)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        # 1e11 seconds is the year 5138, 1e11 milliseconds is 1973.
+        time_unit = next(
+            unit
+            for unit, limit in (("s", 1e11), ("ms", 1e14), ("us", 1e17), ("ns", float("inf")))
+            if size < limit
+        )
+
+    def parse(time: pl.Expr) -> pl.Expr:
+        number = time.cast(pl.Int64, strict=False)
+        exact = number // 1000 if time_unit == "ns" else number * int(UNITS[time_unit])
+        rounded = (time.cast(pl.Float64, strict=False) * UNITS[time_unit]).round()
+        rounded = rounded.cast(pl.Int64, strict=False)
+        if lenient:
+            return pl.coalesce(exact, rounded)
+        return exact if whole else rounded
+
+    return parse, time_unit
+
+
+def _date_parser(times: pl.Series) -> Callable[[pl.Expr], pl.Expr]:
+    def parse(pattern: str) -> pl.Series:
+        return times.str.to_datetime(pattern, strict=False, time_zone=_zone(pattern))
+
+    found = min(TIME_FORMATS, key=lambda pattern: parse(pattern).null_count())
+    return lambda time: (
+        time.str.strip_chars()
+        .str.to_datetime(found, strict=False, time_unit="us", time_zone=_zone(found))
+        .cast(pl.Int64)
+    )
+
+
+def _zone(pattern: str) -> str | None:
+    return "UTC" if "%#z" in pattern else None
