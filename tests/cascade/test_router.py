@@ -164,7 +164,7 @@ def test_gain_learns_where_the_language_model_knows_more():
         alone = expit(router.crm(unseen["crm"]))
         together = np.where(asked, router.answer(known(unseen), unseen_llm), alone)
         found[policy] = log_loss(unseen["label"], together)
-        assert router.to_json()["thresholds"].keys() == {"gain", "entropy", "margin"}
+        assert router.to_json()["thresholds"].keys() == {"gain", "entropy"}
         if policy == "gain":
             assert popular[asked].mean() > 0.95
             assert router.verdict.helps
@@ -209,17 +209,6 @@ def busy(seed, rows=3000):
     truth = data["crm"] + data["llm"] * np.log1p(history) / 4 + 0.3 * (history < 5)
     data["label"] = (generator.random(rows) < expit(truth)).astype(np.int8)
     return data
-
-
-def test_margin_and_entropy_pick_the_same_rows():
-    data, unseen = busy(1), busy(2)
-    router = fit(data, data["llm"])
-    entropy, margin = (router.would_ask(known(unseen), name) for name in ("entropy", "margin"))
-    assert 0 < entropy.sum() < len(entropy)
-    assert np.array_equal(entropy, margin)
-    assert router.verdicts["entropy"] == router.verdicts["margin"]
-    order = np.argsort(router.value(known(unseen), "entropy"))
-    assert np.array_equal(order, np.argsort(router.value(known(unseen), "margin")))
 
 
 def test_the_full_blend_is_taken_where_it_is_better_and_rises_with_both_logits():
@@ -334,7 +323,7 @@ def test_best_asks_where_validation_gains():
     assert "nothing is routed" in explain(nobody)
 
 
-@pytest.mark.parametrize(("policy", "threshold"), [("entropy", 0.6), ("margin", -0.5), ("gain", 0)])
+@pytest.mark.parametrize(("policy", "threshold"), [("entropy", 0.6), ("gain", 0)])
 def test_a_threshold_takes_the_place_of_a_budget(policy, threshold):
     data = busy(7)
     router = fit(data, data["llm"], policy=policy, threshold=threshold)

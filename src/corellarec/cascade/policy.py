@@ -1,8 +1,7 @@
-"""Whom to ask: a value for every sample, from what is known before asking.
+"""Which rows are routed first: a value for every row, from what is known before the LLM runs.
 
-``entropy`` is the paper's rule: ask where the calibrated CRM is least confident. ``margin`` asks
-where it is nearest to its decision boundary; with two classes both fall with ``|logit|``, so that
-the same budget picks the same rows. ``gain`` is learnt: the log loss that asking saves.
+``entropy`` is the paper's rule: route where the calibrated CRM is least confident. ``gain`` is
+learnt: the log loss that routing the row is expected to save.
 """
 
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from corellarec.base.calibrate import LogisticMap
 from corellarec.base.metrics import Floats, entropy, losses, sigmoid
 from corellarec.data.log import Log, Samples
 
-Policy = Literal["gain", "entropy", "margin"]
-POLICIES: tuple[Policy, ...] = ("gain", "entropy", "margin")
+Policy = Literal["gain", "entropy"]
+POLICIES: tuple[Policy, ...] = ("gain", "entropy")
 FEATURES = (
     "logit",
     "absolute logit",
@@ -111,10 +110,10 @@ def with_products(features: Floats) -> Floats:
 
 
 def value(policy: Policy, features: Floats, gain: Gain) -> Floats:
-    """What asking is worth: nats under ``gain`` and ``entropy``, ``-|logit|`` under ``margin``.
+    """Value ``(n,)`` of routing each row, in nats.
 
     Args:
-        policy: Whom to ask first.
+        policy: Which rows are routed first.
         features: ``(n, 6)`` of :meth:`Known.features`.
         gain: What ``gain`` has learnt.
     """
@@ -123,8 +122,6 @@ def value(policy: Policy, features: Floats, gain: Gain) -> Floats:
             return gain(features)
         case "entropy":
             return features[:, FEATURES.index("entropy")]
-        case "margin":
-            return -features[:, FEATURES.index("absolute logit")]
 
 
 def expected_gain(alone: Floats, answer: Floats, truth: Floats) -> Floats:

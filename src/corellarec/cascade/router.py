@@ -69,9 +69,8 @@ class Router:
     """A fitted decision.
 
     Args:
-        policy: Whom to ask first: ``gain``, who is expected to gain most; ``entropy``, the
-            paper's, where the CRM is least confident; ``margin``, where it is nearest to its
-            boundary, which are the same rows.
+        policy: Which rows are routed first: ``gain``, those with the largest expected gain;
+            ``entropy``, the paper's, those where the CRM is least confident.
         budget: Share of samples the language model may see: as it was set, or the best on
             validation, or the one that a set threshold has there.
         limit: The budget if it was set, which then holds whatever later samples are like; else 1.

@@ -11,15 +11,15 @@ from corellarec.config.section import Count, Positive, Section, Share
 class CascadeConfig(Section):
     """Whom to ask, and what to do with the answer."""
 
-    policy: Literal["gain", "entropy", "margin"] = "gain"
-    """Which samples go to the language model first: those expected to gain most, or those where
-    the CRM is least confident (``entropy``, the paper) or nearest to its boundary (``margin``)."""
+    policy: Literal["gain", "entropy"] = "gain"
+    """Which rows are routed to the LLM first: those with the largest expected gain in log loss
+    (``gain``), or those where the CRM is least confident (``entropy``, the paper)."""
     budget: Share | Literal["best"] = 0.1
     """Share of the samples that the language model may see, or ``best``: the share with the lowest
     log loss on validation, which may be none."""
     threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """Value of asking above which a sample is routed, in place of the budget: nats saved for
-    ``gain``, the CRM's entropy in nats, or minus its logit's size for ``margin``."""
+    ``gain``, the CRM's entropy in nats for ``entropy``."""
     combine: Literal["blend", "replace"] = "blend"
     """What a routed sample gets: a calibrated mix of both logits, or the language model's own."""
     validation_rows: Count = 0
@@ -46,11 +46,6 @@ class CascadeConfig(Section):
             raise ValueError(
                 f"threshold {self.threshold} asks about all or none: an entropy lies between 0 "
                 "and ln 2 = 0.693 nats"
-            )
-        if self.policy == "margin" and self.threshold >= 0:
-            raise ValueError(
-                f"threshold {self.threshold} asks about none: the value of `margin` is minus the "
-                "size of the CRM's logit, such as -0.5"
             )
         return self
 
