@@ -3,8 +3,8 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
+from corellarec.cascade.fit import Judged, Population, fit_router
 from corellarec.cascade.policy import Known
-from corellarec.cascade.router import fit_router
 from corellarec.evaluation.evaluate import Scores, evaluate
 
 
@@ -17,16 +17,8 @@ def found():
     known = Known(crm, *generator.random((3, 2400)))
     half = slice(0, 1200)
     router = fit_router(
-        known=known[half],
-        llm_logit=llm[half],
-        label=label[half],
-        user=user[half],
-        time=time[half],
-        returning=time[half] % 2 == 0,
-        all_known=known[half],
-        all_label=label[half],
-        all_time=time[half],
-        all_returning=time[half] % 2 == 0,
+        Judged(known[half], llm[half], label[half], user[half], time[half], time[half] % 2 == 0),
+        Population(known[half], label[half], time[half], time[half] % 2 == 0),
         policy="entropy",
         budget=0.3,
         threshold=None,
@@ -53,9 +45,9 @@ def test_table_agrees_with_scikit_learn(found):
 
 def test_the_shipped_cascade_is_the_routers(found):
     scores, router, result = found
-    assert router.verdict.helps
+    assert router.rule.verdict.helps
     assert result["table"]["cascade"] == result["table"]["blend_entropy"]
-    asked = router.asks(scores.known).mean()
+    asked = router.routed(scores.known).mean()
     assert result["table"]["cascade"]["asked_share"] == asked
     assert result["table"]["cascade"]["log_loss_over_crm"]["high"] < 0
 

@@ -58,11 +58,11 @@ def evaluate(
         "llm": 1.0,
         "llm_calibrated": 1.0,
         "paper": float(_top_entropy(scores, router).mean()),
-        "replace": float(router.would_ask(scores.known, "entropy").mean()),
-        "blend_entropy": float(router.would_ask(scores.known, "entropy").mean()),
-        "blend_gain": float(router.would_ask(scores.known, "gain").mean()),
+        "replace": float(router.routed(scores.known, "entropy").mean()),
+        "blend_entropy": float(router.routed(scores.known, "entropy").mean()),
+        "blend_gain": float(router.routed(scores.known, "gain").mean()),
         "blend_all": 1.0,
-        "cascade": float(router.asks(scores.known).mean()),
+        "cascade": float(router.routed(scores.known).mean()),
     }
     return {
         "rows": len(scores.label),
@@ -89,9 +89,9 @@ def predictions(scores: Scores, router: Router) -> dict[str, Floats]:
     crm_calibrated = sigmoid(router.crm(scores.crm_logit))
     llm_calibrated = sigmoid(router.llm(scores.llm_logit))
     blend = sigmoid(router.blend(scores.known, scores.llm_logit))
-    entropy_asks = router.would_ask(scores.known, "entropy")
-    gain_asks = router.would_ask(scores.known, "gain")
-    asks = router.asks(scores.known)
+    entropy_asks = router.routed(scores.known, "entropy")
+    gain_asks = router.routed(scores.known, "gain")
+    asks = router.routed(scores.known)
     answer = router.answer(scores.known, scores.llm_logit)
     return {
         "crm": crm,

@@ -273,11 +273,11 @@ def _asked(one: Answers, key: str) -> float:
     known, router = one.test.known, one.router
     match key:
         case "cascade":
-            return float(router.asks(known).mean())
+            return float(router.routed(known).mean())
         case "blend_entropy":
-            return float(router.would_ask(known, "entropy").mean())
+            return float(router.routed(known, "entropy").mean())
         case "blend_gain":
-            return float(router.would_ask(known, "gain").mean())
+            return float(router.routed(known, "gain").mean())
         case "paper":
             return router.budget
     return 1.0
@@ -286,14 +286,14 @@ def _asked(one: Answers, key: str) -> float:
 def _threshold(one: Answers, policy: Any) -> dict[str, Any]:  # noqa: ANN401 (a policy's name)
     """What was fixed on validation, and what came of it on the test rows."""
     router = one.router
-    above = router.value(one.test.known, policy) > router.thresholds[policy]
-    asked = router.would_ask(one.test.known, policy)
+    above = router.value(one.test.known, policy) > router.rules[policy].threshold
+    asked = router.routed(one.test.known, policy)
     return {
         "seed": one.run.config.seed,
         "policy": policy,
-        "threshold": router.thresholds[policy],
-        "validation": vars(router.shares[policy]),
-        "verdict": vars(router.verdicts[policy]),
+        "threshold": router.rules[policy].threshold,
+        "validation": vars(router.rules[policy].share),
+        "verdict": vars(router.rules[policy].verdict),
         "above": float(above.mean()),
         "asked": float(asked.mean()),
         "saved": _saved(one.test.label, one.predictions, asked),

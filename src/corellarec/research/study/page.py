@@ -289,7 +289,7 @@ def _thresholds(routing: dict[str, Any]) -> str:
             "asked on test", "nats a routed test row gains"]  # fmt: skip
     rows = []
     for one in routing["thresholds"]:
-        share = one["validation"]["asked"] / max(1, one["validation"]["rows"])
+        share = one["validation"]["routed"] / max(1, one["validation"]["rows"])
         bound = one["validation"]["bound"]
         cells = [str(one["seed"]), one["policy"], number(one["threshold"]), f"{share:.1%}"]
         cells += [f"{part:.1%}" for part in (bound, one["above"], one["asked"])]
