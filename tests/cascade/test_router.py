@@ -34,9 +34,10 @@ def known(data):
     return Known(data["crm"], *facts)
 
 
-def fit(data, llm, budget=0.2, combine="blend", policy="entropy", threshold=None):
+def fit(data, llm, budget=None, combine="blend", policy="entropy", threshold=None):
     time = data.get("time", np.arange(len(llm)))
     returning = data.get("returning", np.zeros(len(llm), dtype=bool))
+    budget = 0.2 if budget is None and threshold is None else budget
     return fit_router(
         Judged(known(data), llm, data["label"], data["user"], time, returning),
         Population(known(data), data["label"], time, returning),
@@ -325,7 +326,21 @@ def test_a_threshold_takes_the_place_of_a_budget(policy, threshold):
     assert router.rules[policy].share.routed / 3000 == pytest.approx(router.budget, abs=0.05)
 
 
-def test_the_share_asked_about_has_an_exact_bound():
+def test_the_default_budget_is_a_tenth():
+    data = busy(7)
+    rows = known(data), data["label"], np.arange(3000), np.zeros(3000, dtype=bool)
+    judged = Judged(rows[0], data["llm"], data["label"], data["user"], *rows[2:])
+    settings = {"policy": "entropy", "combine": "blend", "seed": 0}
+    router = fit_router(judged, Population(*rows), **settings)
+    assert (router.budget, router.hard, router.limit) == (0.1, True, 0.1)
+    assert router == fit_router(judged, Population(*rows), budget=0.1, **settings)
+    by_threshold = fit_router(judged, Population(*rows), threshold=0.6, **settings)
+    assert (by_threshold.hard, by_threshold.limit) == (False, 1.0)
+    with pytest.raises(ValueError, match=r"a budget \(0.2\) or a threshold \(0.6\), not both"):
+        fit_router(judged, Population(*rows), budget=0.2, threshold=0.6, **settings)
+
+
+def test_the_share_routed_has_an_exact_bound():
     data = world(8)
     router = fit(data, data["llm"], policy="entropy")
     share = router.rules["entropy"].share

@@ -23,6 +23,7 @@ from corellarec.cascade.router import (
     Verdict,
 )
 from corellarec.cascade.threshold import ROUTE_ALL, blocks, budget_needed, threshold_of
+from corellarec.config.cascade import DEFAULT_BUDGET
 
 FOLDS = 5
 RESAMPLES = 1000
@@ -74,10 +75,10 @@ def fit_router(
     population: Population,
     *,
     policy: Policy,
-    budget: float | Literal["best"],
-    threshold: float | None,
     combine: Combine,
     seed: int,
+    budget: float | Literal["best"] | None = None,
+    threshold: float | None = None,
 ) -> Router:
     """Fit calibrations, blend, policy and threshold, and judge whether routing helps.
 
@@ -93,13 +94,19 @@ def fit_router(
         judged: The validation rows that both models scored.
         population: All validation rows.
         policy: Which rows are routed first.
-        budget: Share of rows to route, 0 to 1; ``best`` is the one with the lowest cross-fitted
-            log loss.
-        threshold: Value of routing (nats) under ``policy`` above which a row is routed, in place
-            of a budget.
         combine: What a routed row gets.
         seed: Seed of the bootstrap.
+        budget: Share of rows to route, 0 to 1; ``best`` is the one with the lowest cross-fitted
+            log loss. The default is 0.1 where no threshold is given.
+        threshold: Value of routing (nats) under ``policy`` above which a row is routed, in place
+            of a budget.
+
+    Raises:
+        ValueError: If both a budget and a threshold are given.
     """
+    if budget is not None and threshold is not None:
+        raise ValueError(f"give a budget ({budget}) or a threshold ({threshold}), not both")
+    budget = DEFAULT_BUDGET if budget is None else budget
     folds = _folds(judged)
     fit_blend = _better_blend(folds, judged)
     rows = _cross_fit(folds, judged, fit_blend, combine)
