@@ -13,9 +13,10 @@ from corellarec.base.calibrate import fit_logistic
 from corellarec.base.errors import ArtifactError
 from corellarec.base.metrics import log_loss, losses
 from corellarec.cascade.blend import fit_full, fit_plain
+from corellarec.cascade.fit import Judged, Population, fit_router
 from corellarec.cascade.policy import POLICIES, Known, expected_gain
 from corellarec.cascade.policy import known as look_up
-from corellarec.cascade.router import Router, explain, fit_router
+from corellarec.cascade.router import Router, explain
 from corellarec.cascade.threshold import blocks, budget_needed, threshold_of
 
 
@@ -33,20 +34,13 @@ def known(data):
     return Known(data["crm"], *facts)
 
 
-def fit(data, llm, budget=0.2, combine="blend", policy="entropy", threshold=None):
+def fit(data, llm, budget=None, combine="blend", policy="entropy", threshold=None):
     time = data.get("time", np.arange(len(llm)))
     returning = data.get("returning", np.zeros(len(llm), dtype=bool))
+    budget = 0.2 if budget is None and threshold is None else budget
     return fit_router(
-        known=known(data),
-        llm_logit=llm,
-        label=data["label"],
-        user=data["user"],
-        time=time,
-        returning=returning,
-        all_known=known(data),
-        all_label=data["label"],
-        all_time=time,
-        all_returning=returning,
+        Judged(known(data), llm, data["label"], data["user"], time, returning),
+        Population(known(data), data["label"], time, returning),
         policy=policy,
         budget=budget,
         threshold=threshold,
@@ -79,12 +73,12 @@ def test_a_weight_is_never_negative():
 def test_a_helpful_language_model_is_asked(combine, policy):
     data, unseen = world(1), world(2)
     router = fit(data, data["llm"], combine=combine, policy=policy)
-    assert router.verdict.helps
-    assert router.verdict.bound > 0
-    asked = router.asks(known(unseen))
-    assert 0.15 < asked.mean() <= 0.2
+    assert router.rule.verdict.helps
+    assert router.rule.verdict.bound > 0
+    routed = router.routed(known(unseen))
+    assert 0.15 < routed.mean() <= 0.2
     alone = expit(router.crm(unseen["crm"]))
-    together = np.where(asked, router.answer(known(unseen), unseen["llm"]), alone)
+    together = np.where(routed, router.answer(known(unseen), unseen["llm"]), alone)
     assert log_loss(unseen["label"], together) < log_loss(unseen["label"], alone)
 
 
@@ -125,24 +119,24 @@ def test_a_useless_language_model_does_no_harm(seed, kind, combine, policy, budg
 
     (data, llm), (unseen, unseen_llm) = shop(seed), shop(seed + 20_000)
     router = fit(data, llm, budget=budget, combine=combine, policy=policy)
-    asked = router.asks(known(unseen))
+    routed = router.routed(known(unseen))
     alone = expit(router.crm(unseen["crm"]))
-    together = np.where(asked, router.answer(known(unseen), unseen_llm), alone)
+    together = np.where(routed, router.answer(known(unseen), unseen_llm), alone)
     assert log_loss(unseen["label"], together) < log_loss(unseen["label"], alone) + 2e-3
     if kind not in ("noise", "huge"):  # these pass a 95 % test once in twenty times
-        assert not asked.any()
+        assert not routed.any()
 
 
 def test_no_budget_routes_nothing():
     data = world(3)
     router = fit(data, data["llm"], budget=0.0)
-    assert not router.verdict.helps
-    assert not router.asks(known(data)).any()
+    assert not router.rule.verdict.helps
+    assert not router.routed(known(data)).any()
 
 
 def test_whole_budget_routes_everything():
     data = world(3)
-    assert fit(data, data["llm"], budget=1.0).asks(known(data)).all()
+    assert fit(data, data["llm"], budget=1.0).routed(known(data)).all()
 
 
 def test_gain_learns_where_the_language_model_knows_more():
@@ -160,14 +154,14 @@ def test_gain_learns_where_the_language_model_knows_more():
     found = {}
     for policy in ("gain", "entropy"):
         router = fit(data, llm, policy=policy)
-        asked = router.would_ask(known(unseen), policy)
+        routed = router.routed(known(unseen), policy)
         alone = expit(router.crm(unseen["crm"]))
-        together = np.where(asked, router.answer(known(unseen), unseen_llm), alone)
+        together = np.where(routed, router.answer(known(unseen), unseen_llm), alone)
         found[policy] = log_loss(unseen["label"], together)
-        assert router.to_json()["thresholds"].keys() == {"gain", "entropy", "margin"}
+        assert router.to_json()["rules"].keys() == {"gain", "entropy"}
         if policy == "gain":
-            assert popular[asked].mean() > 0.95
-            assert router.verdict.helps
+            assert popular[routed].mean() > 0.95
+            assert router.rule.verdict.helps
     assert found["gain"] < found["entropy"] - 0.005
 
 
@@ -182,12 +176,12 @@ def test_expected_gain_is_the_mean_saving_with_less_noise():
     assert np.isfinite(expected_gain(np.array([0.0]), np.array([1.0]), np.array([1.0]))).all()
 
 
-def test_gain_asks_nobody_it_expects_to_lose():
+def test_gain_routes_no_row_that_it_expects_to_lose_on():
     data = world(6)
     noise = np.random.default_rng(0).normal(size=3000) * 3
     router = fit(data, noise, budget=1.0, combine="replace", policy="gain")
-    assert router.would_ask(known(data), "gain").mean() < 0.5
-    assert not router.asks(known(data)).any()
+    assert router.routed(known(data), "gain").mean() < 0.5
+    assert not router.routed(known(data)).any()
 
 
 def test_known_looks_back_no_further_than_told(log):
@@ -209,17 +203,6 @@ def busy(seed, rows=3000):
     truth = data["crm"] + data["llm"] * np.log1p(history) / 4 + 0.3 * (history < 5)
     data["label"] = (generator.random(rows) < expit(truth)).astype(np.int8)
     return data
-
-
-def test_margin_and_entropy_pick_the_same_rows():
-    data, unseen = busy(1), busy(2)
-    router = fit(data, data["llm"])
-    entropy, margin = (router.would_ask(known(unseen), name) for name in ("entropy", "margin"))
-    assert 0 < entropy.sum() < len(entropy)
-    assert np.array_equal(entropy, margin)
-    assert router.verdicts["entropy"] == router.verdicts["margin"]
-    order = np.argsort(router.value(known(unseen), "entropy"))
-    assert np.array_equal(order, np.argsort(router.value(known(unseen), "margin")))
 
 
 def test_the_full_blend_is_taken_where_it_is_better_and_rises_with_both_logits():
@@ -244,11 +227,11 @@ def test_an_answer_needs_no_other_rows():
     data = busy(5)
     router = fit(data, data["llm"], policy="gain")
     facts, llm = known(data), data["llm"]
-    asked, answer = router.asks(facts), router.answer(facts, llm)
-    assert 0 < asked.sum() < len(asked)
+    routed, answer = router.routed(facts), router.answer(facts, llm)
+    assert 0 < routed.sum() < len(routed)
     for i in range(0, 60, 3):
         one = slice(i, i + 1)
-        assert router.asks(facts[one])[0] == asked[i]
+        assert router.routed(facts[one])[0] == routed[i]
         assert router.answer(facts[one], llm[one])[0] == pytest.approx(answer[i])
 
 
@@ -263,7 +246,7 @@ def test_a_gain_is_not_followed_outside_what_validation_had():
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_budget_holds_on_later_rows_of_another_kind(policy):
-    """Histories grow with time, and so does what is asked of them."""
+    """Histories grow with time, and so does the rows above a threshold."""
 
     def month(seed, grown):
         generator = np.random.default_rng(seed)
@@ -278,19 +261,19 @@ def test_the_budget_holds_on_later_rows_of_another_kind(policy):
 
     now, later = month(1, 0.0), month(2, 0.2)
     router = fit(now, now["llm"], budget=0.2, policy=policy)
-    asked = router.would_ask(known(later), policy, allowed=8000).mean()
+    routed = router.above(known(later), policy).mean()
     overall = np.quantile(router.value(known(now), policy), 0.8)
     assert (router.value(known(later), policy) > overall).mean() > 0.22
-    assert 0.05 < asked < 0.21
+    assert 0.05 < routed < 0.21
 
 
 def test_the_budget_holds_whatever_the_mix_of_new_and_known_users():
     data = busy(9, 8000)
     data["returning"] = np.random.default_rng(0).random(8000) < 0.2
     data["crm"] *= np.where(data["returning"], 0.3, 1.0)
-    asked = fit(data, data["llm"], budget=0.2).would_ask(known(data), "entropy", allowed=8000)
-    assert 0.15 < asked[data["returning"]].mean() <= 0.2
-    assert asked.mean() < 0.15
+    routed = fit(data, data["llm"], budget=0.2).above(known(data), "entropy")
+    assert 0.15 < routed[data["returning"]].mean() <= 0.2
+    assert routed.mean() < 0.15
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -298,13 +281,12 @@ def test_a_set_budget_is_kept_whatever_comes(policy):
     data, other = busy(9), busy(10)
     other["crm"] = other["crm"] / 10  # unsure of all
     router = fit(data, data["llm"], budget=0.2, policy=policy)
-    above = router.would_ask(known(other), policy, allowed=3000)
+    above = router.above(known(other), policy)
     assert above.mean() > 0.25
-    asked = router.would_ask(known(other), policy)
-    assert asked.sum() == 600
+    routed = router.routed(known(other), policy)
+    assert routed.sum() == 600
     value = router.value(known(other), policy)
-    assert value[asked].min() >= value[above & ~asked].max()
-    assert not router.would_ask(known(other), policy, allowed=0).any()
+    assert value[routed].min() >= value[above & ~routed].max()
 
 
 @settings(max_examples=100, deadline=None)
@@ -315,45 +297,59 @@ def test_a_set_budget_is_kept_whatever_comes(policy):
 def test_a_threshold_and_the_budget_needed_agree(value, budget):
     value = np.array(value, dtype=np.float64)
     past = blocks(value, np.arange(len(value)), value > 0)
-    asked = value > threshold_of(budget, past)
+    routed = value > threshold_of(budget, past)
     slack = 1e-6  # a rank that equals the budget may fall on either side
-    assert (budget_needed(value[asked], past) <= budget + slack).all()
-    assert (budget_needed(value[~asked], past) > budget - slack).all()
+    assert (budget_needed(value[routed], past) <= budget + slack).all()
+    assert (budget_needed(value[~routed], past) > budget - slack).all()
     for block in past:
         assert (block > threshold_of(budget, past)).mean() <= budget + slack
 
 
-def test_best_asks_where_validation_gains():
+def test_best_routes_where_validation_gains():
     data = world(1)
-    everyone = fit(data, data["llm"], budget="best")
-    assert everyone.budget > 0.9
-    assert everyone.verdict.helps
-    nobody = fit(data, -data["llm"], budget="best")
-    assert nobody.budget == 0
-    assert not nobody.would_ask(known(data), "entropy").any()
-    assert "nothing is routed" in explain(nobody)
+    helpful = fit(data, data["llm"], budget="best")
+    assert helpful.budget > 0.9
+    assert helpful.rule.verdict.helps
+    inverted = fit(data, -data["llm"], budget="best")
+    assert inverted.budget == 0
+    assert not inverted.routed(known(data), "entropy").any()
+    assert "sends no rows to the LLM" in explain(inverted)
 
 
-@pytest.mark.parametrize(("policy", "threshold"), [("entropy", 0.6), ("margin", -0.5), ("gain", 0)])
+@pytest.mark.parametrize(("policy", "threshold"), [("entropy", 0.6), ("gain", 0)])
 def test_a_threshold_takes_the_place_of_a_budget(policy, threshold):
     data = busy(7)
     router = fit(data, data["llm"], policy=policy, threshold=threshold)
-    asked = router.asks(known(data))
-    assert np.array_equal(asked, router.value(known(data), policy) > threshold)
-    assert router.budget == asked.mean()
-    assert router.shares[policy].asked / 3000 == pytest.approx(router.budget, abs=0.05)
+    routed = router.routed(known(data))
+    assert np.array_equal(routed, router.value(known(data), policy) > threshold)
+    assert router.budget == routed.mean()
+    assert router.rules[policy].share.routed / 3000 == pytest.approx(router.budget, abs=0.05)
 
 
-def test_the_share_asked_about_has_an_exact_bound():
+def test_the_default_budget_is_a_tenth():
+    data = busy(7)
+    rows = known(data), data["label"], np.arange(3000), np.zeros(3000, dtype=bool)
+    judged = Judged(rows[0], data["llm"], data["label"], data["user"], *rows[2:])
+    settings = {"policy": "entropy", "combine": "blend", "seed": 0}
+    router = fit_router(judged, Population(*rows), **settings)
+    assert (router.budget, router.hard, router.limit) == (0.1, True, 0.1)
+    assert router == fit_router(judged, Population(*rows), budget=0.1, **settings)
+    by_threshold = fit_router(judged, Population(*rows), threshold=0.6, **settings)
+    assert (by_threshold.hard, by_threshold.limit) == (False, 1.0)
+    with pytest.raises(ValueError, match=r"a budget \(0.2\) or a threshold \(0.6\), not both"):
+        fit_router(judged, Population(*rows), budget=0.2, threshold=0.6, **settings)
+
+
+def test_the_share_routed_has_an_exact_bound():
     data = world(8)
     router = fit(data, data["llm"], policy="entropy")
-    share = router.shares["entropy"]
-    test = binomtest(share.asked, share.rows, alternative="less")
+    share = router.rules["entropy"].share
+    test = binomtest(share.routed, share.rows, alternative="less")
     found = test.proportion_ci(confidence_level=0.95, method="exact").high
     assert share.bound == pytest.approx(found)
-    assert share.asked == router.verdict.routed
+    assert share.routed == router.rule.verdict.routed
     assert f"less than {share.bound:.1%}" in explain(router)
-    assert fit(data, data["llm"], budget=1.0).shares["entropy"].bound == 1.0
+    assert fit(data, data["llm"], budget=1.0).rule.share.bound == 1.0
 
 
 def test_json_round_trip():
@@ -362,9 +358,13 @@ def test_json_round_trip():
     assert Router.from_json(json.loads(json.dumps(router.to_json()))) == router
 
 
-def test_a_router_of_another_version_is_said_to_be_one():
+def test_a_router_of_another_version_is_refused():
     data = world(4)
-    facts = fit(data, data["llm"]).to_json()
-    del facts["shares"]
-    with pytest.raises(ArtifactError, match="another version .shares not found.*evaluate RUN"):
-        Router.from_json(facts)
+    router = fit(data, data["llm"])
+    without, within, more = (router.to_json() for _ in range(3))
+    del without["rules"]
+    del within["rules"]["gain"]["share"]["bound"]
+    more["limit"] = 1.0
+    for facts, name in ((without, "rules"), (within, "RoutedShare.*bound"), (more, "limit")):
+        with pytest.raises(ArtifactError, match=f"another version .*{name}.*evaluate RUN"):
+            Router.from_json(facts)

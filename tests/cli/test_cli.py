@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -147,11 +148,14 @@ def test_predict_writes_all_columns(finished, monkeypatch, capsys, tmp_path):
     assert (found.filter(~asked)["p"] == found.filter(~asked)["p_crm"]).all()
 
 
-def asking(cascade):
-    """The cascade's router, made to ask: the tiny model is not worth asking."""
-    object.__setattr__(cascade.router, "policy", "entropy")
-    object.__setattr__(cascade.router.verdict, "helps", True)
-    return cascade.router
+def set_rule(cascade, threshold, budget):
+    """Make the cascade route rows by entropy: with the tiny model it would route none."""
+    rules = cascade.router.rules
+    verdict = replace(rules["entropy"].verdict, helps=True)
+    rule = replace(rules["entropy"], threshold=threshold, verdict=verdict)
+    cascade.router = replace(
+        cascade.router, policy="entropy", budget=budget, hard=True, rules=rules | {"entropy": rule}
+    )
 
 
 def test_a_cascade_that_asks_answers_alike_in_batch_and_alone(finished):
@@ -159,11 +163,8 @@ def test_a_cascade_that_asks_answers_alike_in_batch_and_alone(finished):
     cpu = torch.device("cpu")
     cascade = Cascade.load(directory / "cascade", cpu)
     user, item = torch.arange(30) % 7, torch.arange(30)
-    router = asking(cascade)
-    object.__setattr__(router, "limit", 1.0)
-    router.thresholds["entropy"] = float(
-        np.median(cascade.predict(cascade.log.pairs(user, item)).to_frame()["entropy"].to_numpy())
-    )
+    entropy = cascade.predict(cascade.log.pairs(user, item)).to_frame()["entropy"].to_numpy()
+    set_rule(cascade, threshold=float(np.median(entropy)), budget=1.0)
     together = cascade.predict(cascade.log.pairs(user, item))
     assert 0 < together.asked.sum() < 30
     for i in range(30):
@@ -186,9 +187,7 @@ def test_a_cascade_knows_how_items_are_liked(finished):
 def test_a_cascade_keeps_its_budget_over_calls(finished):
     directory, _ = finished
     cascade = Cascade.load(directory / "cascade", torch.device("cpu"))
-    router = asking(cascade)
-    object.__setattr__(router, "limit", 0.2)
-    router.thresholds["entropy"] = 0.0  # below every row's entropy
+    set_rule(cascade, threshold=0.0, budget=0.2)  # below every row's entropy
     sizes = [1, 1, 7, 3, 1, 12, 5]
     asked = [
         int(cascade.predict(cascade.log.pairs(torch.arange(n) % 7, torch.arange(n))).asked.sum())

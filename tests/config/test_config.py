@@ -1,7 +1,15 @@
 import pytest
 
 from corellarec.base.errors import ConfigError
-from corellarec.config import CRM_MODELS, Config, load_config, preset_names, to_toml
+from corellarec.config import (
+    CRM_MODELS,
+    Config,
+    changed,
+    load_config,
+    preset_names,
+    to_toml,
+    with_settings,
+)
 
 
 def test_every_preset_is_valid():
@@ -74,6 +82,7 @@ def test_own_data_is_described_whole(settings, message):
         ("cascade.budget=1.5", "cascade.budget.*a share from 0 to 1, or the word 'best'.*1.5"),
         ("cascade.threshold=nan", "cascade.threshold.*finite"),
         ("cascade.budget", "expected key=value"),
+        ("cascade.policy=margin", "cascade.policy: Input should be 'gain' or 'entropy'"),
         ("seed.x.y=1", "seed"),
         ("crm=3", "crm: is a section of settings, found the value 3"),
         ("data.split=[0.5, 0.5, 0.5]", "sum to 1"),
@@ -94,12 +103,57 @@ def test_the_cascade_takes_one_limit():
     for policy, budget, threshold, message in (
         ("gain", "0.3", "0.1", "budget .0.3. and threshold .0.1. exclude"),
         ("gain", "best", "0.1", "budget .best. and threshold .0.1. exclude"),
-        ("entropy", "0.1", "0.9", "between 0 and ln 2"),
-        ("margin", "0.1", "0.5", "asks about none.*such as -0.5"),
     ):
         settings = [f"policy={policy}", f"budget={budget}", f"threshold={threshold}"]
         with pytest.raises(ConfigError, match=message):
             load_config(settings=[f"cascade.{one}" for one in settings])
+    with pytest.raises(ConfigError, match="between 0 and ln 2"):
+        load_config(settings=["cascade.policy=entropy", "cascade.threshold=0.9"])
+
+
+def test_the_last_layer_that_sets_a_budget_or_a_threshold_wins(tmp_path):
+    quick = load_config(preset="quick")
+    assert quick.cascade.budget == 0.2
+    (tmp_path / "threshold.toml").write_text("[cascade]\nthreshold = 0.02\n")
+    files = [tmp_path / "threshold.toml"]
+    by_file = load_config(preset="quick", files=files)
+    for config, threshold in (
+        (load_config(preset="quick", settings=["cascade.threshold=0.01"]), 0.01),
+        (load_config(preset="quick", settings=["cascade={threshold=0.01}"]), 0.01),
+        (by_file, 0.02),
+        (changed(quick, {"cascade": {"threshold": 0.03}}), 0.03),
+        (with_settings(quick, {"cascade.threshold": 0.04}), 0.04),
+    ):
+        assert (config.cascade.budget, config.cascade.threshold) == (None, threshold)
+    for config in (
+        load_config(preset="quick", files=files, settings=["cascade.budget=0.5"]),
+        changed(by_file, {"cascade": {"budget": 0.5}}),
+        with_settings(by_file, {"cascade.budget": 0.5, "cascade.policy": "entropy"}),
+    ):
+        assert (config.cascade.budget, config.cascade.threshold) == (0.5, None)
+    kept = changed(by_file, {"cascade": {"combine": "replace"}})
+    assert (kept.cascade.threshold, kept.cascade.combine) == (0.02, "replace")
+
+
+def test_one_layer_that_sets_a_budget_and_a_threshold_is_refused(tmp_path):
+    both = {"cascade.budget": 0.5, "cascade.threshold": 0.01}
+    (tmp_path / "both.toml").write_text("[cascade]\nthreshold = 0.02\nbudget = 0.3\n")
+    quick = load_config(preset="quick")
+    for load in (
+        lambda: with_settings(quick, both),
+        lambda: load_config(preset="quick", settings=[f"{k}={v}" for k, v in both.items()]),
+        lambda: load_config(preset="quick", files=[tmp_path / "both.toml"]),
+    ):
+        with pytest.raises(ConfigError, match="exclude each other"):
+            load()
+
+
+def test_the_budget_and_the_threshold_are_unset_by_default(tmp_path):
+    config = load_config(settings=["data.path=x.zip"])
+    assert (config.cascade.budget, config.cascade.threshold) == (None, None)
+    (tmp_path / "c.toml").write_text(to_toml(config))
+    again = load_config(files=[tmp_path / "c.toml"], settings=["cascade.threshold=0.01"])
+    assert (again.cascade.budget, again.cascade.threshold) == (None, 0.01)
 
 
 def test_wrong_sources(tmp_path):

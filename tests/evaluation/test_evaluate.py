@@ -63,10 +63,10 @@ def test_table_agrees_with_scikit_learn(found):
 
 def test_the_deployed_cascade_is_the_routers(found):
     scores, router, result = found
-    assert router.verdict.helps
+    assert router.rule.verdict.helps
     cascade = result.row("cascade")
     assert cascade.metrics == result.row("blend_entropy").metrics
-    assert cascade.llm_share == router.asks(scores.known).mean()
+    assert cascade.llm_share == router.routed(scores.known).mean()
     assert cascade.over_reference["log_loss"].high < 0
 
 

@@ -1,1 +1,1 @@
-"""Whom to ask, what to do with the answer, and whether asking is worth it at all."""
+"""Which rows are routed to the LLM, what they get, and whether routing helps at all."""

@@ -11,14 +11,14 @@ from corellarec.cascade.policy import Known
 
 @dataclass(frozen=True)
 class Blend:
-    """A mix of both logits whose weights may go with the length of the history.
+    """A weighted sum of both logits, with weights that depend on the length of the history.
 
     With ``t`` from 0 (no history) to 1 (the longest), and n training rows of the item,
 
         ``logit = (1 - t) (a crm + b llm) + t (c crm + d llm) + e t + f ln(1 + n) + bias``
 
-    rises with both logits, whatever the history, for a to d are never negative. The plain blend
-    is the case ``a = c``, ``b = d``, ``e = f = 0``.
+    is non-decreasing in both logits, whatever the history, for a to d are never negative. The
+    plain blend is the case ``a = c``, ``b = d``, ``e = f = 0``.
 
     Args:
         weights: a to f.
@@ -31,7 +31,7 @@ class Blend:
     longest: float
 
     def __call__(self, known: Known, llm_logit: Floats) -> Floats:
-        """Logits ``(n,)`` of the mix."""
+        """Logits ``(n,)`` of the blend."""
         return LogisticMap(self.weights, self.bias)(*_inputs(known, llm_logit, self.longest))
 
 
@@ -42,24 +42,24 @@ def _inputs(known: Known, llm_logit: Floats, longest: float) -> list[Floats]:
 
 
 def fit_plain(label: Labels, known: Known, llm_logit: Floats) -> Blend:
-    """The blend that knows both logits alone.
+    """The blend of both logits alone.
 
     Args:
         label: ``(n,)`` of 0 and 1, both present.
-        known: What is known of the rows before asking.
-        llm_logit: ``(n,)`` the language model's logits.
+        known: What is known of the rows before the LLM runs.
+        llm_logit: ``(n,)`` the LLM's logits.
     """
     found = fit_logistic(label, known.crm_logit, llm_logit)
     return Blend((*found.weights, *found.weights, 0.0, 0.0), found.bias, 1.0)
 
 
 def fit_full(label: Labels, known: Known, llm_logit: Floats | None) -> Blend:
-    """The blend with all six weights; without the language model's where it is None.
+    """The blend with all six weights; without the LLM's if ``llm_logit`` is None.
 
     Args:
         label: ``(n,)`` of 0 and 1, both present.
-        known: What is known of the rows before asking.
-        llm_logit: ``(n,)`` the language model's logits.
+        known: What is known of the rows before the LLM runs.
+        llm_logit: ``(n,)`` the LLM's logits.
     """
     longest = max(float(known.history_length.max()), 1.0)
     inputs = _inputs(known, np.zeros(len(label)) if llm_logit is None else llm_logit, longest)

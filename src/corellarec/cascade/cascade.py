@@ -1,6 +1,7 @@
 """Both models and the decision between them, in one directory that serving needs."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from corellarec.base.artifacts import read_manifest, writing
 from corellarec.base.device import pick_dtype
 from corellarec.base.errors import ArtifactError
 from corellarec.base.metrics import Floats, entropy, sigmoid
+from corellarec.cascade.budget import most_valuable
 from corellarec.cascade.policy import known
 from corellarec.cascade.router import Router
 from corellarec.config import CrmConfig, LlmConfig
@@ -120,7 +122,8 @@ class Cascade:
             crm_logit = crm_logits(self.crm, self.reader, samples).double().numpy()
         facts = known(self.log, samples, crm_logit, self.crm_config.history_length)
         seen = self._samples + len(samples)
-        asked = self.router.asks(facts, self.router.allowed(seen) - self._asked)
+        allowed = math.ceil(self.router.limit * seen - 1e-9) - self._asked
+        asked = most_valuable(self.router.above(facts), self.router.value(facts), allowed)
         p_crm = sigmoid(self.router.crm(crm_logit))
         p, p_llm = p_crm.copy(), np.full(len(samples), np.nan)
         if asked.any():

@@ -1,8 +1,7 @@
-"""Whom to ask: a value for every sample, from what is known before asking.
+"""Which rows are routed first: a value for every row, from what is known before the LLM runs.
 
-``entropy`` is the paper's rule: ask where the calibrated CRM is least confident. ``margin`` asks
-where it is nearest to its decision boundary; with two classes both fall with ``|logit|``, so that
-the same budget picks the same rows. ``gain`` is learnt: the log loss that asking saves.
+``entropy`` is the paper's rule: route where the calibrated CRM is least confident. ``gain`` is
+learnt: the log loss that routing the row is expected to save.
 """
 
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from corellarec.base.calibrate import LogisticMap
 from corellarec.base.metrics import Floats, entropy, losses, sigmoid
 from corellarec.data.log import Log, Samples
 
-Policy = Literal["gain", "entropy", "margin"]
-POLICIES: tuple[Policy, ...] = ("gain", "entropy", "margin")
+Policy = Literal["gain", "entropy"]
+POLICIES: tuple[Policy, ...] = ("gain", "entropy")
 FEATURES = (
     "logit",
     "absolute logit",
@@ -33,13 +32,14 @@ PENALTIES = np.logspace(-1, 7, 17)
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of samples before the language model is asked.
+    """What is known of rows before the LLM runs.
 
     Args:
         crm_logit: ``(n,)`` the CRM's raw logits.
         history_length: ``(n,)`` rows of history, as many as the CRM reads at most.
         item_count: ``(n,)`` training rows of the target item.
-        liked_share: ``(n,)`` share of that history that the user liked, drawn to one half.
+        liked_share: ``(n,)`` share of that history that the user liked, smoothed toward one half
+            (prior of one row).
     """
 
     crm_logit: Floats
@@ -66,7 +66,14 @@ class Known:
 
 
 def known(log: Log, samples: Samples, crm_logit: Floats, history_length: int) -> Known:
-    """Look up what the log knows of samples; ``history_length`` is the most rows to look back."""
+    """What the log knows of samples.
+
+    Args:
+        log: The log.
+        samples: ``n`` samples over it.
+        crm_logit: ``(n,)`` the CRM's raw logits.
+        history_length: Rows of history to look back at most.
+    """
     begin = torch.maximum(samples.begin, samples.end - history_length)
     liked = torch.cat([torch.zeros(1, dtype=torch.long), log.history_label.long().cumsum(0)])
     length = (samples.end - begin).double()
@@ -81,16 +88,15 @@ def known(log: Log, samples: Samples, crm_logit: Floats, history_length: int) ->
 
 @dataclass(frozen=True)
 class Gain:
-    """Log loss (nats) that asking is expected to save: a polynomial of the second degree.
+    """Log loss (nats) that routing a row is expected to save: a polynomial of the second degree.
 
-    Features are first held to the range that validation had: a square that is followed outside it
-    says anything.
+    Features are first clipped to their range on validation: a square extrapolates badly.
 
     Args:
         weights: ``(6 + 21,)`` of the features, and of the product of every two and their squares.
         bias: Added to the weighted sum.
-        low: ``(6,)`` the least value of each of ``FEATURES`` ...
-        high: ``(6,)`` ... and the largest.
+        low: ``(6,)`` smallest value of each of ``FEATURES`` on validation.
+        high: ``(6,)`` largest value of each.
     """
 
     weights: tuple[float, ...]
@@ -99,9 +105,9 @@ class Gain:
     high: tuple[float, ...]
 
     def __call__(self, features: Floats) -> Floats:
-        """Value of each row of ``(n, 6)`` features."""
-        held = np.clip(features, self.low, self.high)
-        return with_products(held) @ np.array(self.weights) + self.bias
+        """Expected gain ``(n,)`` of rows with ``(n, 6)`` features."""
+        clipped = np.clip(features, self.low, self.high)
+        return with_products(clipped) @ np.array(self.weights) + self.bias
 
 
 def with_products(features: Floats) -> Floats:
@@ -111,10 +117,10 @@ def with_products(features: Floats) -> Floats:
 
 
 def value(policy: Policy, features: Floats, gain: Gain) -> Floats:
-    """What asking is worth: nats under ``gain`` and ``entropy``, ``-|logit|`` under ``margin``.
+    """Value ``(n,)`` of routing each row, in nats.
 
     Args:
-        policy: Whom to ask first.
+        policy: Which rows are routed first.
         features: ``(n, 6)`` of :meth:`Known.features`.
         gain: What ``gain`` has learnt.
     """
@@ -123,15 +129,13 @@ def value(policy: Policy, features: Floats, gain: Gain) -> Floats:
             return gain(features)
         case "entropy":
             return features[:, FEATURES.index("entropy")]
-        case "margin":
-            return -features[:, FEATURES.index("absolute logit")]
 
 
 def expected_gain(alone: Floats, answer: Floats, truth: Floats) -> Floats:
     """Log loss (nats) that ``answer`` is expected to save over ``alone`` where ``truth`` holds.
 
     All are probabilities ``(n,)``. With the calibrated blend of both models as ``truth`` this has
-    the same mean as the saving on the labels, and a fraction of its variance: no coin is flipped.
+    the same mean as the saving on the labels, without the variance of the labels.
     """
     ones = np.ones(len(truth), dtype=np.int8)
     yes = losses(ones, alone) - losses(ones, answer)
@@ -140,11 +144,11 @@ def expected_gain(alone: Floats, answer: Floats, truth: Floats) -> Floats:
 
 
 def fit_gain(features: Floats, expected: Floats, saved: Floats) -> Gain:
-    """Ridge regression of the log loss (nats) that asking saves; penalties are cross-validated.
+    """Ridge regression of the log loss (nats) that routing saves; penalties are cross-validated.
 
-    What the blend expects is regressed first. Then what it did not foresee is, whose mean is zero
-    wherever the blend is calibrated, so that its penalty shrinks it to nothing unless the labels
-    speak clearly.
+    The saving that the blend expects is regressed first, then the residual of the observed saving.
+    Its mean is zero wherever the blend is calibrated, so that its penalty shrinks it to nothing
+    unless the labels show a clear departure.
 
     Args:
         features: ``(n, 6)``.

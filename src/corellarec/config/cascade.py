@@ -7,28 +7,30 @@ from pydantic import Field, field_validator, model_validator
 
 from corellarec.config.section import Count, Positive, Section, Share
 
+DEFAULT_BUDGET = 0.1  # where neither a budget nor a threshold is set
+
 
 class CascadeConfig(Section):
-    """Whom to ask, and what to do with the answer."""
+    """Which rows are routed to the LLM, and what a routed row gets."""
 
-    policy: Literal["gain", "entropy", "margin"] = "gain"
-    """Which samples go to the language model first: those expected to gain most, or those where
-    the CRM is least confident (``entropy``, the paper) or nearest to its boundary (``margin``)."""
-    budget: Share | Literal["best"] = 0.1
-    """Share of the samples that the language model may see, or ``best``: the share with the lowest
-    log loss on validation, which may be none."""
+    policy: Literal["gain", "entropy"] = "gain"
+    """Which rows are routed to the LLM first: those with the largest expected gain in log loss
+    (``gain``), or those where the CRM is least confident (``entropy``, the paper)."""
+    budget: Share | Literal["best"] | None = None
+    """Share of the rows that may be routed, or ``best``: the share with the lowest log loss on
+    validation, which may be 0. The default is 0.1 where no threshold is set."""
     threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    """Value of asking above which a sample is routed, in place of the budget: nats saved for
-    ``gain``, the CRM's entropy in nats, or minus its logit's size for ``margin``."""
+    """Value of routing above which a row is routed, in place of a budget: expected gain in nats
+    for ``gain``, the CRM's entropy in nats for ``entropy``."""
     combine: Literal["blend", "replace"] = "blend"
-    """What a routed sample gets: a calibrated mix of both logits, or the language model's own."""
+    """What a routed row gets: the blend of both models, or the LLM's own calibrated answer."""
     validation_rows: Count = 0
-    """Random validation rows scored by the language model to fit the cascade; 0 is all."""
+    """Random validation rows that the LLM scores to fit the cascade; 0 is all."""
 
     @field_validator("budget", mode="before")
     @classmethod
     def _is_a_share_or_best(cls, value: Any) -> Any:  # noqa: ANN401 (anything may be given)
-        if value == "best" or (isinstance(value, int | float) and 0 <= value <= 1):
+        if value is None or value == "best" or (isinstance(value, int | float) and 0 <= value <= 1):
             return value
         raise ValueError("a share from 0 to 1, or the word 'best'")
 
@@ -36,21 +38,15 @@ class CascadeConfig(Section):
     def _one_limit(self) -> "CascadeConfig":
         if self.threshold is None:
             return self
-        default = type(self).model_fields["budget"].default
-        if self.budget != default:
+        if self.budget is not None:
             raise ValueError(
                 f"budget ({self.budget}) and threshold ({self.threshold}) exclude each other: "
                 "leave one out"
             )
         if self.policy == "entropy" and not 0 <= self.threshold < math.log(2):
             raise ValueError(
-                f"threshold {self.threshold} asks about all or none: an entropy lies between 0 "
+                f"threshold {self.threshold} routes all rows or none: an entropy lies between 0 "
                 "and ln 2 = 0.693 nats"
-            )
-        if self.policy == "margin" and self.threshold >= 0:
-            raise ValueError(
-                f"threshold {self.threshold} asks about none: the value of `margin` is minus the "
-                "size of the CRM's logit, such as -0.5"
             )
         return self
 

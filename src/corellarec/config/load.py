@@ -49,14 +49,16 @@ def load_config(
         for name in (base, f"{base}/{model or 'dcnv2'}"):
             source = resources.files("corellarec.config") / "presets" / f"{name}.toml"
             if source.is_file():
-                tree = _merge(tree, _parse(source.read_text("utf-8"), f"preset {name}"))
+                tree = _stack(tree, _parse(source.read_text("utf-8"), f"preset {name}"))
     for file in files:
         try:
-            tree = _merge(tree, _parse(file.read_text("utf-8"), str(file)))
+            tree = _stack(tree, _parse(file.read_text("utf-8"), str(file)))
         except OSError as error:
             raise ConfigError(f"{file}: cannot be read ({error.strerror})") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"{file}: is not UTF-8 text") from error
+    settings = list(settings)
+    tree = _without_other_limit(tree, _cascade_keys(settings_tree(settings)))
     for setting in settings:
         _apply(tree, setting)
     return parse_config(tree)
@@ -80,7 +82,8 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: If a name is unknown or a value is not allowed.
     """
-    tree = config.model_dump(mode="json", exclude_none=True)
+    keys = {name.removeprefix("cascade.") for name, value in settings.items() if value is not None}
+    tree = _without_other_limit(config.model_dump(mode="json", exclude_none=True), keys)
     for name, value in settings.items():
         *path, last = name.split(".")
         section = tree
@@ -96,7 +99,7 @@ def changed(config: Config, tree: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: If a key is unknown or a value is not allowed.
     """
-    return parse_config(_merge(config.model_dump(mode="json", exclude_none=True), dict(tree)))
+    return parse_config(_stack(config.model_dump(mode="json", exclude_none=True), dict(tree)))
 
 
 def settings_tree(settings: Iterable[str]) -> dict[str, Any]:
@@ -121,6 +124,28 @@ def _parse(text: str, place: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{place}: not valid TOML: {error}") from error
+
+
+def _stack(below: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:
+    """A tree of settings with a later layer on top."""
+    return _merge(_without_other_limit(below, _cascade_keys(layer)), layer)
+
+
+def _cascade_keys(layer: dict[str, Any]) -> set[str]:
+    section = layer.get("cascade")
+    return set(section) if isinstance(section, dict) else set()
+
+
+def _without_other_limit(below: dict[str, Any], keys: set[str]) -> dict[str, Any]:
+    """A tree without ``cascade.budget`` if a layer on top sets the threshold alone, or vice versa.
+
+    The two exclude each other, and the later layer wins; a layer that sets both is an error.
+    """
+    for key, other in (("budget", "threshold"), ("threshold", "budget")):
+        if key in keys and other not in keys and isinstance(below.get("cascade"), dict):
+            section = {name: value for name, value in below["cascade"].items() if name != other}
+            return {**below, "cascade": section}
+    return below
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Answers:
     def masks(self) -> dict[str, NDArray[np.bool_]]:
         """``(n,)`` whether the LLM answers each row, by the keys of ``predictions``."""
         none = np.zeros(len(self.scores.label), dtype=bool)
-        by_entropy = self.router.would_ask(self.scores.known, "entropy")
+        by_entropy = self.router.routed(self.scores.known, "entropy")
         # The paper routes the share `budget` of rows with the highest entropy of the raw CRM.
         uncertainty = entropy(sigmoid(self.scores.crm_logit))
         return {
@@ -77,9 +77,9 @@ class Answers:
             "paper": uncertainty > np.quantile(uncertainty, 1 - self.router.budget),
             "replace": by_entropy,
             "blend_entropy": by_entropy,
-            "blend_gain": self.router.would_ask(self.scores.known, "gain"),
+            "blend_gain": self.router.routed(self.scores.known, "gain"),
             "blend_all": ~none,
-            "cascade": self.router.asks(self.scores.known),
+            "cascade": self.router.routed(self.scores.known),
         }
 
     def share(self, key: str) -> float:
@@ -108,19 +108,19 @@ class Answers:
         )
         rows = []
         for policy, value in self.values().items():
-            threshold, share = self.router.thresholds[policy], self.router.shares[policy]
-            verdict, routed = self.router.verdicts[policy], self.masks[f"blend_{policy}"]
+            rule, routed = self.router.rules[policy], self.masks[f"blend_{policy}"]
+            share, verdict = rule.share, rule.verdict
             rows.append(
                 ThresholdRow(
                     seed=seed,
                     policy=policy,
-                    threshold=threshold,
-                    validation_share=share.asked / max(1, share.rows),
+                    threshold=rule.threshold,
+                    validation_share=share.routed / max(1, share.rows),
                     validation_bound=share.bound,
                     validation_gain=verdict.gain,
                     validation_gain_bound=verdict.bound,
                     helps=verdict.helps,
-                    above=float((value > threshold).mean()),
+                    above=float((value > rule.threshold).mean()),
                     routed=float(routed.mean()),
                     gain=float(saved[routed].mean()) if routed.any() else float("nan"),
                 )
@@ -133,6 +133,6 @@ class Answers:
             policy=self.router.policy,
             combine=self.router.combine,
             budget=self.router.budget,
-            helps=self.router.verdict.helps,
+            helps=self.router.rule.verdict.helps,
             explanation=explain(self.router),
         )

@@ -23,8 +23,9 @@ from corellarec.base.calibrate import fit_logistic
 from corellarec.base.errors import ArtifactError, ConfigError
 from corellarec.base.metrics import Floats
 from corellarec.cascade.cascade import Cascade
+from corellarec.cascade.fit import Judged, Population, fit_router
 from corellarec.cascade.policy import Known, known
-from corellarec.cascade.router import Router, explain, fit_router
+from corellarec.cascade.router import Router, explain
 from corellarec.config import LlmStageConfig, StageConfig
 from corellarec.crm.score import crm_logits
 from corellarec.evaluation.evaluate import evaluate
@@ -433,16 +434,20 @@ class Run(Models):
         if crm_logit is not None:
             all_known = replace(all_known, crm_logit=crm_logit)
         return fit_router(
-            known=scores.known,
-            llm_logit=scores.llm_logit,
-            label=scores.label,
-            user=scores.user,
-            time=self.log.time[scored].numpy(),
-            returning=self.returning(scored),
-            all_known=all_known,
-            all_label=self.log.labels(rows).numpy(),
-            all_time=self.log.time[rows].numpy(),
-            all_returning=self.returning(rows),
+            Judged(
+                known=scores.known,
+                llm_logit=scores.llm_logit,
+                label=scores.label,
+                user=scores.user,
+                time=self.log.time[scored].numpy(),
+                returning=self.returning(scored),
+            ),
+            Population(
+                known=all_known,
+                label=self.log.labels(rows).numpy(),
+                time=self.log.time[rows].numpy(),
+                returning=self.returning(rows),
+            ),
             policy=settings.policy,
             budget=settings.budget,
             threshold=settings.threshold,

@@ -1,0 +1,272 @@
+"""Fit the router on validation data, and judge whether routing lowers the log loss."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import beta
+from sklearn.model_selection import GroupKFold
+
+from corellarec.base.calibrate import fit_logistic
+from corellarec.base.metrics import Floats, Labels, losses, sigmoid
+from corellarec.cascade.blend import Blend, fit_full, fit_plain
+from corellarec.cascade.budget import Mask
+from corellarec.cascade.policy import POLICIES, Known, Policy, expected_gain, fit_gain, value
+from corellarec.cascade.router import (
+    MIN_ROUTED,
+    Combine,
+    RoutedShare,
+    Router,
+    Rule,
+    Verdict,
+)
+from corellarec.cascade.threshold import ROUTE_ALL, blocks, budget_needed, threshold_of
+from corellarec.config.cascade import DEFAULT_BUDGET
+
+FOLDS = 5
+RESAMPLES = 1000
+CONFIDENCE = 0.95  # of the one-sided bounds of a gain and of a share
+MIN_GAIN = 1e-4  # nats a routed row: less than this is rounding
+SHARES = np.linspace(0, 1, 101)  # among which "best" chooses
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The ``n`` validation rows that both models scored.
+
+    Args:
+        known: What is known of them before the LLM runs, the CRM's raw logits among it.
+        llm_logit: ``(n,)`` the LLM's raw logits.
+        label: ``(n,)`` int8, 0 or 1.
+        user: ``(n,)`` int64, numbers or codes of users.
+        time: ``(n,)`` int64 times, in any unit.
+        returning: ``(n,)`` bool, whether the user has training rows.
+    """
+
+    known: Known
+    llm_logit: Floats
+    label: Labels
+    user: NDArray[np.int64]
+    time: NDArray[np.int64]
+    returning: Mask
+
+
+@dataclass(frozen=True)
+class Population:
+    """All ``m`` validation rows; they fix the CRM's calibration and the thresholds.
+
+    Args:
+        known: What is known of them before the LLM runs, the CRM's raw logits among it.
+        label: ``(m,)`` int8, 0 or 1.
+        time: ``(m,)`` int64 times, in any unit.
+        returning: ``(m,)`` bool, whether the user has training rows.
+    """
+
+    known: Known
+    label: Labels
+    time: NDArray[np.int64]
+    returning: Mask
+
+
+def fit_router(
+    judged: Judged,
+    population: Population,
+    *,
+    policy: Policy,
+    combine: Combine,
+    seed: int,
+    budget: float | Literal["best"] | None = None,
+    threshold: float | None = None,
+) -> Router:
+    """Fit calibrations, blend, policy and threshold, and judge whether routing helps.
+
+    The judgement is cross-fitted: whether a user's rows are routed, and what they get, is decided
+    by maps, policy, threshold and best share fitted on other users. The gain is the CRM's loss
+    minus the answer's on the rows routed; unless it exceeds zero with 95 % confidence (users
+    resampled), no row is routed. Of the plain and the full blend the one with the lower
+    cross-fitted log loss is taken. What the full blend gains by history length and popularity
+    alone is no merit of the LLM, nor is what the mere rate of positives gains in the CRM's place:
+    the gain over these must be significant too.
+
+    Args:
+        judged: The validation rows that both models scored.
+        population: All validation rows.
+        policy: Which rows are routed first.
+        combine: What a routed row gets.
+        seed: Seed of the bootstrap.
+        budget: Share of rows to route, 0 to 1; ``best`` is the one with the lowest cross-fitted
+            log loss. The default is 0.1 where no threshold is given.
+        threshold: Value of routing (nats) under ``policy`` above which a row is routed, in place
+            of a budget.
+
+    Raises:
+        ValueError: If both a budget and a threshold are given.
+    """
+    if budget is not None and threshold is not None:
+        raise ValueError(f"give a budget ({budget}) or a threshold ({threshold}), not both")
+    budget = DEFAULT_BUDGET if budget is None else budget
+    folds = _folds(judged)
+    fit_blend = _better_blend(folds, judged)
+    rows = _cross_fit(folds, judged, fit_blend, combine)
+    crm = fit_logistic(population.label, population.known.crm_logit)
+    gain = fit_gain(judged.known.features(crm), rows.expected, rows.saved)
+    features = population.known.features(crm)
+    values = {name: value(name, features, gain) for name in POLICIES}
+    if threshold is not None:
+        share = float((values[policy] > threshold).mean())
+    elif budget == "best":
+        share = _best_share(rows, policy, rows.fold >= 0)
+    else:
+        share = budget
+    thresholds = {
+        name: threshold_of(share, blocks(values[name], population.time, population.returning))
+        for name in POLICIES
+    }
+    thresholds["gain"] = max(thresholds["gain"], 0.0)  # a row that gains nothing is not routed
+    routed: dict[Policy, Mask] = {name: rows.needed[name] <= share for name in POLICIES}
+    if threshold is not None:
+        thresholds[policy] = threshold
+        routed[policy] = rows.value[policy] > threshold
+    elif budget == "best":
+        for fold in range(len(folds)):
+            held = rows.fold == fold
+            fold_share = _best_share(rows, policy, (rows.fold >= 0) & ~held)
+            for name in POLICIES:
+                routed[name][held] = rows.needed[name][held] <= fold_share
+    return Router(
+        policy=policy,
+        budget=share,
+        hard=threshold is None and budget != "best",
+        combine=combine,
+        crm=crm,
+        llm=fit_logistic(judged.label, judged.llm_logit),
+        blend=fit_blend(judged.label, judged.known, judged.llm_logit),
+        gain=gain,
+        rules={
+            name: Rule(
+                thresholds[name],
+                _share(mask),
+                _judge((rows.saved[mask], rows.credit[mask]), judged.user[mask], seed),
+            )
+            for name, mask in routed.items()
+        },
+    )
+
+
+Fold = tuple[NDArray[np.int64], NDArray[np.int64]]  # rows to fit on, rows held out
+FitBlend = Callable[[Labels, Known, Floats], Blend]
+
+
+@dataclass(frozen=True)
+class _CrossFit:
+    """What rows get from fits on other users.
+
+    Args:
+        fold: ``(n,)`` the fold a row is held out in; -1 where nothing could be fitted, and then it
+            is not routed and gains nothing.
+        saved: ``(n,)`` log loss (nats) the answer saves over the CRM.
+        credit: ``(n,)`` what it saves over an answer of its kind that needs no LLM: the full blend
+            of the rest, or the rate of positives.
+        expected: ``(n,)`` what the blend expects it to save.
+        value: ``(n,)`` value of routing under each policy ...
+        needed: ... and the smallest budget under which the row is routed, infinite if none.
+    """
+
+    fold: NDArray[np.int64]
+    saved: Floats
+    credit: Floats
+    expected: Floats
+    value: dict[Policy, Floats]
+    needed: dict[Policy, Floats]
+
+
+def _folds(judged: Judged) -> list[Fold]:
+    """Users in up to five parts; a part is left out where the rest has labels of one class only."""
+    label, user = judged.label, judged.user
+    count = min(FOLDS, len(np.unique(user)))
+    parts = GroupKFold(count).split(label, groups=user) if count > 1 else ()
+    return [(fit, held) for fit, held in parts if label[fit].min() < label[fit].max()]
+
+
+def _better_blend(folds: list[Fold], judged: Judged) -> FitBlend:
+    """The way to blend with the lower cross-fitted log loss; the plain one where they tie."""
+    label, known, llm_logit = judged.label, judged.known, judged.llm_logit
+    ways: tuple[FitBlend, ...] = (fit_plain, fit_full)
+    total = dict.fromkeys(ways, 0.0)
+    for fit, held in folds:
+        for way in ways:
+            p = sigmoid(way(label[fit], known[fit], llm_logit[fit])(known[held], llm_logit[held]))
+            total[way] += float(losses(label[held], p).sum())
+    return min(ways, key=lambda way: total[way])
+
+
+def _cross_fit(
+    folds: list[Fold], judged: Judged, fit_blend: FitBlend, combine: Combine
+) -> _CrossFit:
+    """Fit everything on each fold's rows, and apply it to the rows held out."""
+    label, known, llm_logit = judged.label, judged.known, judged.llm_logit
+    n = len(label)
+    rows = _CrossFit(
+        fold=np.full(n, -1),
+        saved=np.zeros(n),
+        credit=np.zeros(n),
+        expected=np.zeros(n),
+        value={name: np.full(n, ROUTE_ALL) for name in POLICIES},
+        needed={name: np.full(n, np.inf) for name in POLICIES},
+    )
+    for number, (fit, held) in enumerate(folds):
+        crm = fit_logistic(label[fit], known.crm_logit[fit])
+        alone = without = sigmoid(crm(known.crm_logit))
+        answer = blended = sigmoid(
+            fit_blend(label[fit], known[fit], llm_logit[fit])(known, llm_logit)
+        )
+        if combine == "replace":
+            answer = sigmoid(fit_logistic(label[fit], llm_logit[fit])(llm_logit))
+            without = np.full(n, label[fit].mean())
+        elif fit_blend is fit_full:
+            without = sigmoid(fit_full(label[fit], known[fit], None)(known, llm_logit))
+        saved = losses(label, alone) - losses(label, answer)
+        expected = expected_gain(alone, answer, blended)
+        features = known.features(crm)
+        gain = fit_gain(features[fit], expected[fit], saved[fit])
+        rows.fold[held] = number
+        rows.saved[held], rows.expected[held] = saved[held], expected[held]
+        rows.credit[held] = (losses(label, without) - losses(label, answer))[held]
+        for name in POLICIES:
+            values = value(name, features, gain)
+            past = blocks(values[fit], judged.time[fit], judged.returning[fit])
+            rows.value[name][held] = values[held]
+            rows.needed[name][held] = budget_needed(values[held], past)
+    rows.needed["gain"][rows.value["gain"] <= 0] = np.inf
+    return rows
+
+
+def _best_share(rows: _CrossFit, policy: Policy, which: Mask) -> float:
+    """The share with the lowest cross-fitted log loss of some rows; 0 where routing never helps."""
+    needed, saved = rows.needed[policy][which], rows.saved[which]
+    totals = [saved[needed <= share].sum() for share in SHARES]
+    return float(SHARES[int(np.argmax(totals))])
+
+
+def _share(routed: Mask) -> RoutedShare:
+    """The share routed, with its exact bound."""
+    count, rows = int(routed.sum()), len(routed)
+    bound = float(beta.ppf(CONFIDENCE, count + 1, rows - count)) if count < rows else 1.0
+    return RoutedShare(count, rows, bound)
+
+
+def _judge(gains: tuple[Floats, ...], user: NDArray[np.int64], seed: int) -> Verdict:
+    """The verdict on routed rows; of several counts of what each gains, the least one decides."""
+    if len(user) < MIN_ROUTED:
+        return Verdict(helps=False, routed=len(user), gain=0.0, bound=0.0)
+    users, number = np.unique(user, return_inverse=True)
+    drawn = np.random.default_rng(seed).integers(0, len(users), (RESAMPLES, len(users)))
+    rows = np.bincount(number)[drawn].sum(1)
+    bounds = [
+        float(np.quantile(np.bincount(number, gain)[drawn].sum(1) / rows, 1 - CONFIDENCE))
+        for gain in gains
+    ]
+    least = int(np.argmin(bounds))
+    return Verdict(bounds[least] > MIN_GAIN, len(user), float(gains[least].mean()), bounds[least])
