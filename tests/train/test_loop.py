@@ -6,9 +6,12 @@ from accelerate import Accelerator
 from torch import nn
 
 from corellarec.base.errors import ArtifactError
-from corellarec.config import StageConfig
+from corellarec.config import CRM_MODELS, CrmConfig, LoraConfig, StageConfig
+from corellarec.crm.build import build_crm
+from corellarec.llm.load import AnswerModel, load_model
+from corellarec.llm.lora import add_adapter
 from corellarec.train import loop
-from corellarec.train.checkpoint import Progress, load_trainable
+from corellarec.train.checkpoint import Progress, load_trainable, trainable_state
 from corellarec.train.loop import learning_rate_factor, train
 
 
@@ -24,11 +27,19 @@ class Regression(nn.Module):
         return loss, {"half": loss.detach() / 2}
 
 
+class Normalised(Regression):
+    """A network whose batch normalisation keeps statistics, in buffers and nowhere else."""
+
+    def __init__(self):
+        super().__init__()
+        self.net[1] = nn.BatchNorm1d(8, affine=False)
+
+
 class Task:
     """Stops the process, in a manner of speaking, after ``die_after`` validations."""
 
-    def __init__(self, die_after=99, worse=False):
-        self.model = Regression()
+    def __init__(self, die_after=99, worse=False, model=Regression):
+        self.model = model()
         self.parameter_groups = [{"params": list(self.model.parameters()), "lr": 0.01}]
         self.selection = {"net.": "loss"}
         self.die_after, self.worse, self.validations = die_after, worse, 0
@@ -62,21 +73,57 @@ def run(task, directory, key="k", config=CONFIG):
     )
 
 
+@pytest.mark.parametrize("model", [Regression, Normalised])
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path, monkeypatch, accumulate):
+def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path, monkeypatch, accumulate, model):
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     config = CONFIG.model_copy(update={"accumulate": accumulate})
-    whole, cut = Task(), Task(die_after=4)
+    whole, cut = Task(model=model), Task(die_after=4, model=model)
     state = run(whole, tmp_path / "a", config=config)
     with pytest.raises(KeyboardInterrupt):
         run(cut, tmp_path / "b", config=config)
-    again = Task()
+    again = Task(model=model)
     continued = run(again, tmp_path / "b", config=config)
     assert again.validations < whole.validations
     assert continued.best == pytest.approx(state.best)
     assert continued.best_step == state.best_step
-    for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(whole.model.state_dict(), again.model.state_dict(),
+                               atol=1e-6, rtol=1e-5)  # fmt: skip
+
+
+def test_the_best_weights_keep_the_statistics_they_were_validated_with(tmp_path):
+    task = Task(worse=True, model=Normalised)
+    before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
+    run(task, tmp_path / "p")
+    for name, tensor in task.model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_statistics_are_kept_in_checkpoints_and_restored():
+    trained, fresh = Normalised(), Normalised()
+    trained.net(torch.randn(32, 3) + 5)
+    state = trainable_state(trained)
+    assert {"net.1.running_mean", "net.1.running_var", "net.1.num_batches_tracked"} < state.keys()
+    load_trainable(fresh, state, "here")
+    assert torch.equal(fresh.net[1].running_mean, trained.net[1].running_mean)
+    assert fresh.net[1].num_batches_tracked == 1
+    without = {name: tensor for name, tensor in state.items() if "running" not in name}
+    with pytest.raises(ArtifactError, match="does not fit .*running_mean"):
+        load_trainable(fresh, without, "here")
+
+
+@pytest.mark.parametrize("name", CRM_MODELS)
+def test_states_of_the_crms_are_their_parameters(log, name):
+    model = build_crm(CrmConfig(model=name, embedding_dim=8), log.features, torch.device("cpu"))
+    assert trainable_state(model).keys() == dict(model.named_parameters()).keys()
+
+
+def test_buffers_of_the_language_model_are_left_out(tiny_llm):
+    model, _ = load_model(str(tiny_llm), torch.float32, torch.device("cpu"))
+    model.register_buffer("constant", torch.ones(3))
+    answer_model = AnswerModel(add_adapter(model, LoraConfig(rank=2)), (5, 6))
+    for module in (answer_model, nn.ModuleDict({"llm": answer_model})):
+        assert all("lora" in name for name in trainable_state(module))
 
 
 def test_checkpoints_of_another_key_or_damaged_ones_are_not_continued(tmp_path, monkeypatch):

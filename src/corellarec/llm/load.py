@@ -19,6 +19,7 @@ from transformers import (
 from corellarec.base.errors import ConfigError, ModelError
 from corellarec.llm.attention import Plan, enable_packing
 from corellarec.llm.catalog import OUR_FAULT, find_model, first_line
+from corellarec.llm.head import AnswerHead
 from corellarec.llm.layout import TokenSequence
 from corellarec.llm.packing import LlmBatch, make_batches
 
@@ -44,7 +45,11 @@ class AnswerModel(nn.Module):
         checkpointing: Whether training recomputes what is inside the blocks.
 
     Attributes:
+        head: Computes the answers' logits.
         packs: Whether the model reads packed rows; padded ones it reads otherwise.
+
+    Raises:
+        ModelError: If the logits cannot be computed from last hidden states alone.
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class AnswerModel(nn.Module):
         super().__init__()
         self.model = model
         self.answers = answers
+        self.head = AnswerHead(self.base, answers)
         self.packs = enable_packing(self.base)
         if checkpointing:
             with warnings.catch_warnings():  # newer versions of transformers have another name
@@ -68,12 +74,12 @@ class AnswerModel(nn.Module):
     @property
     def depth(self) -> int:
         """Number of layers."""
-        return self.base.config.num_hidden_layers
+        return self.base.config.get_text_config().num_hidden_layers
 
     @property
     def width(self) -> int:
         """Width of a hidden state."""
-        return self.base.config.hidden_size
+        return self.base.config.get_text_config().hidden_size
 
     @property
     def longest(self) -> int | None:
@@ -137,12 +143,8 @@ class AnswerModel(nn.Module):
 
     def answer(self, last: Tensor) -> Tensor:
         """``(answers,)`` logit(yes) - logit(no) of last hidden states, ``(answers, hidden)``."""
-        head: nn.Linear = self.base.get_output_embeddings()  # pyright: ignore[reportAssignmentType]
-        no, yes = head.weight[list(self.answers)].float()
-        logits = last.float() @ torch.stack([no, yes]).T
-        if cap := getattr(self.base.config, "final_logit_softcapping", None):
-            logits = torch.tanh(logits / cap) * cap
-        return logits[:, 1] - logits[:, 0]
+        no, yes = self.head(last).unbind(1)
+        return yes - no
 
 
 def load_model(

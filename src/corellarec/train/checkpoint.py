@@ -11,15 +11,33 @@ from torch import Tensor, nn
 
 from corellarec.base.artifacts import read_manifest, writing
 from corellarec.base.errors import ArtifactError
+from corellarec.llm.load import AnswerModel
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter that training changes, on the CPU; there already, it is no copy."""
-    return {
-        name: parameter.detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
+    """Every parameter and persistent buffer that training changes, on the CPU.
+
+    Buffers, such as the statistics of a batch normalisation, are those of all modules but the
+    language model, whose buffers are constants. A tensor that is on the CPU already is no copy.
+    """
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in _trained(model).items()}
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes, by name."""
+    trained: dict[str, Tensor] = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
     }
+    constant = tuple(
+        f"{name}." if name else ""
+        for name, module in model.named_modules()
+        if isinstance(module, AnswerModel)
+    )
+    persistent = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if name in persistent and not name.startswith(constant):
+            trained[name] = buffer
+    return trained
 
 
 def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -33,18 +51,18 @@ def load_trainable(model: nn.Module, state: dict[str, Tensor], place: Path | str
     Raises:
         ArtifactError: If names or shapes do not match; ``place`` says where the state came from.
     """
-    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    own = _trained(model)
     if own.keys() != state.keys():
         odd = sorted(own.keys() ^ state.keys())
         raise ArtifactError(f"{place}: does not fit the configured model (first odd one: {odd[0]})")
     with torch.no_grad():
-        for name, parameter in own.items():
-            if parameter.shape != state[name].shape:
+        for name, tensor in own.items():
+            if tensor.shape != state[name].shape:
                 raise ArtifactError(
                     f"{place}: {name} has shape {tuple(state[name].shape)}, the configured model "
-                    f"{tuple(parameter.shape)}"
+                    f"{tuple(tensor.shape)}"
                 )
-            parameter.copy_(state[name])
+            tensor.copy_(state[name])
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
