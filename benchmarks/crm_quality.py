@@ -5,11 +5,10 @@ sequence of item-and-label tokens, mean-pooled, the way its feature encoders tak
 same sizes, batch size and validation split, and stop early on it. FuxiCTR's embedding regulariser,
 which its published results tune per data set, is chosen on validation from a small grid.
 
-    python benchmarks/crm_quality.py [--seeds N] [--json] [--set data.path=PATH]
+    python benchmarks/crm_quality.py [--seeds N] [--data PATH] [--set section.key=value]
+        [--quick] [--json]
 """
 
-import argparse
-import json
 import logging
 import tempfile
 import time
@@ -23,15 +22,16 @@ from fuxictr.pytorch.torch_utils import seed_everything
 from torch import Tensor
 
 from corellarec.base import metrics
-from corellarec.config import Config, load_config
+from corellarec.config import Config
 from corellarec.crm.batch import CrmReader
 from corellarec.crm.build import build_crm
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Log
-from corellarec.data.prepare import prepare
 from corellarec.train.checkpoint import Progress
 from corellarec.train.loop import train
 from corellarec.train.stages import CrmTask
+from harness import emit, parse, parser
+from logs import add_data_option, add_set_option, data_settings, prepared_log
 from peers import FuxiBatches, FuxiModel, columns_of, fuxi_feature_map
 
 REGULARIZERS = (0.0, 1e-5, 1e-4, 1e-3)
@@ -98,19 +98,16 @@ def train_fuxi(log: Log, config: Config, seed: int, regularizer: float) -> dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--json", action="store_true", help="last line: one JSON object")
-    parser.add_argument("--set", action="append", default=[], help="a setting, section.key=value")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    add_data_option(options)
+    add_set_option(options)
+    options.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    given = parse(options, quick={"seeds": 1})
     logging.disable(logging.INFO)
-    config = load_config(preset="quick", settings=arguments.set)
-    with tempfile.TemporaryDirectory() as folder:
-        prepare(config.data, Path(folder) / "data")
-        log = Log.load(Path(folder) / "data")
+    config, log = prepared_log([*data_settings(given), *given.set], preset="quick")
     ours, theirs = [], []
     print(f"{'':24} {'test AUC':>9} {'log loss':>9} {'valid AUC':>9} {'seconds':>8}")
-    for seed in range(arguments.seeds):
+    for seed in range(given.seeds):
         ours.append(train_ours(log, config, seed))
         show(f"corellarec, seed {seed}", ours[-1])
         tried = [train_fuxi(log, config, seed, value) for value in REGULARIZERS]
@@ -121,10 +118,13 @@ def main() -> None:
         name: float(np.mean([found["auc"] for found in runs]))
         for name, runs in (("ours", ours), ("fuxictr", theirs))
     }
-    ratio = means["ours"] / means["fuxictr"]
     print(f"mean test AUC: corellarec {means['ours']:.4f}, FuxiCTR {means['fuxictr']:.4f}")
-    if arguments.json:
-        print(json.dumps({"ratio": ratio, "metric": "auc", **means, "runs": [ours, theirs]}))
+    emit(
+        given,
+        {"mean_auc": means, "runs": {"ours": ours, "fuxictr": theirs}},
+        ratio=means["ours"] / means["fuxictr"],
+        ratio_of="mean test AUC of ours over FuxiCTR's",
+    )
 
 
 def show(name: str, found: dict[str, float]) -> None:

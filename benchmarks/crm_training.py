@@ -1,11 +1,13 @@
 """Training and scoring speed of our DCNv2 and DIN beside FuxiCTR's and DeepCTR-Torch's.
 
-Same log, features, sizes and batch size, in one run; the models take turns, and the best of the
-rounds counts. FuxiCTR gets its batches from memory, which is faster than its own loader; it and
+Same log, features, sizes and batch size, in one run; the models take turns, and medians of the
+rounds count. FuxiCTR gets its batches from memory, which is faster than its own loader; it and
 ours read the log's rows in random order. DeepCTR-Torch runs its own ``fit`` and ``predict``. The
-second part trains on a synthetic log of one million users and one million items.
+second part trains on a synthetic log of one million users and one million items, and then measures
+the peak memory of ours alone, validations and checkpoints included.
 
-    python benchmarks/crm_training.py [--data PATH] [--rounds N] [--json]
+    python benchmarks/crm_training.py [--data PATH] [--steps N] [--large N] [--rounds N] [--quick]
+        [--json]
 
 ``--data`` is what ``data.path`` takes, such as ml-1m.zip; the default is MovieLens-100K, fetched.
 """
@@ -13,22 +15,20 @@ second part trains on a synthetic log of one million users and one million items
 import argparse
 import contextlib
 import io
-import json
 import logging
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import polars as pl
 import torch
 from accelerate import Accelerator
-from deepctr_torch.models import DCN, DIN
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from corellarec.config import CrmConfig, Stage1Config, load_config
@@ -36,18 +36,17 @@ from corellarec.crm.batch import CrmReader
 from corellarec.crm.build import build_crm
 from corellarec.crm.model import Crm
 from corellarec.crm.score import BATCH_SIZE
-from corellarec.data.log import FeatureLayout, Features, Log
-from corellarec.data.prepare import prepare
+from corellarec.data.log import Log
 from corellarec.train import loop
 from corellarec.train.checkpoint import Progress
 from corellarec.train.optimizer import LazyAdamW, clip_gradients
 from corellarec.train.stages import CrmTask
-from peers import FuxiBatches, FuxiModel, columns_of, deepctr_columns, fuxi_feature_map
+from harness import emit, median_ratio, parse, parser, peak_memory_mb, take_turns
+from logs import add_data_option, data_settings, prepared_log, synthetic_log
+from peers import FuxiBatches, FuxiModel, columns_of, deepctr_model, fuxi_feature_map
 
 CPU = torch.device("cpu")
 BATCH, LENGTH, DIM = 1024, 20, 32
-STEPS = 60
-LARGE = 1_000_000  # users, and items, of the synthetic log
 MODELS = {"dcnv2": "mean", "din": "attention"}
 
 
@@ -62,6 +61,18 @@ def settings(name: str, dtype: str = "auto") -> CrmConfig:
             f"crm.dtype={dtype}",
         ]
     ).crm
+
+
+class Trainer(Protocol):
+    """A library's model on one log."""
+
+    def train(self, steps: int) -> int:
+        """Train some steps; returns the samples."""
+        ...
+
+    def score(self, steps: int) -> int:
+        """Score about as many rows as so many training steps read; returns their number."""
+        ...
 
 
 class Ours:
@@ -137,10 +148,12 @@ class Ours:
 class Fuxi:
     """FuxiCTR's model and training step."""
 
-    def __init__(self, log: Log, name: str, folder: str, *, labels: bool = True) -> None:
+    def __init__(
+        self, log: Log, name: str, folder: str, steps: int, *, labels: bool = True
+    ) -> None:
         torch.manual_seed(0)
         rows = log.rows_of("train")
-        rows = rows[torch.randperm(len(rows))[: BATCH * STEPS]]
+        rows = rows[torch.randperm(len(rows))[: BATCH * steps]]
         columns = columns_of(log, rows, LENGTH, labels=labels)
         features = fuxi_feature_map(log, LENGTH, pooled=name == "dcnv2", labels=labels)
         self.model = FuxiModel(name, features, settings(name), folder)
@@ -151,9 +164,10 @@ class Fuxi:
     def train(self, steps: int) -> int:
         """Train some steps; returns the samples."""
         self.model.train()
-        for number in range(steps):
-            self.model.train_step(self.batches[number % len(self.batches)])
-        return steps * BATCH
+        batches = [self.batches[number % len(self.batches)] for number in range(steps)]
+        for batch in batches:
+            self.model.train_step(batch)
+        return sum(len(batch["label"]) for batch in batches)
 
     def score(self, steps: int) -> int:
         """Score some rows; returns their number."""
@@ -168,30 +182,16 @@ class Fuxi:
 class DeepCtr:
     """DeepCTR-Torch's model, fitted and used by its own methods."""
 
-    def __init__(self, log: Log, name: str) -> None:
+    def __init__(self, log: Log, name: str, steps: int) -> None:
         torch.manual_seed(0)
         rows = log.rows_of("train")
-        rows = rows[torch.randperm(len(rows))[: BATCH * STEPS]]
+        rows = rows[torch.randperm(len(rows))[: BATCH * steps]]
         columns = {key: value.numpy() for key, value in columns_of(log, rows, LENGTH).items()}
         self.label = columns.pop("label")
         columns["hist_item_id"] = columns.pop("history")
         columns["length"] = (columns["hist_item_id"] > 0).sum(1).clip(min=1)
         self.columns = columns
-        features, crm = deepctr_columns(log, LENGTH, DIM), settings(name)
-        options: dict[str, Any] = {
-            "dnn_hidden_units": crm.deep_layers,
-            "dnn_dropout": crm.dropout,
-            "l2_reg_embedding": 0.0,
-        }
-        if name == "dcnv2":
-            options |= {"cross_num": crm.dcnv2.cross_layers, "cross_parameterization": "matrix"}
-            options |= {"l2_reg_linear": 0.0, "l2_reg_cross": 0.0}
-            self.model = DCN(features, features, **options)
-        else:
-            options |= {"att_hidden_size": (crm.attention.hidden,), "att_activation": "relu"}
-            options |= {"att_weight_normalization": True}
-            self.model = DIN(features, ["item_id"], **options)
-        self.model.compile("adam", "binary_crossentropy")
+        self.model = deepctr_model(name, log, LENGTH, settings(name))
 
     def train(self, steps: int) -> int:
         """Fit some steps' rows; returns their number."""
@@ -208,17 +208,20 @@ class DeepCtr:
         return len(self.model.predict(part, batch_size=4 * BATCH))
 
 
-def rates(runs: dict[str, Callable[[int], int]], rounds: int, steps: int) -> dict[str, float]:
-    """Samples a second of each, the best of several rounds in which they take turns."""
-    best = dict.fromkeys(runs, 0.0)
+def rates(
+    runs: Mapping[str, Callable[[int], int]], rounds: int, steps: int
+) -> dict[str, list[float]]:
+    """Samples a second of each in each round."""
     for run in runs.values():
         run(4)
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            samples = run(steps)
-            best[name] = max(best[name], samples / (time.perf_counter() - start))
-    return best
+
+    def rate(run: Callable[[int], int]) -> float:
+        start = time.perf_counter()
+        samples = run(steps)
+        return samples / (time.perf_counter() - start)
+
+    ways = {name: lambda run=run: rate(run) for name, run in runs.items()}
+    return take_turns(ways, rounds, warm_up=False)
 
 
 def gemm_rate(dtype: torch.dtype) -> float:
@@ -241,29 +244,17 @@ def flops(model: torch.nn.Module, length: int) -> float:
     return 3.0 * found
 
 
-def large_log(rows: int = 400_000) -> Log:
-    """A synthetic log of ``LARGE`` users and items, each with an id and nothing else."""
-    generator = np.random.default_rng(0)
-    table = pl.DataFrame(
-        {
-            "user": np.sort(generator.integers(0, LARGE, rows)).astype(np.int32),
-            "item": generator.integers(0, LARGE, rows).astype(np.int32),
-            "label": generator.integers(0, 2, rows).astype(np.int8),
-            "time": pl.Series(np.arange(rows)).cast(pl.Datetime("us")),
-            "split": np.where(np.arange(rows) % 10 < 9, 0, 1).astype(np.int8),
-        }
-    )
-    sides = []
-    for name in ("user", "item"):
-        code = np.arange(1, LARGE + 1, dtype=np.int32)
-        sides.append(pl.DataFrame({f"{name}_id_code": code, "train_rows": code.astype(np.int64)}))
-    user, item = ([FeatureLayout(f"{name}_id", LARGE + 1, 1)] for name in ("user", "item"))
-    return Log(table, *sides, features=Features(user, item))
+def large_log(entities: int) -> Log:
+    """A synthetic log of as many users and as many items, with 0.4 rows each."""
+    generator, rows = np.random.default_rng(0), 2 * entities // 5
+    user = np.sort(generator.integers(0, entities, rows))
+    item = generator.integers(0, entities, rows)
+    return synthetic_log(user, item, users=entities, items=entities)
 
 
-def large_memory_mb() -> float:
+def large_memory_mb(entities: int) -> float:
     """Peak memory of training on :func:`large_log`, validations and checkpoints included."""
-    log = large_log()
+    log = large_log(entities)
     config = Stage1Config(epochs=1, evaluations=2)
     model = build_crm(settings("dcnv2"), log.features, CPU)
     task = CrmTask(model, CrmReader(log, LENGTH, CPU), log, config, 0)
@@ -271,77 +262,90 @@ def large_memory_mb() -> float:
     with tempfile.TemporaryDirectory() as folder:
         progress = Progress(Path(folder) / "progress", "benchmark")
         loop.train(task, config, progress=progress, seed=0, accelerator=Accelerator(cpu=True))
-    # Not getrusage: its figure begins with the size of the process that started this one.
-    peak = next(line for line in Path("/proc/self/status").open() if line.startswith("VmHWM"))
-    return int(peak.split()[1]) / 1024
+    return peak_memory_mb()
 
 
-def show(title: str, found: dict[str, float]) -> dict[str, float]:
-    """Print rates and ours over each peer's; returns the ratios."""
-    ours = found["corellarec"]
+def show(title: str, speed: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Print and return the medians of the rates, and of the ratios of ours to each peer's."""
+    medians = {name: statistics.median(values) for name, values in speed.items()}
+    ratios = {name: median_ratio(speed["corellarec"], values) for name, values in speed.items()}
     print(f"\n{title}")
-    for name, rate in found.items():
-        print(f"  {name:22} {rate:12,.0f} samples/s   ours is {ours / rate:5.2f} times that")
-    return {name: ours / rate for name, rate in found.items()}
+    for name, rate in medians.items():
+        print(f"  {name:22} {rate:12,.0f} samples/s   ours is {ratios[name]:5.2f} times that")
+    return {"samples_per_second": medians, "ratios": ratios}
+
+
+def compare(
+    log: Log, name: str, folder: str, gemm: Mapping[str, float], given: argparse.Namespace
+) -> dict[str, Any]:
+    """Rates of one model in all libraries, and where the time of ours goes."""
+    ours = Ours(log, name)
+    runs: dict[str, Trainer] = {
+        "corellarec": ours,
+        "corellarec in fp32": Ours(log, name, "float32"),
+        "FuxiCTR": Fuxi(log, name, folder, given.steps),
+        "DeepCTR-Torch": DeepCtr(log, name, given.steps),
+    }
+    found: dict[str, Any] = {}
+    for kind in ("train", "score"):
+        speed = rates(
+            {label: getattr(run, kind) for label, run in runs.items()}, given.rounds, given.steps
+        )
+        found[kind] = show(f"{name}, {kind}", speed)
+    shares = ours.shares(given.steps)
+    rate = found["train"]["samples_per_second"]["corellarec"] * flops(ours.model, LENGTH) / 1e9
+    print("  time: " + ", ".join(f"{part} {share:.0%}" for part, share in shares.items()))
+    print(
+        f"  {rate:.0f} GFLOP/s in linear layers: "
+        + ", ".join(f"{rate / of:.0%} of {kind}'s {of:.0f}" for kind, of in gemm.items())
+    )
+    return found | {"shares": shares, "gflops": rate}
+
+
+def compare_large(folder: str, given: argparse.Namespace) -> dict[str, Any]:
+    """Training rates on :func:`large_log`, and the peak memory of ours."""
+    log = large_log(given.large)
+    runs = {
+        "corellarec": Ours(log, "dcnv2").train,
+        "FuxiCTR": Fuxi(log, "dcnv2", folder, given.steps, labels=False).train,
+    }
+    title = f"dcnv2, train, {given.large:,} users and {given.large:,} items"
+    found: dict[str, Any] = show(title, rates(runs, max(1, given.rounds // 2), 6))
+    done = subprocess.run(
+        [sys.executable, __file__, "--memory-of", str(given.large)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    memory = float(done.stdout.split()[-1])
+    print(f"  peak memory of ours, in a process of its own: {memory:,.0f} MiB")
+    return found | {"memory_mb": memory}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--data", help="what data.path takes")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="last line: one JSON object")
-    parser.add_argument("--memory-only", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    options = parser(__doc__, rounds=5)
+    add_data_option(options)
+    options.add_argument("--steps", type=int, default=60, help="training steps in a round")
+    options.add_argument(
+        "--large", type=int, default=1_000_000, help="users, and items, of the synthetic log"
+    )
+    options.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    given = parse(options, quick={"rounds": 3, "steps": 20, "large": 200_000})
     logging.disable(logging.INFO)
     warnings.filterwarnings("ignore")
-    if arguments.memory_only:
-        print(large_memory_mb())
+    if given.memory_of:
+        print(large_memory_mb(given.memory_of))
         return
-    data = load_config(settings=[f"data.path={arguments.data}"] if arguments.data else []).data
-    found: dict[str, Any] = {}
+    _, log = prepared_log(data_settings(given))
+    gemm = {kind: gemm_rate(getattr(torch, kind)) for kind in ("float32", "bfloat16")}
+    found: dict[str, Any] = {"gemm_gflops": gemm}
     with tempfile.TemporaryDirectory() as folder:
-        prepare(data, Path(folder) / "data")
-        log = Log.load(Path(folder) / "data")
-        for name in MODELS:
-            runs = {
-                "corellarec": Ours(log, name),
-                "corellarec in fp32": Ours(log, name, "float32"),
-                "FuxiCTR": Fuxi(log, name, folder),
-                "DeepCTR-Torch": DeepCtr(log, name),
-            }
-            ours = runs["corellarec"]
-            assert isinstance(ours, Ours)
-            for kind in ("train", "score"):
-                steps = {label: getattr(run, kind) for label, run in runs.items()}
-                speed = rates(steps, arguments.rounds, STEPS)
-                ratios = show(f"{name}, {kind}", speed)
-                found[f"{name}_{kind}"] = {"samples_per_second": speed, "ratios": ratios}
-            shares = ours.shares(STEPS)
-            work = flops(ours.model, LENGTH)
-            rate = found[f"{name}_train"]["samples_per_second"]["corellarec"] * work / 1e9
-            gemm = {kind: gemm_rate(getattr(torch, kind)) for kind in ("float32", "bfloat16")}
-            print("  time: " + ", ".join(f"{part} {share:.0%}" for part, share in shares.items()))
-            print(
-                f"  {rate:.0f} GFLOP/s in linear layers: "
-                + ", ".join(f"{rate / of:.0%} of {kind}'s {of:.0f}" for kind, of in gemm.items())
-            )
-            found[name] = {"shares": shares, "gflops": rate, "gemm_gflops": gemm}
-        large = large_log()
-        runs = {
-            "corellarec": Ours(large, "dcnv2").train,
-            "FuxiCTR": Fuxi(large, "dcnv2", folder, labels=False).train,
-        }
-        speed = rates(runs, max(1, arguments.rounds // 2), 6)
-        ratios = show("dcnv2, train, one million users and one million items", speed)
-        found["large_train"] = {"samples_per_second": speed, "ratios": ratios}
-    done = subprocess.run(
-        [sys.executable, __file__, "--memory-only"], capture_output=True, text=True, check=True
+        found |= {name: compare(log, name, folder, gemm, given) for name in MODELS}
+        found["large"] = compare_large(folder, given)
+    emit(
+        given,
+        found,
+        ratio=min(found[name]["train"]["ratios"]["FuxiCTR"] for name in MODELS),
+        ratio_of="training samples/s of ours over FuxiCTR's, the lower of DCNv2 and DIN",
     )
-    found["large_memory_mb"] = float(done.stdout.split()[-1])
-    print(f"  peak memory of ours, in a process of its own: {found['large_memory_mb']:,.0f} MB")
-    found["ratio"] = min(found[f"{name}_train"]["ratios"]["FuxiCTR"] for name in MODELS)
-    if arguments.json:
-        print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -4,22 +4,21 @@ Each is trained as stage 1 of a run with its own preset, whose hyper-parameters 
 validation data, and measured once on all test rows; intervals are 95 %, users resampled. What is
 done is kept under ``--out``, so that an interrupted benchmark goes on. MovieLens is fetched.
 
-    python benchmarks/crm_zoo.py [--preset ml-1m] [--models dcnv2,din] [--seeds N]
-        [--set data.path=PATH] [--out DIRECTORY] [--json]
+    python benchmarks/crm_zoo.py [--preset ml-1m] [--models dcnv2,din] [--seeds N] [--data PATH]
+        [--set section.key=value] [--out DIRECTORY] [--quick] [--json]
+
+``--quick`` trains one epoch of each on MovieLens-100K. There is no peer, and so no ratio.
 """
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from corellarec.base import metrics
 from corellarec.base.bootstrap import Bootstrap, interval
 from corellarec.config import CRM_MODELS, load_config
-from corellarec.crm.score import crm_logits
-from corellarec.run.run import Run
+from harness import emit, parse, parser
+from logs import add_data_option, add_set_option, data_settings
+from runs import TrainedCrm, train_crm
 
 RESAMPLES = 500
 SHOWN = ("auc", "log_loss", "accuracy")
@@ -28,21 +27,17 @@ SHOWN = ("auc", "log_loss", "accuracy")
 def measure(preset: str, model: str, seed: int, settings: list[str], out: Path) -> dict[str, Any]:
     """Train one model, or find it trained, and measure it on the test split."""
     config = load_config(preset=f"{preset}/{model}", settings=[*settings, f"seed={seed}"])
-    run = Run(config, out / f"{model}-{seed}", Console(quiet=True))
-    run.start()
-    run.prepare()
-    facts = run.train_stage(1)
-    rows = run.log.rows_of("test")
-    crm, log = run.trained_crm(stage=1), run.log
-    label = log.test_labels(rows, "benchmark").numpy()
-    user = log.user[rows].long().numpy()
-    logit = crm_logits(crm, run.reader, log.samples(rows))
-    p = metrics.sigmoid(logit.double().numpy())
-    bootstrap = Bootstrap(user, RESAMPLES, 0)
-    epochs = facts["step"] / (len(log.rows_of("train")) // config.stage1.batch_size)
+    directory = out / f"{model}-{seed}"
+    training, crm = train_crm(config, directory), TrainedCrm(directory)
+    rows = crm.log.rows_of("test")
+    label = crm.log.test_labels(rows, "benchmark").numpy()
+    p = metrics.sigmoid(crm.logits(rows))
+    bootstrap = Bootstrap(crm.log.user[rows].long().numpy(), RESAMPLES, 0)
+    steps_per_epoch = -(-len(crm.log.rows_of("train")) // config.stage1.batch_size)
+    epochs = training.steps / steps_per_epoch
     found: dict[str, Any] = {"model": model, "seed": seed, "epochs": round(epochs)}
-    found["seconds_per_epoch"] = facts["seconds"] / max(1.0, epochs)
-    found["validation_log_loss"] = facts["best"]["crm."]
+    found["seconds_per_epoch"] = training.seconds / max(1.0, epochs)
+    found["validation_log_loss"] = training.validation_log_loss
     for name in SHOWN:
         found[name] = metrics.METRICS[name](label, p)
         found[f"{name}_interval"] = interval(bootstrap(name, label, p))
@@ -50,20 +45,21 @@ def measure(preset: str, model: str, seed: int, settings: list[str], out: Path) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--preset", default="ml-1m", help="ml-1m or ml-100k")
-    parser.add_argument("--models", default=",".join(CRM_MODELS), help="models, by commas")
-    parser.add_argument("--seeds", type=int, default=1, help="number of seeds")
-    parser.add_argument("--set", action="append", default=[], help="a setting, section.key=value")
-    parser.add_argument("--out", type=Path, help="default: runs/zoo-PRESET")
-    parser.add_argument("--json", action="store_true", help="last line: one JSON object")
-    arguments = parser.parse_args()
-    out = arguments.out or Path("runs", f"zoo-{arguments.preset}")
+    options = parser(__doc__)
+    add_data_option(options)
+    add_set_option(options)
+    options.add_argument("--preset", default="ml-1m", help="ml-1m or ml-100k")
+    options.add_argument("--models", default=",".join(CRM_MODELS), help="models, by commas")
+    options.add_argument("--seeds", type=int, default=1, help="number of seeds")
+    options.add_argument("--out", type=Path, help="None is runs/zoo-PRESET, or runs/zoo-quick")
+    given = parse(options, quick={"preset": "ml-100k"})
+    out = given.out or Path("runs", "zoo-quick" if given.quick else f"zoo-{given.preset}")
+    settings = [*(["stage1.epochs=1"] if given.quick else []), *data_settings(given), *given.set]
     print(f"{'':12} {'seed':>4} {'AUC':>21} {'log loss':>9} {'ACC':>7} {'valid':>7} {'s/epoch':>8}")
     found = []
-    for model in arguments.models.split(","):
-        for seed in range(arguments.seeds):
-            one = measure(arguments.preset, model, seed, arguments.set, out)
+    for model in given.models.split(","):
+        for seed in range(given.seeds):
+            one = measure(given.preset, model, seed, settings, out)
             low, high = one["auc_interval"]
             print(
                 f"{model:12} {seed:4} {one['auc']:.4f} ({low:.4f}-{high:.4f}) "
@@ -72,8 +68,7 @@ def main() -> None:
                 flush=True,
             )
             found.append(one)
-    if arguments.json:
-        print(json.dumps({"preset": arguments.preset, "models": found}))
+    emit(given, {"preset": given.preset, "models": found})
 
 
 if __name__ == "__main__":

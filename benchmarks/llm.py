@@ -1,13 +1,11 @@
 """What the benchmarks of the language model share: a model, prompts, the naive recipe, FLOPs."""
 
 import argparse
-import json
-import tempfile
+import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,50 +18,83 @@ from transformers import (
 )
 
 from corellarec.base.device import pick_device, pick_dtype
-from corellarec.config import LlmConfig, load_config
+from corellarec.config import LlmConfig
 from corellarec.data.log import Log
-from corellarec.data.prepare import prepare
 from corellarec.llm.layout import TokenSequence
 from corellarec.llm.load import load_model, load_tokenizer
+from harness import emit, median_ratio, parse, parser
+from logs import add_data_option, data_settings, prepared_log
 
 NAIVE_BATCH = 16
 SMOLLM2 = "smollm2-135m-instruct"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Setting:
-    """What is measured, and on what."""
+    """What is measured, and on what.
 
+    Args:
+        given: The command line.
+        log: The prepared log.
+        config: How samples become text.
+        new_model: Loads the model.
+        tokenizer: The model's.
+        device: Where the model computes.
+        dtype: In what it computes.
+    """
+
+    given: argparse.Namespace
     log: Log
     config: LlmConfig
     new_model: Callable[[], PreTrainedModel]
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
     dtype: torch.dtype
-    rounds: int
-    rows: int
-    as_json: bool
 
 
-def setting(description: str, rows: int) -> Setting:
-    """Parse the command line, prepare MovieLens-100K."""
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over the samples took.
+
+    Args:
+        samples: Samples, or candidates.
+        seconds: Time.
+        tokens: Tokens that the model read.
+        flops: FLOPs that takes, 0 where it is not counted.
+    """
+
+    samples: int
+    seconds: float
+    tokens: int
+    flops: float = 0.0
+
+
+def setting(
+    description: str | None, *, rows: int, peer_rows: int, quick: Mapping[str, int]
+) -> Setting:
+    """Parse the command line, prepare the log.
+
+    Args:
+        description: Docstring of the script.
+        rows: Samples.
+        peer_rows: Those among them that the naive recipe reads.
+        quick: Both, and the rounds, under ``--quick``.
+    """
     warnings.filterwarnings("ignore")
-    parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("--model", default=SMOLLM2, help="what llm.model takes")
-    parser.add_argument("--llama-7b", action="store_true", help="random weights in that shape")
-    parser.add_argument("--data", help="what data.path takes; the default is fetched")
-    parser.add_argument("--rows", type=int, default=rows, help="samples")
-    parser.add_argument("--rounds", type=int, default=3, help="the best counts")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--dtype", default="auto", help="auto, bfloat16 or float32")
-    parser.add_argument("--json", action="store_true", help="last line: one JSON object")
-    given = parser.parse_args()
+    options = parser(description, rounds=3)
+    add_data_option(options)
+    options.add_argument("--model", default=SMOLLM2, help="what llm.model takes")
+    options.add_argument("--llama-7b", action="store_true", help="random weights in that shape")
+    options.add_argument("--rows", type=int, default=rows, help="samples")
+    options.add_argument(
+        "--peer-rows", type=int, default=peer_rows, help="those that the naive recipe reads"
+    )
+    options.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    options.add_argument("--dtype", default="auto", help="auto, bfloat16 or float32")
+    given = parse(options, quick=quick)
     device = pick_device(given.device)
     dtype = pick_dtype(given.dtype, device)
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [f"data.path={given.data}"] if given.data else []
-        prepare(load_config(settings=paths).data, Path(folder) / "data")
-        log = Log.load(Path(folder) / "data")
+    _, log = prepared_log(data_settings(given))
 
     def new_model() -> PreTrainedModel:
         if not given.llama_7b:
@@ -73,16 +104,19 @@ def setting(description: str, rows: int) -> Setting:
             return AutoModelForCausalLM.from_config(shape, dtype=dtype).eval()
 
     return Setting(
+        given=given,
         log=log,
         config=LlmConfig(title_year=False),
         new_model=new_model,
         tokenizer=load_tokenizer(given.model),
         device=device,
         dtype=dtype,
-        rounds=given.rounds,
-        rows=given.rows,
-        as_json=given.json,
     )
+
+
+def spread(count: int, wanted: int) -> torch.Tensor:
+    """At most as many numbers below a count as wanted, evenly spread."""
+    return torch.arange(0, count, max(1, count // wanted))[:wanted]
 
 
 def naive_batches(
@@ -137,32 +171,52 @@ def timed(work: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def show(setting: Setting, rows: list[dict[str, Any]], unit: str, rate: float) -> None:
-    """Print the table, the first row the naive recipe; and with ``--json`` the figures."""
-    naive = rows[0][unit]
+def report(
+    setting: Setting,
+    passes: Mapping[str, Sequence[Pass]],
+    *,
+    naive: str,
+    ours: str,
+    unit: str,
+    **extra: float,
+) -> None:
+    """Print the table, medians of the rounds, and emit the ratio of ours to the naive recipe.
+
+    Args:
+        setting: What was measured.
+        passes: Each way's passes, one a round.
+        naive: The peer among them.
+        ours: The way that the ratio is for.
+        unit: What a second is divided into, such as ``samples/s``.
+        **extra: Further figures of the JSON object.
+    """
+    rate = gemm_rate(setting)
+    ways: list[dict[str, Any]] = []
+    rates = {name: [one.samples / one.seconds for one in some] for name, some in passes.items()}
     print(f"{'':44} {unit:>14} {'tokens/sample':>14} {'tokens/s':>10} {'of GEMM':>8}")
-    for row in rows:
-        share = f"{row['flops'] / rate:7.0%}" if row.get("flops") else ""
+    for name, some in passes.items():
+        first, seconds = some[0], statistics.median(one.seconds for one in some)
+        way = {
+            "name": name,
+            unit: first.samples / seconds,
+            "tokens_per_sample": first.tokens / first.samples,
+            "tokens/s": first.tokens / seconds,
+            "gemm_share": first.flops / seconds / rate if first.flops else None,
+            "ratio": median_ratio(rates[name], rates[naive]),
+        }
+        ways.append(way)
+        share = f"{way['gemm_share']:7.0%}" if first.flops else ""
         print(
-            f"{row['name']:44} {row[unit]:14,.1f} {row['tokens_per_sample']:14.1f} "
-            f"{row['tokens/s']:10,.0f} {share:>8}  {row[unit] / naive:5.1f} x"
+            f"{name:44} {way[unit]:14,.1f} {way['tokens_per_sample']:14.1f} "
+            f"{way['tokens/s']:10,.0f} {share:>8}  {way['ratio']:5.1f} x"
         )
     print(f"GEMM: {rate / 1e9:,.0f} GFLOP/s in {str(setting.dtype).removeprefix('torch.')}")
     if setting.device.type == "cuda":
-        print(f"peak memory: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
-    if setting.as_json:
-        ratio = max(row[unit] for row in rows) / naive
-        print(json.dumps({"ratio": ratio, "metric": unit, "gemm": rate, "rows": rows}))
-
-
-def figures(
-    name: str, unit: str, samples: int, seconds: float, tokens: int, flops: float = 0.0
-) -> dict[str, Any]:
-    """One row of a table."""
-    return {
-        "name": name,
-        unit: samples / seconds,
-        "tokens_per_sample": tokens / samples,
-        "tokens/s": tokens / seconds,
-        "flops": flops / seconds,
-    }
+        extra["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        print(f"peak memory: {extra['peak_memory_gib']:.1f} GiB")
+    emit(
+        setting.given,
+        {"unit": unit, "gemm_flops": rate, "ways": ways, **extra},
+        ratio=median_ratio(rates[ours], rates[naive]),
+        ratio_of=f"{unit} of '{ours}' over '{naive}'",
+    )

@@ -3,7 +3,8 @@
 The naive recipe is transformers as it comes: a prompt for each candidate, 16 at a time, padded,
 all logits. The state has read the user's last 20 lines before the clock starts.
 
-    python benchmarks/llm_candidates.py [--rows CANDIDATES] [--rounds N] [--device cuda] [--json]
+    python benchmarks/llm_candidates.py [--rows CANDIDATES] [--rounds N] [--device cuda] [--quick]
+        [--json]
 """
 
 from collections.abc import Callable
@@ -14,22 +15,26 @@ from corellarec.llm.layout import StreamLayout, build_layout
 from corellarec.llm.load import AnswerModel
 from corellarec.llm.score import LlmScorer
 from corellarec.llm.state import UserState
-from llm import figures, gemm_rate, naive_batches, setting, show, timed
+from harness import take_turns
+from llm import Pass, naive_batches, report, setting, spread, timed
 from llm_scoring import alone
 
-UNIT = "candidates/s"
+NAIVE, OURS = "transformers, a prompt each, padded", "a kept state"
 
 
 def main() -> None:
-    here = setting(__doc__ or "", rows=100)
+    here = setting(
+        __doc__, rows=100, peer_rows=100, quick={"rows": 100, "peer_rows": 32, "rounds": 2}
+    )
     log = here.log
     layout = build_layout(here.config, log, here.tokenizer)
     assert isinstance(layout, StreamLayout)
     own, stock = AnswerModel(here.new_model(), layout.answers), here.new_model()
     user = int(torch.bincount(log.user).argmax())
-    items = torch.arange(here.rows)
+    items = torch.arange(here.given.rows)
     samples = log.pairs(torch.full_like(items, user), items)
-    prompts = [alone(layout, samples, i) for i in range(len(samples))]
+    chosen = spread(len(samples), here.given.peer_rows).tolist()
+    prompts = [alone(layout, samples, i) for i in chosen]
     batches = list(naive_batches(prompts, here.device))
     end = int(log.user_begin[user + 1])
     last = slice(end - here.config.history_length, end)
@@ -51,24 +56,22 @@ def main() -> None:
     def kept() -> None:
         state.score(items.tolist())
 
-    ways: dict[str, tuple[Callable[[], None], int]] = {
-        "transformers, a prompt each, padded": (naive, sum(len(one.ids) for one in prompts)),
-        "the history read once": (scorer, before + shared),
-        "a kept state": (kept, shared),
+    def passed(work: Callable[[], None], samples: int, tokens: int) -> Callable[[], Pass]:
+        return lambda: Pass(samples, timed(work, here.device), tokens)
+
+    ways = {
+        NAIVE: passed(naive, len(prompts), sum(len(one.ids) for one in prompts)),
+        "the history read once": passed(scorer, len(samples), before + shared),
+        OURS: passed(kept, len(samples), shared),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(1 + here.rounds):
-        for name, (work, _) in ways.items():
-            seconds[name].append(timed(work, here.device))
-    rows = [
-        figures(name, UNIT, len(samples), min(seconds[name][1:]), tokens)
-        for name, (_, tokens) in ways.items()
-    ]
-    show(here, rows, UNIT, gemm_rate(here))
-    line = ([history[0][0]], [history[1][0]])
-    extend = min(timed(lambda: state.extend(*line), here.device) for _ in range(5))
+    passes = take_turns(ways, here.given.rounds)
     size = state.nbytes / 2**20
-    print(f"a further line is read in {1e3 * extend:.0f} ms; the state takes {size:.1f} MiB")
+    line = ([history[0][0]], [history[1][0]])
+    extend = 1e3 * min(timed(lambda: state.extend(*line), here.device) for _ in range(5))
+    print(f"a further line is read in {extend:.0f} ms; the state takes {size:.1f} MiB")
+    report(
+        here, passes, naive=NAIVE, ours=OURS, unit="candidates/s", extend_ms=extend, state_mb=size
+    )
 
 
 if __name__ == "__main__":

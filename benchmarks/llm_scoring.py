@@ -4,11 +4,11 @@ The naive recipe is transformers as it comes: a prompt for each sample, 16 at a 
 logits. It gets the stream's text, so that it computes the same probabilities, and so do all the
 rows but the paper's. They take turns in one process.
 
-    python benchmarks/llm_scoring.py [--rows N] [--rounds N] [--device cuda] [--llama-7b] [--json]
+    python benchmarks/llm_scoring.py [--rows N] [--rounds N] [--device cuda] [--llama-7b] [--quick]
+        [--json]
 """
 
-from collections.abc import Callable, Sized
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
@@ -16,32 +16,27 @@ from corellarec.data.log import Samples
 from corellarec.llm.layout import Layout, TokenSequence, build_layout
 from corellarec.llm.load import AnswerModel
 from corellarec.llm.packing import make_batches
-from llm import figures, flops, gemm_rate, naive_batches, setting, show, timed
+from harness import take_turns
+from llm import Pass, flops, naive_batches, report, setting, spread, timed
 
-UNIT = "samples/s"
+NAIVE, OURS = "transformers, a prompt each, padded", "stream, packed"
 
 
 def main() -> None:
-    here = setting(__doc__ or "", rows=2000)
+    here = setting(
+        __doc__, rows=2000, peer_rows=96, quick={"rows": 400, "peer_rows": 32, "rounds": 2}
+    )
     log, config = here.log, here.config
-    samples = log.samples(log.rows_of("test")[: here.rows])
+    samples = log.samples(log.rows_of("test")[: here.given.rows])
     stream = build_layout(config, log, here.tokenizer)
     paper = build_layout(config.model_copy(update={"layout": "paper"}), log, here.tokenizer)
     own, stock = AnswerModel(here.new_model(), stream.answers), here.new_model()
-    prompts = [
-        alone(stream, samples, i) for i in range(0, len(samples), max(1, len(samples) // 96))
-    ]
-    prompts = prompts[:96]
+    chosen = spread(len(samples), here.given.peer_rows).tolist()
+    prompts = [alone(stream, samples, i) for i in chosen]
     few = samples[: max(1, len(samples) // 8)]
-    ways: dict[str, Callable[[], dict[str, Any]]] = {
-        "transformers, a prompt each, padded": lambda: naive(prompts),
-        "the paper's prompt, packed": lambda: ours(paper, few, packed=True),
-        "stream, padded": lambda: ours(stream, samples, packed=False),
-        "stream, packed": lambda: ours(stream, samples, packed=True),
-    }
 
     @torch.inference_mode()
-    def naive(prompts: list[TokenSequence]) -> dict[str, Any]:
+    def naive() -> Pass:
         lengths = [len(one.ids) for one in prompts]
         batches = list(naive_batches(prompts, here.device))
 
@@ -51,10 +46,10 @@ def main() -> None:
                 logits[torch.arange(len(ids)), last].float()
 
         seconds = timed(work, here.device)
-        return cost(prompts, seconds, sum(lengths), flops(stock, lengths))
+        return Pass(len(prompts), seconds, sum(lengths), flops(stock, lengths))
 
     @torch.inference_mode()
-    def ours(layout: Layout, samples: Samples, *, packed: bool) -> dict[str, Any]:
+    def ours(layout: Layout, samples: Samples, *, packed: bool) -> Pass:
         own.base.set_attn_implementation("corellarec_packed" if packed else "sdpa")
         sequences = layout.encode(samples)
         lengths = [one.length for one in sequences]
@@ -66,22 +61,16 @@ def main() -> None:
 
         seconds = timed(work, here.device)
         tokens = sum(batch.tokens for batch in batches)
-        return cost(samples, seconds, tokens, flops(own.base, lengths))
+        return Pass(len(samples), seconds, tokens, flops(own.base, lengths))
 
-    found = {name: [way()] for name, way in ways.items()}  # warms up
-    for _ in range(here.rounds):
-        for name, way in ways.items():
-            found[name].append(way())
-    rows = []
-    for name, tries in found.items():
-        best = min(tries[1:], key=lambda one: one["seconds"])
-        rows.append(figures(name, UNIT, **best))
-    show(here, rows, UNIT, gemm_rate(here))
-
-
-def cost(samples: Sized, seconds: float, tokens: int, flops: float) -> dict[str, Any]:
-    """What one way took."""
-    return {"samples": len(samples), "seconds": seconds, "tokens": tokens, "flops": flops}
+    ways: dict[str, Callable[[], Pass]] = {
+        NAIVE: naive,
+        "the paper's prompt, packed": lambda: ours(paper, few, packed=True),
+        "stream, padded": lambda: ours(stream, samples, packed=False),
+        OURS: lambda: ours(stream, samples, packed=True),
+    }
+    passes = take_turns(ways, here.given.rounds)
+    report(here, passes, naive=NAIVE, ours=OURS, unit="samples/s")
 
 
 def alone(layout: Layout, samples: Samples, i: int) -> TokenSequence:

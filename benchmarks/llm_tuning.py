@@ -4,11 +4,11 @@ The naive recipe is transformers and peft as they come: a prompt for each sample
 padded, all logits, cross-entropy of the last. All train the same adapter and take turns in one
 process; a step is forward, backward and AdamW.
 
-    python benchmarks/llm_tuning.py [--rows N] [--rounds N] [--device cuda] [--llama-7b] [--json]
+    python benchmarks/llm_tuning.py [--rows N] [--rounds N] [--device cuda] [--llama-7b] [--quick]
+        [--json]
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,36 +19,35 @@ from corellarec.llm.layout import build_layout
 from corellarec.llm.load import AnswerModel
 from corellarec.llm.lora import add_adapter
 from corellarec.llm.packing import make_batches
-from llm import Setting, figures, flops, gemm_rate, naive_batches, setting, show, timed
+from harness import take_turns
+from llm import Pass, Setting, flops, naive_batches, report, setting, spread, timed
 from llm_scoring import alone
 
-UNIT = "samples/s"
+NAIVE, OURS = "transformers and peft, a prompt each, padded", "stream, packed"
 TOKENS_PER_BATCH = 2048
 
 
 def main() -> None:
-    here = setting(__doc__ or "", rows=600)
-    rows = here.log.rows_of("train")[: here.rows]
+    here = setting(
+        __doc__, rows=600, peer_rows=32, quick={"rows": 200, "peer_rows": 16, "rounds": 2}
+    )
+    rows = here.log.rows_of("train")[: here.given.rows]
     ways = {
-        "transformers and peft, a prompt each, padded": naive(here, rows),
+        NAIVE: naive(here, rows),
         "stream, padded": ours(here, rows, packed=False),
-        "stream, packed": ours(here, rows, packed=True),
+        OURS: ours(here, rows, packed=True),
         "stream, packed, upper half of the blocks": ours(here, rows, packed=True, half=True),
     }
-    found = {name: [way()] for name, way in ways.items()}  # warms up
-    for _ in range(here.rounds):
-        for name, way in ways.items():
-            found[name].append(way())
-    best = {name: min(tries[1:], key=lambda one: one["seconds"]) for name, tries in found.items()}
-    show(here, [figures(name, UNIT, **one) for name, one in best.items()], UNIT, gemm_rate(here))
+    passes = take_turns(ways, here.given.rounds)
+    report(here, passes, naive=NAIVE, ours=OURS, unit="samples/s")
 
 
-def naive(here: Setting, rows: torch.Tensor) -> Callable[[], dict[str, Any]]:
-    """Trains on every so many-th row."""
+def naive(here: Setting, rows: torch.Tensor) -> Callable[[], Pass]:
+    """Trains on some of the rows, evenly spread."""
     layout = build_layout(here.config, here.log, here.tokenizer)
     model = add_adapter(here.new_model(), LoraConfig()).train()
     optimizer = adamw(model)
-    some = rows[:: max(1, len(rows) // 32)][:32]
+    some = rows[spread(len(rows), here.given.peer_rows)]
     samples = here.log.samples(some)
     prompts = [alone(layout, samples, i) for i in range(len(samples))]
     answers = torch.tensor(layout.answers)[here.log.labels(some).long()].to(here.device)
@@ -65,17 +64,13 @@ def naive(here: Setting, rows: torch.Tensor) -> Callable[[], dict[str, Any]]:
             optimizer.zero_grad()
             done += len(ids)
 
-    return lambda: {
-        "samples": len(some),
-        "seconds": timed(work, here.device),
-        "tokens": sum(lengths),
-        "flops": flops(model.get_base_model(), lengths, training=True),  # pyright: ignore
-    }
+    work_flops = flops(model.get_base_model(), lengths, training=True)  # pyright: ignore
+    return lambda: Pass(len(some), timed(work, here.device), sum(lengths), work_flops)
 
 
 def ours(
     here: Setting, rows: torch.Tensor, *, packed: bool, half: bool = False
-) -> Callable[[], dict[str, Any]]:
+) -> Callable[[], Pass]:
     """Trains on all rows."""
     layout = build_layout(here.config, here.log, here.tokenizer)
     base = here.new_model()
@@ -99,12 +94,7 @@ def ours(
     whole = flops(model.base, lengths, training=True)
     if half:  # forward all, backward a half
         whole = (whole + flops(model.base, lengths)) / 2
-    return lambda: {
-        "samples": len(rows),
-        "seconds": timed(work, here.device),
-        "tokens": sum(lengths),
-        "flops": whole,
-    }
+    return lambda: Pass(len(rows), timed(work, here.device), sum(lengths), whole)
 
 
 def adamw(model: nn.Module) -> torch.optim.AdamW:

@@ -1,10 +1,11 @@
 """The peers' models, built from their own layers, and our log as they read it."""
 
 from collections import OrderedDict
+from threading import Thread
 from typing import Any
+from unittest import mock
 
 import torch
-from deepctr_torch.inputs import SparseFeat, VarLenSparseFeat
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import CrossNetV2, DIN_Attention, FeatureEmbeddingDict, MLP_Block
 from fuxictr.pytorch.models import BaseModel
@@ -138,14 +139,40 @@ def columns_of(log: Log, rows: Tensor, length: int, *, labels: bool = True) -> d
     return columns
 
 
-def deepctr_columns(log: Log, length: int, dim: int) -> list[Any]:
-    """The features of :func:`columns_of` as DeepCTR-Torch names them."""
-    found: list[Any] = []
+def deepctr_model(name: str, log: Log, length: int, crm: CrmConfig) -> Any:  # noqa: ANN401
+    """DeepCTR-Torch's DCNv2 in parallel form, or its DIN, on the features of :func:`columns_of`.
+
+    Args:
+        name: ``dcnv2`` (history averaged) or ``din``.
+        log: The log.
+        length: Rows of history.
+        crm: Sizes.
+    """
+    with mock.patch.object(Thread, "start"):  # it asks PyPI for updates, and prints when it fails
+        from deepctr_torch.inputs import SparseFeat, VarLenSparseFeat
+        from deepctr_torch.models import DCN, DIN
+
+    features: list[Any] = []
     for layout in (*log.features.user, *log.features.item):
-        column = SparseFeat(layout.name, layout.vocabulary, embedding_dim=dim)
+        column = SparseFeat(layout.name, layout.vocabulary, embedding_dim=crm.embedding_dim)
         if layout.width > 1:
             column = VarLenSparseFeat(column, maxlen=layout.width, combiner="mean")
-        found.append(column)
+        features.append(column)
     tokens = 2 * log.features.item[0].vocabulary + 1
-    history = SparseFeat("hist_item_id", tokens, embedding_dim=dim)
-    return [*found, VarLenSparseFeat(history, length, length_name="length")]
+    history = SparseFeat("hist_item_id", tokens, embedding_dim=crm.embedding_dim)
+    features.append(VarLenSparseFeat(history, length, length_name="length"))
+    options: dict[str, Any] = {
+        "dnn_hidden_units": crm.deep_layers,
+        "dnn_dropout": crm.dropout,
+        "l2_reg_embedding": 0.0,
+    }
+    if name == "dcnv2":
+        options |= {"cross_num": crm.dcnv2.cross_layers, "cross_parameterization": "matrix"}
+        options |= {"l2_reg_linear": 0.0, "l2_reg_cross": 0.0}
+        model = DCN(features, features, **options)
+    else:
+        options |= {"att_hidden_size": (crm.attention.hidden,), "att_activation": "relu"}
+        options |= {"att_weight_normalization": True}
+        model = DIN(features, ["item_id"], **options)
+    model.compile("adam", "binary_crossentropy")
+    return model

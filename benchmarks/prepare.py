@@ -3,9 +3,12 @@
 The log is synthetic: 51 million ratings of 8 million users and 2.3 million books with titles,
 authors and categories, in the files of Amazon's 2014 release (2 GB). The first part runs `prepare`
 on all of it and prints time and peak memory. The second runs it on the first 5 million rows, and
-pandas on the same: drop duplicates, sort, label, split by time, number ids and features, write
-Parquet. What pandas needs beyond that, histories as lists, is timed apart: the prepared log needs
-none, a history is a window over it.
+pandas on the same, in turn: drop duplicates, sort, label, split by time, number ids and features,
+write Parquet. What pandas needs beyond that, histories as lists, is timed apart: the prepared log
+needs none, a history is a window over it.
+
+    python benchmarks/prepare.py [--rows N] [--slice N] [--rounds N] [--folder DIRECTORY] [--quick]
+        [--json]
 
 Source of the sizes: https://nijianmo.github.io/amazon (51,311,621 ratings of Books).
 """
@@ -14,20 +17,42 @@ import argparse
 import gzip
 import importlib
 import json
-import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-ROWS, USERS, ITEMS, SLICE = 51_000_000, 8_000_000, 2_300_000, 5_000_000
+from harness import emit, median_ratio, parse, parser, peak_memory_mb, take_turns
+
+ROWS, USERS, ITEMS = 51_000_000, 8_000_000, 2_300_000
 BLOCK = 1_000_000
 HISTORY = 20
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What preparing a log took.
+
+    Args:
+        rows: Rows that were written.
+        seconds: Time, without histories as lists.
+        seconds_with_histories: Time, with them where they are needed.
+        memory_mb: Peak memory of the process, in MiB.
+        disk_mb: Parquet files that were written, in MiB.
+    """
+
+    rows: int
+    seconds: float
+    seconds_with_histories: float
+    memory_mb: float
+    disk_mb: float
 
 
 def write_log(folder: Path, rows: int, users: int, items: int, seed: int = 0) -> None:
@@ -63,20 +88,21 @@ def write_log(folder: Path, rows: int, users: int, items: int, seed: int = 0) ->
             file.write(json.dumps(facts) + "\n")
 
 
-def prepare_slice(folder: Path, out: Path) -> dict[str, float]:
-    """Seconds and memory of this project."""
+def prepare_ours(folder: Path, out: Path) -> Cost:
+    """Prepare the log of a folder with this project."""
     from corellarec.config import load_config
-    from corellarec.data.prepare import peak_memory_mb, prepare
+    from corellarec.data.prepare import prepare
 
     config = load_config(preset="amazon-books", settings=[f"data.path={folder}"]).data
     start = time.perf_counter()
-    facts = prepare(config, out / "prepared")
-    seconds = time.perf_counter() - start
-    return {"rows": facts.rows, "seconds": seconds, "memory_mb": peak_memory_mb()}
+    prepare(config, out)
+    seconds, memory = time.perf_counter() - start, peak_memory_mb()
+    rows = pl.scan_parquet(out / "rows.parquet").select(pl.len()).collect().item()
+    return Cost(rows, seconds, seconds, memory, parquet_mb(out))
 
 
-def pandas_slice(folder: Path, out: Path) -> dict[str, float]:
-    """Seconds and memory of the same in pandas."""
+def prepare_with_pandas(folder: Path, out: Path) -> Cost:
+    """The same in pandas."""
     pd: Any = importlib.import_module("pandas")  # its types are more trouble than they are worth
     start = time.perf_counter()
     rows = pd.read_csv(
@@ -113,66 +139,81 @@ def pandas_slice(folder: Path, out: Path) -> dict[str, float]:
     begin = np.repeat(first, np.diff(np.append(first, len(user))))
     lists = [item[max(b, i - HISTORY) : i] for i, b in enumerate(begin)]
     pd.DataFrame({"history": lists}).to_parquet(out / "histories.parquet")
-    return {
-        "rows": len(rows),
-        "seconds": seconds,
-        "seconds_with_histories": time.perf_counter() - start,
-        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
+    with_histories, memory = time.perf_counter() - start, peak_memory_mb()
+    return Cost(len(rows), seconds, with_histories, memory, parquet_mb(out))
 
 
-PARTS = {"ours": prepare_slice, "pandas": pandas_slice}
+def parquet_mb(folder: Path) -> float:
+    """Size of a folder's Parquet files, in MiB."""
+    return sum(file.stat().st_size for file in folder.rglob("*.parquet")) / 2**20
 
 
-def apart(part: str, folder: Path, out: Path) -> dict[str, float]:
-    """A part in a process of its own, so that memory is its own."""
-    command = [sys.executable, __file__, "--part", part, str(folder), str(out)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+PARTS = {"ours": prepare_ours, "pandas": prepare_with_pandas}
+
+
+def apart(part: str, folder: Path, out: Path) -> Cost:
+    """A part in a process of its own, so that memory is its own; what it writes is deleted."""
+    with tempfile.TemporaryDirectory(dir=out) as written:
+        command = [sys.executable, __file__, "--part", part, str(folder), f"{written}/log"]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return Cost(**json.loads(done.stdout))
+
+
+def write_slice(full: Path, folder: Path, rows: int) -> None:
+    """The first rows of a log, with all of its metadata."""
+    folder.mkdir(parents=True)
+    ratings = pl.scan_csv(full / "ratings_Books.csv", has_header=False)
+    ratings.head(rows).collect().write_csv(folder / "ratings_Books.csv", include_header=False)
+    (folder / "meta_Books.json.gz").symlink_to((full / "meta_Books.json.gz").resolve())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--folder", type=Path, help="where to keep the log (3 GB) for another run")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the sizes, for a trial")
-    parser.add_argument("--repeat", type=int, default=3, help="runs of the slice; the best counts")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    options = parser(__doc__, rounds=3)
+    options.add_argument("--rows", type=int, default=ROWS, help="rows; users and items as many")
+    options.add_argument("--slice", type=int, default=5_000_000, help="rows beside pandas")
+    options.add_argument("--folder", type=Path, help="where to keep the log for another run")
+    options.add_argument("--part", nargs=3, help=argparse.SUPPRESS)
+    given = parse(options, quick={"rows": 4_000_000, "slice": 1_000_000})
     if given.part:
         name, folder, out = given.part
-        print(json.dumps(PARTS[name](Path(folder), Path(out))))
+        print(json.dumps(asdict(PARTS[name](Path(folder), Path(out)))))
         return
     with tempfile.TemporaryDirectory() as temporary:
-        folder, out = given.folder or Path(temporary), Path(temporary) / "out"
-        sizes = [int(size * given.scale) for size in (ROWS, USERS, ITEMS, SLICE)]
-        if not (folder / "full" / "meta_Books.json.gz").exists():
-            write_log(folder / "full", *sizes[:3])
-        slice_folder = folder / "slice"
-        slice_folder.mkdir(parents=True, exist_ok=True)
-        pl.scan_csv(folder / "full" / "ratings_Books.csv", has_header=False).head(
-            sizes[3]
-        ).collect().write_csv(slice_folder / "ratings_Books.csv", include_header=False)
-        meta = slice_folder / "meta_Books.json.gz"
-        meta.unlink(missing_ok=True)
-        meta.symlink_to((folder / "full" / "meta_Books.json.gz").resolve())
-        found = {"full": apart("ours", folder / "full", out / "full")}
-        disk = sum(file.stat().st_size for file in (out / "full").rglob("*.parquet"))
-        found["full"]["disk_mb"] = disk / 2**20
-        for name in PARTS:
-            runs = [apart(name, slice_folder, out / f"{name}{i}") for i in range(given.repeat)]
-            found[name] = min(runs, key=lambda run: run["seconds"])
-    ratio = found["pandas"]["seconds"] / found["ours"]["seconds"]
-    with_histories = found["pandas"]["seconds_with_histories"] / found["ours"]["seconds"]
-    if given.json:
-        print(json.dumps(found | {"ratio": ratio, "ratio_with_histories": with_histories}))
-        return
-    for name, run in found.items():
-        print(
-            f"{name:7} {run['rows']:>11,} rows  {run['seconds']:7.1f} s  "
-            f"{run['rows'] / run['seconds']:>9,.0f} rows/s  {run['memory_mb']:>7,.0f} MiB at most"
+        out = Path(temporary)
+        full = (given.folder or out) / f"{given.rows}-rows"
+        if not (full / "meta_Books.json.gz").exists():
+            users, items = (int(count * given.rows / ROWS) for count in (USERS, ITEMS))
+            write_log(full, given.rows, users, items)
+        write_slice(full, out / "slice", given.slice)
+        whole = apart("ours", full, out)
+        results = take_turns(
+            {name: lambda name=name: apart(name, out / "slice", out) for name in PARTS},
+            given.rounds,
+            warm_up=False,
         )
-    print(f"on disk: {found['full']['disk_mb']:,.0f} MiB, histories included")
-    print(f"pandas / ours: {ratio:.1f}; with histories as lists: {with_histories:.1f}")
+    figures = {"full": asdict(whole)}
+    for name, costs in results.items():
+        figures[name] = {
+            field: statistics.median(getattr(cost, field) for cost in costs)
+            for field in asdict(whole)
+        }
+    for name, cost in figures.items():
+        print(
+            f"{name:7} {cost['rows']:>11,} rows  {cost['seconds']:7.1f} s  "
+            f"{cost['rows'] / cost['seconds']:>9,.0f} rows/s  "
+            f"{cost['memory_mb']:>7,.0f} MiB of memory  {cost['disk_mb']:>7,.0f} MiB on disk"
+        )
+    ratio, with_histories = (
+        median_ratio(*([getattr(cost, field) for cost in results[n]] for n in ("pandas", "ours")))
+        for field in ("seconds", "seconds_with_histories")
+    )
+    print(f"pandas over ours with histories as lists: {with_histories:.1f}")
+    emit(
+        given,
+        {**figures, "ratio_with_histories": with_histories},
+        ratio=ratio,
+        ratio_of="seconds of pandas over ours, on the slice, without histories as lists",
+    )
 
 
 if __name__ == "__main__":

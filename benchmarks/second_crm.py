@@ -5,38 +5,98 @@ the validation rows that the LLM scored and measured on such test rows; 95 % int
 users resampled.
 
     python benchmarks/second_crm.py RUN CRM_RUN CRM_RUN ... [--json]
+    python benchmarks/second_crm.py --quick [--data PATH] [--set section.key=value] [--json]
 
 RUN has scored rows with the LLM (`corellarec run`); a CRM_RUN has trained stage 1 on the same
-prepared log (`benchmarks/crm_zoo.py` makes several).
+prepared log (`benchmarks/crm_zoo.py` makes several). Without runs, `--quick` trains two small ones
+on MovieLens-100K: DCNv2 with an LLM, and DIN.
 """
 
 import argparse
-import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import torch
-from rich.console import Console
 
 from corellarec.base import metrics
 from corellarec.base.bootstrap import Bootstrap, interval
 from corellarec.base.calibrate import fit_logistic
 from corellarec.base.metrics import Floats
-from corellarec.crm.score import crm_logits
-from corellarec.run.run import Run
+from corellarec.config import load_config
+from harness import emit, parse, parser
+from logs import add_data_option, add_set_option, data_settings
+from runs import TrainedCrm, train_crm, train_run
 
 RESAMPLES = 300
+QUICK = (
+    "stage1.epochs=3",
+    "stage2.rows=0",
+    "stage3.rows=1500",
+    "stage3.evaluations=1",
+    "stage3.validation_rows=300",
+    "cascade.validation_rows=1000",
+    "evaluate.test_rows=1000",
+)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a part adds to a blend.
+
+    Args:
+        metric: ``auc`` or ``log_loss``.
+        value: Of the blend.
+        gain: Value less that of the blend it is compared with.
+        low: Lower end of the gain's 95 % interval.
+        high: Upper end.
+    """
+
+    metric: str
+    value: float
+    gain: float
+    low: float
+    high: float
+
+
+def train_quick(folder: Path, settings: Sequence[str]) -> tuple[Path, list[Path]]:
+    """Train DCNv2 and an LLM in one run, and DIN in another; returns RUN and its CRM_RUNs."""
+    run, other = folder / "dcnv2", folder / "din"
+    dcnv2, din = (
+        load_config(preset="quick", settings=[*QUICK, *settings, f"crm.model={path.name}"])
+        for path in (run, other)
+    )
+    train_run(dcnv2, run)
+    train_crm(din, other)
+    return run, [run, other]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("run", type=Path, metavar="RUN")
-    parser.add_argument("crm_runs", type=Path, nargs="+", metavar="CRM_RUN")
-    parser.add_argument("--json", action="store_true", help="last line: one JSON object")
-    given = parser.parse_args()
+    options = parser(__doc__)
+    add_data_option(options)
+    add_set_option(options)
+    options.add_argument("run", type=Path, metavar="RUN", nargs="?")
+    options.add_argument("crm_runs", type=Path, nargs="*", metavar="CRM_RUN")
+    given = parse(options)
+    if given.run is None and not given.quick:
+        options.error("give RUN and two CRM_RUNs at least, or --quick, which trains its own")
+    if given.run is not None and len(given.crm_runs) < 2:
+        options.error(f"found {len(given.crm_runs)} CRM_RUNs; give two at least, to compare with")
+    logging.disable(logging.INFO)
+    with tempfile.TemporaryDirectory() as folder:
+        run, crm_runs = given.run, given.crm_runs
+        if run is None:
+            run, crm_runs = train_quick(Path(folder), [*data_settings(given), *given.set])
+        compare(run, crm_runs, given)
+
+
+def compare(run: Path, crm_runs: Sequence[Path], given: argparse.Namespace) -> None:
+    """Print and emit what the LLM of a run and other CRMs add to the first CRM."""
     scores = {
-        split: pl.read_parquet(given.run / "scores" / split / "scores.parquet", glob=False)
+        split: pl.read_parquet(run / "scores" / split / "scores.parquet", glob=False)
         for split in ("validation", "test")
     }
     rows = {
@@ -45,15 +105,11 @@ def main() -> None:
     logits: dict[str, dict[str, Floats]] = {"LLM": {}}
     for split, table in scores.items():
         logits["LLM"][split] = table["llm_logit"].cast(pl.Float64).to_numpy()
-    runs = [Run.open(path, Console(quiet=True)) for path in given.crm_runs]
-    log, names = runs[0].log, [run.directory.name for run in runs]
-    for name, run in zip(names, runs, strict=True):
-        assert torch.equal(run.log.history_label, log.history_label), f"{name} has another log"
-        crm = run.trained_crm(stage=1)
-        logits[name] = {
-            split: crm_logits(crm, run.reader, run.log.samples(part)).double().numpy()
-            for split, part in rows.items()
-        }
+    crms = [TrainedCrm(path) for path in crm_runs]
+    log, names = crms[0].log, [crm.name for crm in crms]
+    for crm in crms:
+        assert torch.equal(crm.log.history_label, log.history_label), f"{crm.name}: another log"
+        logits[crm.name] = {split: crm.logits(part) for split, part in rows.items()}
     label = {
         "validation": log.labels(rows["validation"]).numpy(),
         "test": log.test_labels(rows["test"], "benchmark").numpy(),
@@ -71,37 +127,38 @@ def main() -> None:
     if len(names) > 2:
         ways += [tuple(names), (*names, "LLM")]
     predictions = {way: blend(*way) for way in ways}
-    found = []
+    blends = []
     for way, p in predictions.items():
         # With the LLM taken out again: what is its own share?
-        less = tuple(part for part in way if part != "LLM")
-        against = predictions[less] if less != way else predictions[first,]
-        facts: dict[str, Any] = {"blend": way, "against": less if less != way else (first,)}
+        against = tuple(part for part in way if part != "LLM")
+        against = (first,) if against == way else against
+        gains = []
         for metric in ("auc", "log_loss"):
             function = metrics.METRICS[metric]
-            resampled, resampled_against = (
-                bootstrap(metric, label["test"], answer) for answer in (p, against)
+            value, reference = (function(label["test"], q) for q in (p, predictions[against]))
+            low, high = interval(
+                bootstrap(metric, label["test"], p)
+                - bootstrap(metric, label["test"], predictions[against])
             )
-            value = function(label["test"], p)
-            facts[metric] = value
-            facts[f"{metric}_gain"] = value - function(label["test"], against)
-            facts[f"{metric}_interval"] = interval(resampled - resampled_against)
-        found.append(facts)
-        show(facts)
-    if given.json:
-        print(json.dumps({"rows": len(user), "blends": found}))
-
-
-def show(facts: dict[str, Any]) -> None:
-    """A line: quality, and the gain over the blend without the LLM, or over the first CRM."""
-    parts = []
-    for metric in ("auc", "log_loss"):
-        low, high = facts[f"{metric}_interval"]
-        gain = facts[f"{metric}_gain"]
-        parts.append(f"{metric} {facts[metric]:.4f} {gain:+.4f} ({low:+.4f} to {high:+.4f})")
-    print(
-        f"{' + '.join(facts['blend']):60} {'  '.join(parts)}  over {' + '.join(facts['against'])}"
+            gains.append(Gain(metric, value, value - reference, low, high))
+        show(way, against, gains)
+        blends.append({"blend": way, "against": against, "gains": [asdict(one) for one in gains]})
+    auc = {way: metrics.METRICS["auc"](label["test"], p) for way, p in predictions.items()}
+    best = max(others, key=lambda other: auc[first, other])
+    emit(
+        given,
+        {"rows": len(user), "blends": blends},
+        ratio=auc[first, "LLM"] / auc[first, best],
+        ratio_of=f"test AUC of {first} blended with the LLM over {first} blended with {best}",
     )
+
+
+def show(way: Sequence[str], against: Sequence[str], gains: Sequence[Gain]) -> None:
+    """A line: quality, and the gain over the blend without the LLM, or over the first CRM."""
+    parts = [
+        f"{g.metric} {g.value:.4f} {g.gain:+.4f} ({g.low:+.4f} to {g.high:+.4f})" for g in gains
+    ]
+    print(f"{' + '.join(way):60} {'  '.join(parts)}  over {' + '.join(against)}")
 
 
 if __name__ == "__main__":

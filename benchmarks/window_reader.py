@@ -3,19 +3,20 @@
 Both deliver batches of 4,096 random samples with their label and the 20 rows before each: item,
 whether it was liked, and whether there is such a row. Ours gathers them from the prepared log;
 FuxiCTR's loader (Ray Data) reads them from a Parquet file in which every sample has its history as
-lists, written here first. One core each. Without Ray, ours is measured alone.
+lists, written here first. They take turns, on one core each; a round is an epoch of FuxiCTR's
+loader, its shuffle included. Without Ray, ours is measured alone.
 
-    python benchmarks/window_reader.py [--rows 5000000] [--json]
+    python benchmarks/window_reader.py [--rows N] [--batches N] [--rounds N] [--quick] [--json]
     pip install 'ray[data]'    # for FuxiCTR's loader
 """
 
-import argparse
 import importlib
-import json
 import os
+import statistics
 import tempfile
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,43 +25,25 @@ import polars as pl
 import torch
 
 from corellarec.crm.batch import CrmReader
-from corellarec.data.log import FeatureLayout, Features, Log
+from corellarec.data.log import Log
+from harness import emit, median_ratio, parse, parser, take_turns
+from logs import synthetic_log
 
 BATCH, LENGTH = 4096, 20
 CPU = torch.device("cpu")
 
 
 def make_log(rows: int, seed: int = 0) -> Log:
-    """A log of one row in five a user and one in twenty an item."""
+    """A log with five rows a user and twenty an item, on average."""
     generator = np.random.default_rng(seed)
     users, items = rows // 5, rows // 20
     user = np.sort((users * generator.random(rows) ** 2).astype(np.int32))
-    table = pl.DataFrame(
-        {
-            "user": user,
-            "item": (items * generator.random(rows) ** 3).astype(np.int32),
-            "label": generator.integers(0, 2, rows).astype(np.int8),
-            "time": np.arange(rows),
-            "split": np.zeros(rows, dtype=np.int8),
-        }
-    )
-
-    def entities(count: int, name: str) -> pl.DataFrame:
-        codes = np.arange(1, count + 1, dtype=np.int32)
-        return pl.DataFrame({"train_rows": np.ones(count, dtype=np.int64), f"{name}_code": codes})
-
-    return Log(
-        table,
-        entities(users, "user_id"),
-        entities(items, "item_id"),
-        Features(
-            (FeatureLayout("user_id", users + 1, 1),), (FeatureLayout("item_id", items + 1, 1),)
-        ),
-    )
+    item = (items * generator.random(rows) ** 3).astype(np.int32)
+    return synthetic_log(user, item, users=users, items=items)
 
 
-def ours(log: Log, batches: int) -> dict[str, float]:
-    """Milliseconds a batch: the window alone, and the whole batch that a CRM reads."""
+def our_readers(log: Log, batches: int) -> dict[str, Callable[[], float]]:
+    """Milliseconds a batch, the median: of the window alone, and of all that a CRM reads."""
     reader = CrmReader(log, LENGTH, CPU)
     generator = torch.Generator().manual_seed(0)
     drawn = [torch.randint(len(log), (BATCH,), generator=generator) for _ in range(batches)]
@@ -69,15 +52,18 @@ def ours(log: Log, batches: int) -> dict[str, float]:
         reader.window(log.samples(rows))
         log.test_labels(rows, "benchmark")
 
-    found = {}
-    for name, read in (("window", window), ("whole", lambda rows: reader(log.samples(rows)))):
+    def milliseconds(read: Callable[[torch.Tensor], Any]) -> float:
         times = []
         for rows in drawn:
             start = time.perf_counter()
             read(rows)
             times.append(time.perf_counter() - start)
-        found[f"{name}_ms"] = 1000 * float(np.median(times))
-    return found
+        return 1000 * statistics.median(times)
+
+    return {
+        "window": lambda: milliseconds(window),
+        "whole": lambda: milliseconds(lambda rows: reader(log.samples(rows))),
+    }
 
 
 def write_lists(log: Log, path: Path) -> None:
@@ -100,10 +86,8 @@ def write_lists(log: Log, path: Path) -> None:
     pl.concat(pieces).write_parquet(path)
 
 
-def fuxictr(path: Path, log: Log) -> dict[str, float]:
-    """Milliseconds a batch of FuxiCTR's shuffling loader over an epoch, its shuffle included."""
-    ray: Any = importlib.import_module("ray")
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+def fuxictr_reader(path: Path, rows: int) -> Callable[[], float]:
+    """Milliseconds a batch of FuxiCTR's shuffling loader over an epoch."""
     from fuxictr.features import FeatureMap
     from fuxictr.pytorch.dataloaders.parquet_dataloader import ParquetDataLoader
 
@@ -111,57 +95,71 @@ def fuxictr(path: Path, log: Log) -> dict[str, float]:
     features.labels = ["label"]
     names = ("user_id", "item_id", "history", "liked")
     features.features = OrderedDict((name, {}) for name in names)
-    loader = ParquetDataLoader(features, str(path), "train", batch_size=BATCH, shuffle=True)
-    start = time.perf_counter()
-    times = [time.perf_counter() for _ in loader]
-    found = {
-        "fuxictr_ms": 1000 * (times[-1] - start) / len(times),
-        "fuxictr_first_batch_s": times[0] - start,
-        "fuxictr_ms_after_the_first": 1000 * (times[-1] - times[0]) / (len(times) - 1),
-        "fuxictr_disk_mb": path.stat().st_size / 2**20,
-    }
-    assert len(times) == -(-len(log) // BATCH)
-    del loader
-    ray.shutdown()
-    return found
+
+    def epoch() -> float:
+        loader = ParquetDataLoader(features, str(path), "train", batch_size=BATCH, shuffle=True)
+        start = time.perf_counter()
+        batches = sum(1 for _ in loader)
+        seconds = time.perf_counter() - start
+        assert batches == -(-rows // BATCH)
+        return 1000 * seconds / batches
+
+    return epoch
+
+
+def import_ray() -> Any:  # noqa: ANN401 (a module)
+    """Ray with its data library, or None where it is not installed."""
+    try:
+        importlib.import_module("ray.data")
+    except ImportError:
+        return None
+    return importlib.import_module("ray")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--rows", type=int, default=5_000_000)
-    parser.add_argument("--batches", type=int, default=200)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    given = parser.parse_args()
+    options = parser(__doc__, rounds=3)
+    options.add_argument("--rows", type=int, default=5_000_000, help="rows of the log")
+    options.add_argument("--batches", type=int, default=200, help="batches of ours in a round")
+    given = parse(options, quick={"rows": 1_000_000, "batches": 100})
     torch.set_num_threads(1)
-    os.sched_setaffinity(0, {0})  # Ray's workers inherit it
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # Ray's workers inherit it
     os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
     log = make_log(given.rows)
-    found = ours(log, given.batches)
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / "samples.parquet"
-        try:
-            importlib.import_module("ray.data")
-        except ImportError:
-            found["fuxictr_ms"] = float("nan")
-        else:
+    ways = our_readers(log, given.batches)
+    disk_mb = None
+    with tempfile.TemporaryDirectory() as folder:
+        ray = import_ray()
+        if ray is not None:
+            path = Path(folder) / "samples.parquet"
             write_lists(log, path)
-            found |= fuxictr(path, log)
-    found["ratio"] = found["fuxictr_ms"] / found["window_ms"]
-    if given.json:
-        print(json.dumps(found))
-        return
+            disk_mb = path.stat().st_size / 2**20
+            ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=40)
+            ways["fuxictr"] = fuxictr_reader(path, len(log))
+        results = take_turns(ways, given.rounds)
+        if ray is not None:
+            ray.shutdown()
+    median = {name: statistics.median(values) for name, values in results.items()}
     print(f"{BATCH:,} samples with {LENGTH} rows of history, {len(log):,} rows, one core")
-    print(f"windows over the log            {found['window_ms']:8.2f} ms a batch, nothing on disk")
-    print(f"the whole batch a CRM reads     {found['whole_ms']:8.2f} ms")
-    if np.isnan(found["fuxictr_ms"]):
-        print("FuxiCTR's Parquet loader: not measured; pip install 'ray[data]'")
-        return
-    print(
-        f"FuxiCTR's Parquet loader        {found['fuxictr_ms']:8.2f} ms a batch over an epoch, "
-        f"{found['fuxictr_disk_mb']:,.0f} MiB on disk; first batch after "
-        f"{found['fuxictr_first_batch_s']:.1f} s, then {found['fuxictr_ms_after_the_first']:.2f} ms"
+    print(f"windows over the log            {median['window']:8.2f} ms a batch, nothing on disk")
+    print(f"the whole batch a CRM reads     {median['whole']:8.2f} ms")
+    if ray is None:
+        print("FuxiCTR's Parquet loader        Ray is not installed: pip install 'ray[data]'")
+    else:
+        print(
+            f"FuxiCTR's Parquet loader        {median['fuxictr']:8.2f} ms a batch over an epoch, "
+            f"{disk_mb:,.0f} MiB on disk"
+        )
+    emit(
+        given,
+        {
+            "window_ms": median["window"],
+            "whole_ms": median["whole"],
+            "fuxictr_ms": median.get("fuxictr"),
+            "fuxictr_disk_mb": disk_mb,
+        },
+        ratio=None if ray is None else median_ratio(results["fuxictr"], results["window"]),
+        ratio_of="ms a batch of FuxiCTR's Parquet loader over ours, windows over the log",
     )
-    print(f"ratio over an epoch: {found['ratio']:.0f}")
 
 
 if __name__ == "__main__":
