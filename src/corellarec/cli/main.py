@@ -2,6 +2,8 @@
 
 import json
 import sys
+import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +54,25 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Check logs, and take out what they hold.")
 app.add_typer(data_app, name="data")
 console = Console(stderr=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"corellarec {version('corellarec')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
 
 Preset = Annotated[
     str | None,
