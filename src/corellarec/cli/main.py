@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import polars as pl
+import tomli_w
 import torch
 import typer
 from rich.console import Console
@@ -24,7 +25,7 @@ from corellarec.data.fetch import fetch_movielens
 from corellarec.data.files import check_name, read_table, write_table
 from corellarec.data.prepare import build
 from corellarec.data.splits import SPLITS
-from corellarec.data.wizard import propose
+from corellarec.data.wizard import propose_settings
 from corellarec.evaluation.page import render, tables
 from corellarec.llm.catalog import find_model, listed_models
 from corellarec.llm.layout import Layout
@@ -296,9 +297,10 @@ def init_data(
         raise ConfigError(f"{output} is there: --overwrite replaces it, -o takes another name")
     told = {"user": user, "item": item, "time": time_column, "rating": rating, "label": label,
             "title": title}  # fmt: skip
-    text, said = propose(paths, {role: column for role, column in told.items() if column})
+    proposal = propose_settings(paths, {role: name for role, name in told.items() if name})
+    text = tomli_w.dumps(proposal.settings)
     write_text(output, f"# Written by corellarec init-data; every setting: docs/guide.md\n\n{text}")
-    for line in said:
+    for line in proposal.guesses:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     console.print(
         f"written: {output}\nnext: corellarec data check --config {output}\n"
