@@ -1,13 +1,15 @@
 import gzip
+from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import polars as pl
 import pytest
 
 from conftest import write_movielens
 from corellarec.base.errors import DataError
-from corellarec.config import load_config
+from corellarec.config import parse_config
 from corellarec.data.prepare import prepare
-from corellarec.data.wizard import propose
+from corellarec.data.wizard import propose_settings
 from data.test_tables import ITEMS, write_log
 
 LOG_NAMES = {"who": "customer_id", "stars": "Rating", "when": "created_at", "sku": "product_id"}
@@ -26,9 +28,8 @@ def write_shop(folder):
 
 def test_a_directory_becomes_a_configuration_that_works(tmp_path):
     write_shop(tmp_path)
-    text, said = propose([tmp_path], {})
-    (tmp_path / "shop.toml").write_text(text)
-    data = load_config(files=[tmp_path / "shop.toml"]).data
+    proposal = propose_settings([tmp_path], {})
+    data = parse_config(proposal.settings).data
     assert (data.interactions.user, data.interactions.time) == ("customer_id", "created_at")
     assert data.items.title == "name"
     assert data.items.categorical == ("maker",)
@@ -36,7 +37,7 @@ def test_a_directory_becomes_a_configuration_that_works(tmp_path):
     assert data.items.numeric == ("price",)
     assert data.users.categorical == ("country",)
     assert data.positive_rating in (3, 4)
-    assert any("products.csv" in line for line in said)
+    assert any("products.csv" in line for line in proposal.guesses)
     facts = prepare(data, tmp_path / "d")
     assert facts.rows == 500
     assert facts.untitled_items == 0
@@ -45,9 +46,7 @@ def test_a_directory_becomes_a_configuration_that_works(tmp_path):
 def test_one_file_with_everything(tmp_path):
     log = write_log(tmp_path).join(ITEMS, on="sku").rename(LOG_NAMES)
     log.write_csv(tmp_path / "all.csv", separator=";")
-    text, _ = propose([tmp_path / "all.csv"], {})
-    (tmp_path / "all.toml").write_text(text)
-    data = load_config(files=[tmp_path / "all.toml"]).data
+    data = parse_config(propose_settings([tmp_path / "all.csv"], {}).settings).data
     assert data.items.files is None
     assert data.interactions.separator == ";"
     assert "maker" in data.items.categorical
@@ -58,27 +57,29 @@ def test_what_cannot_be_told_is_asked_for(tmp_path):
     log = write_log(tmp_path)
     log.rename({"stars": "points"}).write_csv(tmp_path / "log.csv")
     with pytest.raises(DataError, match=r"log\.csv: no column looks like the user.*--user COLUMN"):
-        propose([tmp_path], {})
+        propose_settings([tmp_path], {})
     told = {"user": "who", "item": "sku", "time": "when"}
     with pytest.raises(DataError, match=r"rating or a label.*--rating COLUMN or --label"):
-        propose([tmp_path / "log.csv"], told)
+        propose_settings([tmp_path / "log.csv"], told)
     with pytest.raises(DataError, match=r"items' title.*--title COLUMN"):
-        propose([tmp_path / "log.csv"], {**told, "rating": "points"})
-    text, _ = propose([tmp_path], {**told, "rating": "points", "title": "name"})
-    assert 'rating = "points"' in text
-    with pytest.raises(DataError, match="no column looks like the user"):
-        propose([tmp_path], {**told, "user": "nobody"})
+        propose_settings([tmp_path / "log.csv"], {**told, "rating": "points"})
+    roles = {**told, "rating": "points", "title": "name"}
+    assert (
+        propose_settings([tmp_path], roles).settings["data"]["interactions"]["rating"] == "points"
+    )
+    with pytest.raises(DataError, match="no column 'nobody' for the user; found: who, sku"):
+        propose_settings([tmp_path], {**told, "user": "nobody"})
     with pytest.raises(DataError, match="is not there"):
-        propose([tmp_path / "none.csv"], {})
+        propose_settings([tmp_path / "none.csv"], {})
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no tables found"):
-        propose([tmp_path / "empty"], {})
+        propose_settings([tmp_path / "empty"], {})
 
 
 def test_a_known_layout_needs_no_tables(tmp_path):
     folder = write_movielens(tmp_path / "ml")
     with pytest.raises(DataError, match=r"is read as it is.*--set data\.path"):
-        propose([folder], {})
+        propose_settings([folder], {})
 
 
 @pytest.mark.parametrize("name", ["LOG.PARQUET", "LOG.JSON", "LOG.CSV", "LOG.CSV.GZ"])
@@ -95,7 +96,155 @@ def test_names_in_upper_case_are_read_as_in_lower(tmp_path, name):
             log.write_csv(tmp_path / name)
         case _:
             (tmp_path / name).write_bytes(gzip.compress(log.write_csv().encode()))
-    text, _ = propose([tmp_path], {})
-    (tmp_path / "shop.toml").write_text(text)
-    data = load_config(files=[tmp_path / "shop.toml"]).data
+    data = parse_config(propose_settings([tmp_path], {}).settings).data
     assert prepare(data, tmp_path / "d").rows == 500
+
+
+# Tables of types, as a user's data frames give them.
+
+ROWS = 400
+
+
+def write_frames(folder, **changes):
+    """``interactions``, ``items`` and ``users`` as Parquet files; ``changes`` replace them."""
+    generator = np.random.default_rng(0)
+    item = np.arange(1, 31)
+    start = datetime(2024, 1, 1)
+    frames = {
+        "interactions": pl.DataFrame(
+            {
+                "user": generator.integers(1, 21, ROWS),
+                "item": generator.integers(1, 31, ROWS),
+                "rating": generator.integers(1, 6, ROWS),
+                "time": [start + timedelta(hours=i) for i in range(ROWS)],
+            }
+        ),
+        "items": pl.DataFrame(
+            {
+                "item_id": item,
+                "title": [f"Film {i}" for i in item],
+                "genres": [["Drama", "Comedy", "War"][: 1 + i % 3] for i in item],
+                "embedding": [[0.5, float(i)] for i in item],
+                "year": 1990 + item % 7,
+                "price": item / 7,
+                "uploader": item % 3,
+                "poster": [{"width": 1}] * 30,
+            }
+        ),
+        "users": pl.DataFrame({"id": np.arange(1, 21), "member": [True, False] * 10}),
+    } | changes
+    folder.mkdir(exist_ok=True)
+    for name, frame in frames.items():
+        frame.write_parquet(folder / f"{name}.parquet")
+    return frames
+
+
+def test_tables_of_types(tmp_path):
+    frames = write_frames(tmp_path / "x[1]")  # glob's own characters
+    proposal = propose_settings([tmp_path / "x[1]"], {})
+    assert proposal.settings["data"]["items"] == {
+        "files": str(tmp_path / "x[1]" / "items.parquet"),
+        "id": "item_id",
+        "title": "title",
+        "categorical": ["year", "uploader"],
+        "multi": {"genres": "|"},
+        "numeric": ["price"],
+    }
+    assert proposal.settings["data"]["users"]["id"] == "id"
+    assert proposal.settings["data"]["users"]["categorical"] == ["member"]
+    assert "left out: embedding, poster" in proposal.guesses[2]
+    facts = prepare(parse_config(proposal.settings).data, tmp_path / "d")
+    assert facts.rows == ROWS
+    assert facts.untitled_items == 0
+    assert facts.splits["train"].first == frames["interactions"]["time"][0].replace(tzinfo=UTC)
+    users = pl.read_parquet(tmp_path / "d" / "users.parquet")
+    assert dict(users.select("id", "member").rows())["1"] == "true"
+    items = pl.read_parquet(tmp_path / "d" / "items.parquet")
+    assert items.row(by_predicate=pl.col("id") == "2", named=True)["genres"] == [
+        "Drama", "Comedy", "War"
+    ]  # fmt: skip
+
+
+def test_ids_that_the_tables_call_otherwise(tmp_path):
+    items = write_frames(tmp_path)["items"]
+    items.rename({"item_id": "number"}).write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(
+        DataError, match=r"items\.parquet: .* the item's id; call it 'item' .*items\.id"
+    ):
+        propose_settings([tmp_path], {})
+    found = propose_settings([tmp_path], {"items.id": "number"}).settings["data"]
+    assert found["items"]["id"] == "number"
+    items.rename({"item_id": "item", "uploader": "product_id"}).write_parquet(
+        tmp_path / "items.parquet"
+    )
+    found = propose_settings([tmp_path], {}).settings["data"]
+    assert found["items"]["id"] == "item"  # what the log calls it goes before what it looks like
+
+
+def test_an_item_table_that_names_a_user_is_not_the_table_of_users(tmp_path):
+    items = write_frames(tmp_path)["items"].rename({"uploader": "user"})
+    items.write_parquet(tmp_path / "items.parquet")
+    assert (
+        propose_settings([tmp_path], {})
+        .settings["data"]["users"]["files"]
+        .endswith("users.parquet")
+    )
+    (tmp_path / "users.parquet").unlink()
+    assert "users" not in propose_settings([tmp_path], {}).settings["data"]
+
+
+def test_the_id_is_not_the_title(tmp_path):
+    frames = write_frames(tmp_path)
+    frames["interactions"].rename({"item": "name"}).write_parquet(tmp_path / "interactions.parquet")
+    items = frames["items"].drop("title").rename({"item_id": "name"})
+    items.write_parquet(tmp_path / "items.parquet")
+    roles = {"item": "name"}
+    with pytest.raises(DataError, match=r"items\.parquet: no column looks like the title"):
+        propose_settings([tmp_path], roles)
+    with pytest.raises(DataError, match="no column looks like the items' title"):
+        propose_settings([tmp_path / "interactions.parquet"], roles)
+    found = propose_settings([tmp_path], {**roles, "title": "{name} of {year}"}).settings["data"]
+    assert found["items"]["title"] == "{name} of {year}"
+
+
+@pytest.mark.parametrize("name", ["liked", "label", "rating", "finished"])
+def test_a_boolean_is_a_label_whatever_it_is_called(tmp_path, name):
+    log = write_frames(tmp_path)["interactions"]
+    log.select("user", "item", "time", (pl.col("rating") > 3).alias(name)).write_parquet(
+        tmp_path / "interactions.parquet"
+    )
+    settings = propose_settings([tmp_path], {}).settings
+    assert settings["data"]["interactions"]["label"] == name
+    assert "positive_rating" not in settings["data"]
+    facts = prepare(parse_config(settings).data, tmp_path / "d")
+    assert facts.positives == (log["rating"] > 3).sum()
+
+
+def test_two_booleans_are_not_guessed_between(tmp_path):
+    log = write_frames(tmp_path)["interactions"].drop("rating")
+    log.with_columns(a=pl.lit(True), b=pl.lit(False)).write_parquet(
+        tmp_path / "interactions.parquet"
+    )
+    with pytest.raises(DataError, match=r"rating or a label.*--label COLUMN"):
+        propose_settings([tmp_path], {})
+
+
+def test_one_table_of_types_with_lists(tmp_path):
+    frames = write_frames(tmp_path)
+    items = (
+        frames["items"]
+        .select("title", "genres", item="item_id")
+        .with_columns(
+            codes=pl.Series([[i, i + 1] for i in range(30)], dtype=pl.Array(pl.Int64, 2)),
+            title_code=pl.lit("x"),
+        )
+    )
+    path = tmp_path / "all.parquet"
+    frames["interactions"].join(items, on="item").write_parquet(path)
+    proposal = propose_settings([path], {})
+    assert "left out: title_code" in proposal.guesses[-1]
+    facts = prepare(parse_config(proposal.settings).data, tmp_path / "d")
+    assert facts.rows == ROWS
+    found = pl.read_parquet(tmp_path / "d" / "items.parquet")
+    row = found.row(by_predicate=pl.col("id") == "3", named=True)
+    assert (row["title"], row["genres"], row["codes"]) == ("Film 3", ["Drama"], ["2", "3"])

@@ -2,12 +2,11 @@
 
 import json
 import sys
-import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import polars as pl
+import tomli_w
 import torch
 import typer
 from rich.console import Console
@@ -26,15 +25,15 @@ from corellarec.data.fetch import fetch_movielens
 from corellarec.data.files import check_name, read_table, write_table
 from corellarec.data.prepare import build
 from corellarec.data.splits import SPLITS
-from corellarec.data.wizard import propose
-from corellarec.evaluation.results import Evaluation
-from corellarec.evaluation.terminal import tables
+from corellarec.data.wizard import propose_settings
+from corellarec.evaluation.page import render, tables
 from corellarec.llm.catalog import find_model, listed_models
 from corellarec.llm.layout import Layout
 from corellarec.llm.load import load_model
 from corellarec.llm.remote import RemoteScorer
 from corellarec.llm.title_vectors import title_vectors
 from corellarec.research.baselines.run import run_baseline
+from corellarec.research.study.page import to_markdown
 from corellarec.research.study.run import Study
 from corellarec.research.study.spec import load_study, study_names
 from corellarec.research.tune import Tuner
@@ -54,25 +53,6 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Check logs, and take out what they hold.")
 app.add_typer(data_app, name="data")
 console = Console(stderr=True)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        sys.stdout.write(f"corellarec {version('corellarec')}\n")
-        raise typer.Exit
-
-
-@app.callback()
-def _global_options(
-    _version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
-        ),
-    ] = False,
-) -> None:
-    pass
-
 
 Preset = Annotated[
     str | None,
@@ -150,18 +130,19 @@ def run(
     _finish(here, here.everything(), as_json)
 
 
-def _finish(here: Run, result: Evaluation | None, as_json: bool) -> None:
-    if result is None:  # another process does the rest
+def _finish(here: Run, result: dict[str, Any], as_json: bool) -> None:
+    if not here.accelerator.is_main_process:
         return
     report_path = here.directory / "report.html"
-    result.save(report_path)
+    write_text(report_path, render(result))
     if as_json:
-        sys.stdout.write(result.to_json())
+        _print_json(result)
         return
-    out = Console()
+    # A table cut off at 80 columns would hide figures: a pipe or file gets the width it needs.
+    out = Console() if sys.stdout.isatty() else Console(width=150)
     out.print(tables(result))
-    out.print(f"Cascade: {result.router.explanation}.", highlight=False, soft_wrap=True)
-    out.print(f"Report: {report_path}", highlight=False, soft_wrap=True)
+    out.print(f"Cascade: {result['router']['explanation']}.", highlight=False, soft_wrap=True)
+    out.print(f"Report: {report_path}", highlight=False)
 
 
 @app.command()
@@ -316,9 +297,10 @@ def init_data(
         raise ConfigError(f"{output} is there: --overwrite replaces it, -o takes another name")
     told = {"user": user, "item": item, "time": time_column, "rating": rating, "label": label,
             "title": title}  # fmt: skip
-    text, said = propose(paths, {role: column for role, column in told.items() if column})
+    proposal = propose_settings(paths, {role: name for role, name in told.items() if name})
+    text = tomli_w.dumps(proposal.settings)
     write_text(output, f"# Written by corellarec init-data; every setting: docs/guide.md\n\n{text}")
-    for line in said:
+    for line in proposal.guesses:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     console.print(
         f"written: {output}\nnext: corellarec data check --config {output}\n"
@@ -442,12 +424,12 @@ def study(
             done = "to do" if seconds is None else f"done in {seconds:,.0f} s"
             sys.stdout.write(f"{cell.title}: {done}\n")
         return
-    result = here.run()
+    result = here.everything()
     if as_json:
-        sys.stdout.write(result.to_json())
+        _print_json(result)
     else:
-        Console().print(tables(result))
-        console.print(f"Report: {here.directory / 'report.html'}", highlight=False, soft_wrap=True)
+        sys.stdout.write(to_markdown(result))
+        console.print(f"Report: {here.directory / 'report.html'}", highlight=False)
 
 
 @app.command()
@@ -481,15 +463,18 @@ def report(run: RunDirectory, as_json: Json = False) -> None:
     _finish(here, _read_metrics(run), as_json)
 
 
-def _read_metrics(run: Path) -> Evaluation:
+def _read_metrics(run: Path) -> dict[str, Any]:
     path = run / "metrics.json"
     try:
-        text = path.read_text("utf-8")
+        return json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ArtifactError(
             f"{path} is not there: `corellarec evaluate {run}` writes it"
         ) from error
-    return Evaluation.from_json(text, path)
+    except ValueError as error:
+        raise ArtifactError(
+            f"{path} is damaged: `corellarec evaluate {run}` writes it again"
+        ) from error
 
 
 @app.command()
@@ -501,18 +486,16 @@ def info(run: RunDirectory, as_json: Json = False) -> None:
     done["evaluated"] = (run / "metrics.json").exists()
     found: dict[str, Any] = {"run": str(run), "done": done}
     found["config"] = here.config.model_dump(mode="json")
-    metrics = None
     if done["evaluated"]:
-        metrics = _read_metrics(run)
-        found["metrics"] = json.loads(metrics.to_json())
+        found["metrics"] = _read_metrics(run)
     if as_json:
         _print_json(found)
         return
     out = Console()
     for name, is_done in done.items():
         out.print(f"{name:10} {'done' if is_done else 'not yet'}", highlight=False)
-    if metrics:
-        out.print(tables(metrics))
+    if done["evaluated"]:
+        out.print(tables(found["metrics"]))
 
 
 @app.command()

@@ -102,7 +102,8 @@ def scan_table(
 def _paths(patterns: str | tuple[str, ...], section: str) -> list[Path]:
     found = []
     for pattern in (patterns,) if isinstance(patterns, str) else patterns:
-        matches = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
+        path = os.path.expanduser(pattern)  # a name that is there may have brackets in it
+        matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
         if not matches:
             raise DataError(f"data.{section}.files: {pattern} matches no file")
         found += [Path(match) for match in matches]
@@ -219,13 +220,23 @@ def _features(
         table = _collect(scan_table(interactions, columns, "interactions"))
         parse, _ = time_parser(table, time_unit, lenient=True)
         first = [pl.col("id").cast(pl.String), parse(pl.col("time")).alias("time")]
-        table = table.with_columns(first).sort(*columns, nulls_last=True)
+        table = table.with_columns(first).sort(*_sort_keys(table), nulls_last=True)
         table = table.unique("id", keep="first", maintain_order=True).drop("time")
     return table.select(
         pl.col("id").cast(pl.String),
         *([_title(template, parts)] if title else []),
         *(_convert(field, table.schema, features.multi).alias(field.name) for field in fields),
     ).filter(pl.col("id").is_not_null())
+
+
+def _sort_keys(table: pl.DataFrame) -> list[pl.Expr]:
+    """Every column as something that can be sorted; lists by their text."""
+    return [
+        pl.col(name).cast(pl.List(pl.String)).list.join("|")
+        if isinstance(kind, pl.List | pl.Array)
+        else pl.col(name)
+        for name, kind in table.schema.items()
+    ]
 
 
 def _title(template: str, names: tuple[str, ...]) -> pl.Expr:
@@ -241,7 +252,7 @@ def _convert(field: Field, schema: pl.Schema, separators: dict[str, str]) -> pl.
         return column.cast(pl.String)
     if field.kind == "numeric":
         return column.cast(pl.Float64, strict=False)
-    if isinstance(found, pl.List):
+    if isinstance(found, pl.List | pl.Array):
         return column.cast(pl.List(pl.String)).list.unique(maintain_order=True)
     text = column.cast(pl.String)
     listed = text.str.extract_all(r'"(?:[^"\\]|\\.)*"').list.eval(pl.element().str.strip_chars('"'))
