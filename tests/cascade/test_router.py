@@ -10,7 +10,7 @@ from scipy.special import expit
 from scipy.stats import binomtest
 
 from corellarec.base.calibrate import fit_logistic
-from corellarec.base.errors import ArtifactError
+from corellarec.base.errors import ArtifactError, DataError
 from corellarec.base.metrics import log_loss, losses
 from corellarec.cascade.blend import fit_full, fit_plain
 from corellarec.cascade.fit import Judged, Population, fit_router
@@ -324,6 +324,36 @@ def test_a_threshold_takes_the_place_of_a_budget(policy, threshold):
     assert np.array_equal(routed, router.value(known(data), policy) > threshold)
     assert router.budget == routed.mean()
     assert router.rules[policy].share.routed / 3000 == pytest.approx(router.budget, abs=0.05)
+
+
+@pytest.mark.parametrize(("rows", "found"), [(7, "all 7 .* have label 1"), (0, "no validation")])
+def test_labels_of_one_class_are_refused_in_one_line(rows, found):
+    data = world(3)
+    few = {name: column[data["label"] == 1][:rows] for name, column in data.items()}
+    remedy = "needs both labels, 0 and 1: use more validation rows .cascade.validation_rows"
+    settings = {"policy": "gain", "combine": "blend", "seed": 0}
+
+    def both(data):
+        time, returning = np.arange(len(data["llm"])), np.zeros(len(data["llm"]), dtype=bool)
+        facts = known(data), data["label"], time, returning
+        return (
+            Judged(facts[0], data["llm"], data["label"], data["user"], time, returning),
+            Population(*facts),
+        )
+
+    for judged, population in ((both(few)[0], both(data)[1]), (both(data)[0], both(few)[1])):
+        with pytest.raises(DataError, match=f"router cannot be fitted: {found}.*{remedy}"):
+            fit_router(judged, population, **settings)
+    with pytest.raises(DataError, match="calibration needs labels of both kinds.*use more rows"):
+        fit_logistic(few["label"], few["crm"])
+
+
+def test_the_fewest_rows_that_can_be_fitted_route_none():
+    data = {name: column[:2] for name, column in world(3).items()}
+    data["label"] = np.array([0, 1], dtype=np.int8)
+    router = fit(data, data["llm"], budget=1.0)
+    assert "fewer than 30 cannot show a gain" in explain(router)
+    assert not router.routed(known(data)).any()
 
 
 def test_the_default_budget_is_a_tenth():

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
+from corellarec.base.errors import DataError
 from corellarec.base.metrics import Floats, Labels
 
 PENALTY = 1e3  # inverse strength of the ridge penalty: weak, for identifiability only
@@ -45,7 +46,15 @@ def fit_logistic(label: Labels, *inputs: Floats, free: int = 0) -> LogisticMap:
         label: ``(n,)`` of 0 and 1, both present.
         inputs: Arrays of ``n`` numbers.
         free: So many of the last inputs may have weights of either sign.
+
+    Raises:
+        DataError: If the labels are all alike, or there are none.
     """
+    if len(np.unique(label)) < 2:
+        found = f"all {len(label)} are {int(label[0])}" if len(label) else "there are none"
+        raise DataError(
+            f"a calibration needs labels of both kinds, 0 and 1, but {found}: use more rows"
+        )
     kept = list(range(len(inputs)))
     held = len(inputs) - free
     weights = np.zeros(len(inputs))

@@ -10,6 +10,7 @@ from scipy.stats import beta
 from sklearn.model_selection import GroupKFold
 
 from corellarec.base.calibrate import fit_logistic
+from corellarec.base.errors import DataError
 from corellarec.base.metrics import Floats, Labels, losses, sigmoid
 from corellarec.cascade.blend import Blend, fit_full, fit_plain
 from corellarec.cascade.budget import Mask
@@ -102,11 +103,14 @@ def fit_router(
             of a budget.
 
     Raises:
+        DataError: If the labels of the rows judged, or of all, are all alike.
         ValueError: If both a budget and a threshold are given.
     """
     if budget is not None and threshold is not None:
         raise ValueError(f"give a budget ({budget}) or a threshold ({threshold}), not both")
     budget = DEFAULT_BUDGET if budget is None else budget
+    _check_labels(judged.label, "validation rows that both models scored")
+    _check_labels(population.label, "validation rows")
     folds = _folds(judged)
     fit_blend = _better_blend(folds, judged)
     rows = _cross_fit(folds, judged, fit_blend, combine)
@@ -153,6 +157,16 @@ def fit_router(
             for name, mask in routed.items()
         },
     )
+
+
+def _check_labels(label: Labels, rows: str) -> None:
+    """Raise if there is nothing to fit a calibration on."""
+    if len(np.unique(label)) < 2:
+        found = f"all {len(label)} {rows} have label {label[0]}" if len(label) else f"no {rows}"
+        raise DataError(
+            f"the router cannot be fitted: {found}, and it needs both labels, 0 and 1: use more "
+            "validation rows (cascade.validation_rows, 0 is all; data.split)"
+        )
 
 
 Fold = tuple[NDArray[np.int64], NDArray[np.int64]]  # rows to fit on, rows held out
