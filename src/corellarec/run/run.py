@@ -29,7 +29,7 @@ from corellarec.cascade.router import Router, explain, fit_router
 from corellarec.config import LlmStageConfig, StageConfig
 from corellarec.crm.score import crm_logits
 from corellarec.evaluation.evaluate import Scores, evaluate
-from corellarec.llm.layout import build_layout
+from corellarec.llm.count import paper_tokens, tokens_alone
 from corellarec.llm.lora import (
     save_adapter,
     write_adapter,
@@ -517,25 +517,15 @@ class Run(Models):
         return result
 
     def cost(self, rows: Tensor, llm: dict[str, Any]) -> dict[str, Any]:
-        """Tokens a sample in both layouts, and time a sample of each model."""
+        """Tokens a sample in both layouts, and time a sample of each model.
+
+        The tokens of the paper's layout are None where the template has no text for it.
+        """
         _, tokenizer, layout = self.llm_parts
         samples = self.log.samples(rows[:: max(1, len(rows) // COST_SAMPLE)])
-        paper = self.config.llm.model_copy(update={"layout": "paper"})
-        lengths = {
-            "paper": build_layout(paper, self.log, tokenizer),
-            self.config.llm.layout: layout,
-        }
         tokens = {
-            name: float(
-                np.mean(
-                    [
-                        len(s.ids)
-                        for i in range(len(samples))
-                        for s in one.encode(samples[i : i + 1])
-                    ]
-                )
-            )
-            for name, one in lengths.items()
+            "paper": paper_tokens(self.config.llm, self.log, tokenizer, samples),
+            self.config.llm.layout: tokens_alone(layout, samples),
         }
         crm_ms = None
         if not self.is_external:
