@@ -1,5 +1,7 @@
 import sys
 from datetime import datetime
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -11,6 +13,7 @@ from torch import nn
 
 from corellarec.base.errors import ConfigError
 from corellarec.config import CRM_MODELS, CrmConfig
+from corellarec.crm import models
 from corellarec.crm.batch import CrmBatch, CrmReader, Distinct
 from corellarec.crm.build import build_crm
 from corellarec.crm.embedding import FusedEmbedding
@@ -194,6 +197,14 @@ def test_models_name_their_layers_and_score_alike_in_any_batch(log, name, own):
     }
     alone = torch.cat([crm_logits(model, reader, samples[i : i + 1]) for i in range(60)])
     torch.testing.assert_close(out.logit, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_every_file_of_an_architecture_is_a_model():
+    files = {path.stem for path in Path(models.__file__).parent.glob("*.py")}
+    with_one = {
+        f for f in files if hasattr(import_module(f"{models.__name__}.{f}"), "ARCHITECTURE")
+    }
+    assert with_one == set(CRM_MODELS)
 
 
 @pytest.mark.parametrize("name", CRM_MODELS)

@@ -23,8 +23,9 @@ from torch import nn
 
 from corellarec.base.cache import cache_dir, download_wheel
 from corellarec.base.errors import FetchError
-from corellarec.crm import autoint, dcnv2, deepfm, fibinet, fignn, finalmlp, fm, history, xdeepfm
+from corellarec.crm import history
 from corellarec.crm.layers import attend
+from corellarec.crm.models import autoint, dcnv2, deepfm, fibinet, fignn, finalmlp, fm, xdeepfm
 from corellarec.crm.models.deep import DeepNetwork
 from corellarec.data.fetch import RECBOLE
 

@@ -1,3 +1,5 @@
+from importlib.resources import files
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from transformers import AutoTokenizer
 
 from corellarec.base.errors import ConfigError, ModelError
 from corellarec.config import LlmConfig
+from corellarec.llm.count import paper_tokens, tokens_alone
 from corellarec.llm.layout import (
     PaperLayout,
     StreamLayout,
@@ -121,6 +124,37 @@ def test_paper_layout_scores_like_transformers(log, llm):
     found = LlmScorer(answer_model, layout, 700).logits(samples)
     expected = one_prompt_each(answer_model, layout.encode(samples), 20)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def changed(tmp_path, old, new):
+    """The path of a template that differs from the movies' in one place."""
+    text = (files("corellarec.llm") / "templates" / "movies.toml").read_text("utf-8")
+    assert old in text
+    path = tmp_path / "own.toml"
+    path.write_text(text.replace(old, new))
+    return str(path)
+
+
+def test_prompts_are_counted_whatever_their_answers(log, llm, tmp_path):
+    """A run in the stream layout counts the paper's tokens, and does not ask with them."""
+    tokenizer, samples = llm[1], log.samples(torch.arange(90, 100))
+    template = changed(tmp_path, '" no"', '" absolutely not"')
+    config = LlmConfig(template=template, history_length=3)
+    build_layout(config, log, tokenizer)
+    found = paper_tokens(config, log, tokenizer, samples)
+    sequences = PaperLayout(log, tokenizer, PAPER, 3).encode(samples)
+    assert found == np.mean([len(one.whole().ids) for one in sequences])
+    with pytest.raises(ModelError, match="splits the answer ' absolutely not'"):
+        build_layout(config.model_copy(update={"layout": "paper"}), log, tokenizer)
+
+
+def test_prompts_that_cannot_be_made_are_not_counted(log, llm, tmp_path):
+    config = LlmConfig(template=changed(tmp_path, "{target}", "{target} {mood}"))
+    assert paper_tokens(config, log, llm[1], log.samples(torch.arange(5))) is None
+    stream = build_layout(config, log, llm[1])
+    samples = log.samples(torch.tensor([0, 700]))
+    expected = [len(one.ids) for i in (0, 1) for one in stream.encode(samples[i : i + 1])]
+    assert tokens_alone(stream, samples) == np.mean(expected)
 
 
 @settings(max_examples=60, deadline=None)

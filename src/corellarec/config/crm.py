@@ -94,6 +94,7 @@ class ExternalConfig(Section):
     """What a score is: p(positive), or its logit."""
 
 
+# Each is a file in crm/models; "Adding a CRM" in docs/design.md.
 CRM_MODELS = ("lr", "fm", "deepfm", "xdeepfm", "autoint", "fibinet", "fignn", "dcnv2", "din", "bst",
               "finalmlp")  # fmt: skip
 

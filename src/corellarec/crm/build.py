@@ -10,21 +10,23 @@ from torch import nn
 from corellarec.base.device import pick_dtype
 from corellarec.base.errors import ConfigError
 from corellarec.config import CrmConfig
+from corellarec.crm.architecture import Architecture
 from corellarec.crm.history import MeanPooling, TargetAttention, TransformerPooling
 from corellarec.crm.model import Crm, FieldEncoder
-from corellarec.crm.models.autoint import AutoInt
-from corellarec.crm.models.dcnv2 import DCNv2
-from corellarec.crm.models.deep import DeepNetwork
-from corellarec.crm.models.deepfm import DeepFM
-from corellarec.crm.models.fibinet import FiBiNET
-from corellarec.crm.models.fignn import FiGNN
-from corellarec.crm.models.finalmlp import FinalMLP
-from corellarec.crm.models.fm import FM
-from corellarec.crm.models.lr import LogisticRegression
-from corellarec.crm.models.xdeepfm import XDeepFM
 from corellarec.data.log import Features
 
-WITH_FIRST_ORDER = ("fm", "deepfm", "xdeepfm", "autoint", "fibinet")
+
+def architecture(name: str) -> Architecture:
+    """What ``crm/models/NAME.py`` says of a CRM.
+
+    Args:
+        name: One of :data:`corellarec.config.CRM_MODELS`.
+
+    Example:
+        >>> architecture("bst").history
+        'transformer'
+    """
+    return importlib.import_module(f"corellarec.crm.models.{name}").ARCHITECTURE
 
 
 def build_crm(config: CrmConfig, features: Features, device: torch.device) -> nn.Module:
@@ -35,28 +37,25 @@ def build_crm(config: CrmConfig, features: Features, device: torch.device) -> nn
     """
     if ":" in config.model:
         return own_model(config, features).to(device)
+    model = architecture(config.model)
     try:
-        if config.model == "lr":
+        if model.is_linear:
             encoder = FieldEncoder(features, 1, MeanPooling(), config.id_dropout)
         else:
-            encoder = FieldEncoder(
-                features, config.embedding_dim, _pooling(config), config.id_dropout
-            )
+            pooling = _pooling(config, model)
+            encoder = FieldEncoder(features, config.embedding_dim, pooling, config.id_dropout)
         first_order = None
-        if config.model in WITH_FIRST_ORDER:
+        if model.has_first_order:
             first_order = FieldEncoder(features, 1, MeanPooling(), config.id_dropout)
-        network = _network(config, encoder, features)
+        network = model.network(config, encoder)
     except ValueError as error:
         raise ConfigError(f"crm ({config.model}): {error}") from error
     return Crm(encoder, network, first_order, pick_dtype(config.dtype, device)).to(device)
 
 
-def _pooling(config: CrmConfig) -> nn.Module:
-    kind = config.history
-    if kind == "auto":
-        kind = {"fm": "mean", "bst": "transformer"}.get(config.model, "attention")
+def _pooling(config: CrmConfig, model: Architecture) -> nn.Module:
     dim = config.embedding_dim
-    match kind:
+    match model.history if config.history == "auto" else config.history:
         case "attention":
             return TargetAttention(dim, config.attention.hidden)
         case "transformer":
@@ -64,40 +63,8 @@ def _pooling(config: CrmConfig) -> nn.Module:
             return TransformerPooling(
                 dim, config.history_length, of.heads, of.blocks, config.dropout
             )
-        case _:
+        case "mean":
             return MeanPooling()
-
-
-def _network(config: CrmConfig, encoder: FieldEncoder, features: Features) -> nn.Module:
-    fields, dim = encoder.fields, config.embedding_dim
-    deep, dropout = config.deep_layers, config.dropout
-    match config.model:
-        case "lr":
-            return LogisticRegression(fields)
-        case "fm":
-            return FM(dim)
-        case "deepfm":
-            return DeepFM(fields, dim, deep_layers=deep, dropout=dropout)
-        case "xdeepfm":
-            of = config.xdeepfm.model_dump()
-            return XDeepFM(fields, dim, deep_layers=deep, dropout=dropout, **of)
-        case "autoint":
-            of = config.autoint.model_dump()
-            return AutoInt(fields, dim, deep_layers=deep, dropout=dropout, **of)
-        case "fibinet":
-            of = config.fibinet.model_dump()
-            return FiBiNET(fields, dim, deep_layers=deep, dropout=dropout, **of)
-        case "fignn":
-            return FiGNN(fields, dim, **config.fignn.model_dump())
-        case "dcnv2":
-            of = config.dcnv2.model_dump()
-            return DCNv2(fields, dim, deep_layers=deep, dropout=dropout, **of)
-        case "finalmlp":
-            of = config.finalmlp.model_dump()
-            places = {"user_field": 0, "item_field": encoder.user_fields}
-            return FinalMLP(fields, dim, deep_layers=deep, dropout=dropout, **places, **of)
-        case _:  # din and bst
-            return DeepNetwork(fields, dim, deep_layers=deep, dropout=dropout)
 
 
 def own_model(config: CrmConfig, features: Features) -> nn.Module:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -62,8 +63,10 @@ class Text:
     Args:
         tokenizer: The model's.
 
-    Raises:
-        ModelError: If an answer is not a single token.
+    Example:
+        >>> text = Text(tokenizer)  # doctest: +SKIP
+        >>> text("Heat (1995) ->") + text(" Yes")  # doctest: +SKIP
+        [9659, 330, 33, 41, 41, 37, 25, 21083, 3771]
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -80,14 +83,22 @@ class Text:
         return [*self.tokenizer("")["input_ids"], *ids] if start else list(ids)
 
     def after(self, before: str, text: str) -> list[int]:
-        """Token ids that ``text`` adds when it follows ``before``."""
+        """Token ids that ``text`` adds when it follows ``before``.
+
+        Raises:
+            ModelError: If the tokenizer merges the two.
+        """
         prefix, whole = self(before), self(before + text)
         if whole[: len(prefix)] != prefix:
             raise ModelError(f"the tokenizer joins {before!r} and {text!r}: it cannot be used here")
         return whole[len(prefix) :]
 
     def answer(self, before: str, text: str) -> int:
-        """The single token that ``text`` is after ``before``."""
+        """The single token that ``text`` is after ``before``.
+
+        Raises:
+            ModelError: If it is several tokens there.
+        """
         ids = self.after(before, text)
         if len(ids) != 1:
             raise ModelError(
@@ -99,8 +110,10 @@ class Text:
 class Layout(Protocol):
     """Samples in, sequences of tokens out."""
 
-    answers: tuple[int, int]
-    """Token ids of no and yes."""
+    @property
+    def answers(self) -> tuple[int, int]:
+        """Token ids of no and yes."""
+        ...
 
     def encode(self, samples: Samples) -> list[TokenSequence]:
         """Sequences that together answer every sample once."""
@@ -258,7 +271,6 @@ class PaperLayout:
 
     Raises:
         ConfigError: If the template names what the log does not have.
-        ModelError: If an answer is not a single token.
 
     Source: Xi et al. 2024, https://arxiv.org/abs/2403.16378
     """
@@ -276,8 +288,20 @@ class PaperLayout:
         self.rated_fields = texts.of_items(template.rated, "paper.rated", "opinion")
         self.target_fields = texts.of_items(template.target, "paper.target")
         self.user_fields = texts.of_users(template.prompt, "paper.prompt", "history", "target")
-        end = re.split(r"[\s}]", template.prompt)[-1]
-        self.answers = (self.text.answer(end, template.no), self.text.answer(end, template.yes))
+
+    @property
+    def answers(self) -> tuple[int, int]:
+        """Token ids of no and yes; prompts can be encoded without them.
+
+        Raises:
+            ModelError: If an answer is not a single token.
+        """
+        return self._answers
+
+    @cached_property
+    def _answers(self) -> tuple[int, int]:
+        end, form = re.split(r"[\s}]", self.template.prompt)[-1], self.template
+        return self.text.answer(end, form.no), self.text.answer(end, form.yes)
 
     def prompt(self, user: int, begin: int, end: int, item: int) -> str:
         """The text for a target item whose user's history lies at history rows ``begin:end``."""
@@ -331,10 +355,19 @@ def build_layout(
     tokenizer: PreTrainedTokenizerBase,
     template: Template | None = None,
 ) -> Layout:
-    """The layout that a configuration asks for; the template is its own or the one given."""
+    """The layout that a configuration asks for; the template is its own or the one given.
+
+    Raises:
+        ConfigError: If the template cannot be read, or names what the log does not have.
+        ModelError: If an answer is not a single token.
+    """
     template = template or load_template(config.template)
     if config.layout == "paper":
-        return PaperLayout(log, tokenizer, template.paper, config.history_length, config.title_year)
+        paper = PaperLayout(
+            log, tokenizer, template.paper, config.history_length, config.title_year
+        )
+        _ = paper.answers  # errors now, not after minutes of training
+        return paper
     return StreamLayout(
         log, tokenizer, template.stream, config.history_length, config.window, config.title_year
     )

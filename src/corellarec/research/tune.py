@@ -1,6 +1,6 @@
 """Search for the CRM's hyper-parameters, on validation data only."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import reduce
 from pathlib import Path
@@ -13,9 +13,10 @@ from rich.console import Console
 
 from corellarec.base.artifacts import write_text
 from corellarec.base.errors import ConfigError
-from corellarec.config import Config, with_settings
+from corellarec.config import CRM_MODELS, Config, with_settings
+from corellarec.crm.architecture import DEEP_LAYERS, Architecture
 from corellarec.crm.batch import CrmReader
-from corellarec.crm.build import build_crm
+from corellarec.crm.build import architecture, build_crm
 from corellarec.run.run import Run
 from corellarec.run.workspace import difference, load_run_config, stage_seed
 from corellarec.train.checkpoint import Progress
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import BaseTrial
 
-DEEP = ("80", "200-80", "400-200", "256-128-64")
 METRIC = "crm_log_loss"
 
 Suggest = Callable[["BaseTrial", str], Any]
@@ -40,9 +40,10 @@ def _choice(*values: Any) -> Suggest:  # noqa: ANN401 (numbers or texts)
     return lambda trial, name: trial.suggest_categorical(name, values)
 
 
-def _layers(*values: str) -> Suggest:
+def _layers(*values: Sequence[int]) -> Suggest:
     """Widths of layers; Optuna wants texts."""
-    return lambda trial, name: _widths(trial.suggest_categorical(name, values))
+    texts = tuple("-".join(map(str, widths)) for widths in values)
+    return lambda trial, name: _widths(trial.suggest_categorical(name, texts))
 
 
 def _widths(text: str) -> list[int]:
@@ -55,27 +56,20 @@ COMMON: dict[str, Suggest] = {
     "stage1.weight_decay": _number(1e-4, 0.3, log=True),
 }
 EMBEDDED: dict[str, Suggest] = {"crm.embedding_dim": _choice(16, 32, 64)}
-WITH_DEEP: dict[str, Suggest] = EMBEDDED | {
-    "crm.deep_layers": _layers(*DEEP),
+DEEP: dict[str, Suggest] = {
+    "crm.deep_layers": _layers(*DEEP_LAYERS),
     "crm.dropout": _number(0.0, 0.7),
 }
-OWN: dict[str, dict[str, Suggest]] = {
-    "lr": {},
-    "fm": EMBEDDED,
-    "deepfm": WITH_DEEP,
-    "xdeepfm": WITH_DEEP | {"crm.xdeepfm.cin_layers": _layers("16", "32", "16-16", "32-32")},
-    "autoint": WITH_DEEP | {"crm.autoint.layers": _choice(1, 2, 3)},
-    "fibinet": WITH_DEEP | {"crm.fibinet.reduction": _choice(2, 3)},
-    "fignn": EMBEDDED | {"crm.fignn.steps": _choice(1, 2, 3), "crm.fignn.width": _choice(16, 32)},
-    "dcnv2": WITH_DEEP
-    | {
-        "crm.dcnv2.cross_layers": _choice(1, 2, 3, 4),
-        "crm.dcnv2.structure": _choice("parallel", "stacked"),
-    },
-    "din": WITH_DEEP | {"crm.attention.hidden": _choice(32, 64)},
-    "bst": WITH_DEEP | {"crm.transformer.blocks": _choice(1, 2)},
-    "finalmlp": WITH_DEEP | {"crm.finalmlp.second_layers": _layers(*DEEP)},
-}
+
+
+def _whole_space(model: Architecture) -> dict[str, Suggest]:
+    """Everything that is searched for a CRM that comes with the package."""
+    own = {
+        name: _layers(*values) if isinstance(values[0], tuple) else _choice(*values)
+        for name, values in model.search.items()
+    }
+    embedded = {} if model.is_linear else EMBEDDED
+    return COMMON | embedded | (DEEP if model.has_deep_part else {}) | own
 
 
 def search_space(model: str, given: Iterable[str]) -> dict[str, Suggest]:
@@ -87,7 +81,7 @@ def search_space(model: str, given: Iterable[str]) -> dict[str, Suggest]:
     if model == "external":
         raise ConfigError("crm.model = 'external' is trained elsewhere: there is nothing to search")
     space = {"stage1.learning_rate": COMMON["stage1.learning_rate"]}
-    space = COMMON | OWN[model] if model in OWN else space
+    space = _whole_space(architecture(model)) if model in CRM_MODELS else space
     left = {name: suggest for name, suggest in space.items() if name not in set(given)}
     if not left:
         raise ConfigError("nothing is left to search: every setting of the space is given")

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from corellarec.config import CrmConfig
+from corellarec.crm.architecture import Architecture
 from corellarec.crm.layers import MLP, attend, named
-from corellarec.crm.model import CrmOutput
+from corellarec.crm.model import CrmOutput, FieldEncoder
 
 
 class InteractingLayer(nn.Module):
@@ -85,3 +87,17 @@ class AutoInt(nn.Module):
         deep = self.deep(fields.flatten(1))
         logit = self.head(torch.cat([attended[-1], *deep[-1:]], 1)).squeeze(1)
         return CrmOutput(logit, named("attention", attended) | named("deep", deep))
+
+
+def build(config: CrmConfig, encoder: FieldEncoder) -> AutoInt:
+    """The network that the settings ask for, over the fields of ``encoder``."""
+    return AutoInt(
+        encoder.fields,
+        config.embedding_dim,
+        deep_layers=config.deep_layers,
+        dropout=config.dropout,
+        **config.autoint.model_dump(),
+    )
+
+
+ARCHITECTURE = Architecture(build, has_first_order=True, search={"crm.autoint.layers": (1, 2, 3)})

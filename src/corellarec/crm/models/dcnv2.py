@@ -6,8 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from corellarec.config import CrmConfig
+from corellarec.crm.architecture import Architecture
 from corellarec.crm.layers import MLP, named
-from corellarec.crm.model import CrmOutput
+from corellarec.crm.model import CrmOutput, FieldEncoder
 
 
 class CrossNetwork(nn.Module):
@@ -139,3 +141,23 @@ class DCNv2(nn.Module):
         last = deep[-1:] if self.stacked and deep else [crossed[-1], *deep[-1:]]
         logit = self.head(torch.cat(last, 1)).squeeze(1)
         return CrmOutput(logit, named("cross", crossed) | named("deep", deep))
+
+
+def build(config: CrmConfig, encoder: FieldEncoder) -> DCNv2:
+    """The network that the settings ask for, over the fields of ``encoder``."""
+    return DCNv2(
+        encoder.fields,
+        config.embedding_dim,
+        deep_layers=config.deep_layers,
+        dropout=config.dropout,
+        **config.dcnv2.model_dump(),
+    )
+
+
+ARCHITECTURE = Architecture(
+    build,
+    search={
+        "crm.dcnv2.cross_layers": (1, 2, 3, 4),
+        "crm.dcnv2.structure": ("parallel", "stacked"),
+    },
+)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from corellarec.config import CrmConfig
 from corellarec.crm.layers import MLP, named
-from corellarec.crm.model import CrmOutput
+from corellarec.crm.model import CrmOutput, FieldEncoder
 
 
 class DeepNetwork(nn.Module):
@@ -37,3 +38,13 @@ class DeepNetwork(nn.Module):
         deep = self.deep(features)
         logit = self.head((deep or [features])[-1]).squeeze(1)
         return CrmOutput(logit, named("deep", deep))
+
+
+def build(config: CrmConfig, encoder: FieldEncoder) -> DeepNetwork:
+    """The network that the settings ask for, over the fields of ``encoder``."""
+    return DeepNetwork(
+        encoder.fields,
+        config.embedding_dim,
+        deep_layers=config.deep_layers,
+        dropout=config.dropout,
+    )

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from corellarec.config import CrmConfig
+from corellarec.crm.architecture import Architecture
 from corellarec.crm.layers import MLP, named
-from corellarec.crm.model import CrmOutput
+from corellarec.crm.model import CrmOutput, FieldEncoder
 from corellarec.crm.models.fm import pair_products
 
 
@@ -36,3 +38,16 @@ class DeepFM(nn.Module):
         deep = self.deep(features)
         logit = self.head((deep or [features])[-1]).squeeze(1) + pairs.sum(1)
         return CrmOutput(logit, {"pairs": pairs} | named("deep", deep))
+
+
+def build(config: CrmConfig, encoder: FieldEncoder) -> DeepFM:
+    """The network that the settings ask for, over the fields of ``encoder``."""
+    return DeepFM(
+        encoder.fields,
+        config.embedding_dim,
+        deep_layers=config.deep_layers,
+        dropout=config.dropout,
+    )
+
+
+ARCHITECTURE = Architecture(build, has_first_order=True)

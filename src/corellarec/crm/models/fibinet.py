@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from corellarec.config import CrmConfig
+from corellarec.crm.architecture import Architecture
 from corellarec.crm.layers import MLP, named
-from corellarec.crm.model import CrmOutput
+from corellarec.crm.model import CrmOutput, FieldEncoder
 
 
 class SqueezeExcitation(nn.Module):
@@ -86,3 +88,17 @@ class FiBiNET(nn.Module):
         deep = self.deep(features)
         logit = self.head((deep or [features])[-1]).squeeze(1)
         return CrmOutput(logit, named("deep", deep))
+
+
+def build(config: CrmConfig, encoder: FieldEncoder) -> FiBiNET:
+    """The network that the settings ask for, over the fields of ``encoder``."""
+    return FiBiNET(
+        encoder.fields,
+        config.embedding_dim,
+        deep_layers=config.deep_layers,
+        dropout=config.dropout,
+        **config.fibinet.model_dump(),
+    )
+
+
+ARCHITECTURE = Architecture(build, has_first_order=True, search={"crm.fibinet.reduction": (2, 3)})

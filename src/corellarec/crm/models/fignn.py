@@ -4,8 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
+from corellarec.config import CrmConfig
+from corellarec.crm.architecture import Architecture
 from corellarec.crm.layers import attend
-from corellarec.crm.model import CrmOutput
+from corellarec.crm.model import CrmOutput, FieldEncoder
 
 
 class GraphLayer(nn.Module):
@@ -84,3 +86,15 @@ class FiGNN(nn.Module):
         edges = leaky_relu(self.edge_to(states) + self.edge_from(states).transpose(1, 2))
         own = torch.eye(states.shape[1], dtype=torch.bool, device=states.device)
         return edges.float().masked_fill(own, -torch.inf).softmax(2)
+
+
+def build(config: CrmConfig, encoder: FieldEncoder) -> FiGNN:
+    """The network that the settings ask for, over the fields of ``encoder``."""
+    return FiGNN(encoder.fields, config.embedding_dim, **config.fignn.model_dump())
+
+
+ARCHITECTURE = Architecture(
+    build,
+    has_deep_part=False,
+    search={"crm.fignn.steps": (1, 2, 3), "crm.fignn.width": (16, 32)},
+)

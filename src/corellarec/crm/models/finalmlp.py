@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from corellarec.config import CrmConfig
+from corellarec.crm.architecture import DEEP_LAYERS, Architecture
 from corellarec.crm.layers import MLP, named
-from corellarec.crm.model import CrmOutput
+from corellarec.crm.model import CrmOutput, FieldEncoder
 
 
 class Gate(nn.Module):
@@ -104,3 +106,19 @@ class FinalMLP(nn.Module):
         deep, second = self.deep(gated[0]), self.second(gated[1])
         logit = self.fusion((deep or gated[:1])[-1], (second or gated[1:])[-1])
         return CrmOutput(logit, named("second", second) | named("deep", deep))
+
+
+def build(config: CrmConfig, encoder: FieldEncoder) -> FinalMLP:
+    """The network that the settings ask for, over the fields of ``encoder``."""
+    return FinalMLP(
+        encoder.fields,
+        config.embedding_dim,
+        user_field=0,
+        item_field=encoder.user_fields,
+        deep_layers=config.deep_layers,
+        dropout=config.dropout,
+        **config.finalmlp.model_dump(),
+    )
+
+
+ARCHITECTURE = Architecture(build, search={"crm.finalmlp.second_layers": DEEP_LAYERS})

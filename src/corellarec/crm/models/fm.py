@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from corellarec.crm.model import CrmOutput
+from corellarec.config import CrmConfig
+from corellarec.crm.architecture import Architecture
+from corellarec.crm.model import CrmOutput, FieldEncoder
 
 
 def pair_products(fields: Tensor) -> Tensor:
@@ -31,3 +33,11 @@ class FM(nn.Module):
         """Score ``(batch, fields, dim)`` floats."""
         pairs = pair_products(fields)
         return CrmOutput(pairs.sum(1) + self.bias, {"pairs": pairs})
+
+
+def build(config: CrmConfig, encoder: FieldEncoder) -> FM:
+    """The network that the settings ask for, over the fields of ``encoder``."""
+    return FM(config.embedding_dim)
+
+
+ARCHITECTURE = Architecture(build, history="mean", has_first_order=True, has_deep_part=False)

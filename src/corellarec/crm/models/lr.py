@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from corellarec.crm.model import CrmOutput
+from corellarec.config import CrmConfig
+from corellarec.crm.architecture import Architecture
+from corellarec.crm.model import CrmOutput, FieldEncoder
 
 
 class LogisticRegression(nn.Module):
@@ -24,3 +26,11 @@ class LogisticRegression(nn.Module):
         """Score ``(batch, fields, 1)`` floats; the layer is what each field adds."""
         weights = fields.squeeze(2)
         return CrmOutput(weights.sum(1) + self.bias, {"fields": weights})
+
+
+def build(config: CrmConfig, encoder: FieldEncoder) -> LogisticRegression:
+    """The network that the settings ask for, over the fields of ``encoder``."""
+    return LogisticRegression(encoder.fields)
+
+
+ARCHITECTURE = Architecture(build, history="mean", is_linear=True, has_deep_part=False)

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from corellarec.config import CrmConfig
+from corellarec.crm.architecture import Architecture
 from corellarec.crm.layers import MLP, named
-from corellarec.crm.model import CrmOutput
+from corellarec.crm.model import CrmOutput, FieldEncoder
 
 
 class CompressedInteractionNetwork(nn.Module):
@@ -82,3 +84,21 @@ class XDeepFM(nn.Module):
         last = (deep or [features])[-1]
         logit = self.head(torch.cat([*cin, last], 1)).squeeze(1)
         return CrmOutput(logit, named("cin", cin) | named("deep", deep))
+
+
+def build(config: CrmConfig, encoder: FieldEncoder) -> XDeepFM:
+    """The network that the settings ask for, over the fields of ``encoder``."""
+    return XDeepFM(
+        encoder.fields,
+        config.embedding_dim,
+        deep_layers=config.deep_layers,
+        dropout=config.dropout,
+        **config.xdeepfm.model_dump(),
+    )
+
+
+ARCHITECTURE = Architecture(
+    build,
+    has_first_order=True,
+    search={"crm.xdeepfm.cin_layers": ((16,), (32,), (16, 16), (32, 32))},
+)

@@ -1,0 +1,42 @@
+"""What a CRM's file in ``crm/models`` says of it beside its network.
+
+To add a CRM, write ``crm/models/NAME.py`` with the network and an ``ARCHITECTURE``, and add NAME to
+``CRM_MODELS`` in ``config/crm.py``; settings of its own are a section there.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import nn
+
+from corellarec.config import CrmConfig
+from corellarec.crm.model import FieldEncoder
+
+DEEP_LAYERS = ((80,), (200, 80), (400, 200), (256, 128, 64))  # widths that `tune` tries
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A CRM that comes with the package: its network, and what goes around it.
+
+    Args:
+        network: Makes the network over the fields of an encoder, with fresh weights.
+        history: What ``crm.history = "auto"`` means.
+        has_first_order: Whether a linear term, an encoder of width 1, is added to the logit.
+        is_linear: Whether the network reads fields of width 1, whatever ``crm.embedding_dim`` is.
+        has_deep_part: Whether it reads ``crm.deep_layers`` and ``crm.dropout``.
+        search: Values that ``corellarec tune`` tries of settings of its own, by their names; a
+            sequence of widths is one value.
+
+    Example:
+        >>> Architecture(lambda config, encoder: FM(config.embedding_dim), history="mean")
+        ... # doctest: +SKIP
+    """
+
+    network: Callable[[CrmConfig, FieldEncoder], nn.Module]
+    history: Literal["mean", "attention", "transformer"] = "attention"
+    has_first_order: bool = False
+    is_linear: bool = False
+    has_deep_part: bool = True
+    search: Mapping[str, Sequence[Any]] = field(default_factory=dict)
