@@ -328,7 +328,7 @@ def main() -> None:
         "--large", type=int, default=1_000_000, help="users, and items, of the synthetic log"
     )
     options.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
-    given = parse(options, quick={"rounds": 3, "steps": 20, "large": 200_000})
+    given = parse(options, quick={"rounds": 3, "steps": 10, "large": 100_000})
     logging.disable(logging.INFO)
     warnings.filterwarnings("ignore")
     if given.memory_of:
