@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: help setup setup-dev demo test check format docs clean
+.PHONY: coverage help setup setup-dev demo test check format docs dist docker clean
 
 help:  ## Say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ demo: setup  ## Train both models on MovieLens-100K and write runs/quick/report.
 test: setup-dev  ## Run the tests
 	$(BIN)/python -m pytest
 
+coverage: setup-dev  ## Run the tests and print their coverage; a third slower
+	$(BIN)/python -m pytest --cov
+
 check: setup-dev  ## Lint, check types, check that imports point down
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,5 +49,14 @@ format: setup-dev  ## Format the code
 docs: setup-dev  ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-clean:  ## Remove .venv; runs/ and the cache stay
-	rm -rf .venv
+dist: setup-dev  ## Build the sdist and the wheel into dist/
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
+docker:  ## Build the image corellarec (CPU) from the wheel
+	@docker info >/dev/null 2>&1 || { echo "make docker needs docker with its daemon running: docker info fails" >&2; exit 1; }
+	$(MAKE) dist
+	docker build --tag corellarec .
+
+clean:  ## Remove .venv, dist/ and site/; runs/ and the cache stay
+	rm -rf .venv dist site

@@ -32,7 +32,7 @@ def main() -> None:
     own, stock = AnswerModel(here.new_model(), layout.answers), here.new_model()
     user = int(torch.bincount(log.user).argmax())
     items = torch.arange(here.given.rows)
-    samples = log.pairs(torch.full_like(items, user), items)
+    samples = log.candidates(torch.full_like(items, user), items)
     chosen = spread(len(samples), here.given.peer_rows).tolist()
     prompts = [alone(layout, samples, i) for i in chosen]
     batches = list(naive_batches(prompts, here.device))

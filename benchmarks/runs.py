@@ -9,7 +9,13 @@ from torch import Tensor
 from corellarec.base.metrics import Floats
 from corellarec.config import Config
 from corellarec.crm.score import crm_logits
-from corellarec.run.run import Run
+from corellarec.evaluation.run import evaluate_run
+from corellarec.run.prepare import prepare_log
+from corellarec.run.records import read_run_config
+from corellarec.run.stages import train_stage
+from corellarec.run.steps import run_steps
+from corellarec.run.weights import trained_crm
+from corellarec.run.workspace import Workspace
 
 QUIET = Console(quiet=True)
 
@@ -31,16 +37,19 @@ class Training:
 
 def train_run(config: Config, directory: Path) -> None:
     """Do all steps of a run."""
-    Run(config, directory, QUIET).everything()
+    workspace = Workspace(config, directory, QUIET)
+    run_steps(workspace)
+    evaluate_run(workspace)
 
 
 def train_crm(config: Config, directory: Path) -> Training:
     """Train stage 1 of a run, or find it done."""
-    run = Run(config, directory, QUIET)
-    run.start()
-    run.prepare()
-    facts = run.train_stage(1)
-    return Training(facts["step"], facts["seconds"], facts["best"]["crm."])
+    workspace = Workspace(config, directory, QUIET)
+    workspace.start()
+    prepare_log(workspace)
+    state = train_stage(workspace, 1)
+    assert state is not None  # stage 1 is skipped for external CRMs alone
+    return Training(state.step, state.seconds, state.best["crm."])
 
 
 class TrainedCrm:
@@ -55,9 +64,9 @@ class TrainedCrm:
     """
 
     def __init__(self, directory: Path) -> None:
-        run = Run.open(directory, QUIET)
+        run = Workspace(read_run_config(directory), directory, QUIET)
         self.name, self.log, self._reader = directory.name, run.log, run.reader
-        self._model = run.trained_crm(stage=1)
+        self._model = trained_crm(run, stage=1)
 
     def logits(self, rows: Tensor) -> Floats:
         """``(n,)`` logits of rows of the log."""

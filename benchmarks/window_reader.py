@@ -49,7 +49,7 @@ def our_readers(log: Log, batches: int) -> dict[str, Callable[[], float]]:
     drawn = [torch.randint(len(log), (BATCH,), generator=generator) for _ in range(batches)]
 
     def window(rows: torch.Tensor) -> None:
-        reader.window(log.samples(rows))
+        reader.history(log.samples(rows))
         log.test_labels(rows, "benchmark")
 
     def milliseconds(read: Callable[[torch.Tensor], Any]) -> float:
@@ -71,7 +71,7 @@ def write_lists(log: Log, path: Path) -> None:
     reader = CrmReader(log, LENGTH, CPU)
     pieces = []
     for rows in torch.arange(len(log)).split(500_000):
-        item, liked, mask = reader.window(log.samples(rows))
+        item, liked, mask = reader.history(log.samples(rows))
         pieces.append(
             pl.DataFrame(
                 {

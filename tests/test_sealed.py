@@ -7,21 +7,19 @@ from rich.console import Console
 
 from corellarec.base.artifacts import sha256
 from corellarec.config import load_config
-from corellarec.run.run import STAGES, Run
+from corellarec.evaluation.run import evaluate_run
+from corellarec.run.scores import score
+from corellarec.run.steps import run_steps
+from corellarec.run.workspace import STAGES, Workspace
 
 TEACH = ["distill.rows=200", "distill.weights=[0.5]"]
 
 
 def fitted(config, directory):
     """A run up to its fitted cascade, and what came of it."""
-    run = Run(config, directory, Console(quiet=True))
-    run.start()
-    run.prepare()
-    for number in STAGES:
-        run.train_stage(number)
-    run.distil()
-    run.score("test", 0)
-    run.fit()
+    run = Workspace(config, directory, Console(quiet=True))
+    run_steps(run)
+    score(run, "test", 0)
     steps = [*(f"stage{n}" for n in STAGES), "distilled"]
     weights = [sha256(directory / step / "model.safetensors") for step in steps]
     router = json.loads((directory / "cascade" / "cascade.json").read_text())["router"]
@@ -51,7 +49,7 @@ def before(tiny_settings, tmp_path_factory):
 def test_the_door_opens_for_the_evaluation_alone(before):
     run, _, _ = before
     assert run.log.opened == []
-    run.evaluate()
+    evaluate_run(run)
     assert run.log.opened == ["evaluate"]
 
 

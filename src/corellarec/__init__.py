@@ -1,1 +1,75 @@
-"""Train a recommender and a language model together; let each answer what it is good at."""
+"""Train a conventional recommender and a language model together; route samples between them.
+
+Names are loaded when they are first used: ``import corellarec`` alone loads neither torch nor
+polars.
+
+Example:
+    >>> import corellarec as cr
+    >>> model = cr.CoReLLa.from_preset("quick")
+    >>> cascade = model.fit()  # doctest: +SKIP
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from corellarec.api import CoReLLa, evaluate
+    from corellarec.base.errors import (
+        ArtifactError,
+        ConfigError,
+        CorellarecError,
+        DataError,
+        FetchError,
+        ModelError,
+        RemoteError,
+    )
+    from corellarec.cascade.cascade import Cascade
+    from corellarec.config import Config
+    from corellarec.evaluation.audit import Audit, audit
+    from corellarec.evaluation.results import Evaluation
+
+_PLACES = {
+    "CoReLLa": "corellarec.api",
+    "evaluate": "corellarec.api",
+    "Cascade": "corellarec.cascade.cascade",
+    "Config": "corellarec.config",
+    "Audit": "corellarec.evaluation.audit",
+    "audit": "corellarec.evaluation.audit",
+    "Evaluation": "corellarec.evaluation.results",
+    "CorellarecError": "corellarec.base.errors",
+    "ArtifactError": "corellarec.base.errors",
+    "ConfigError": "corellarec.base.errors",
+    "DataError": "corellarec.base.errors",
+    "FetchError": "corellarec.base.errors",
+    "ModelError": "corellarec.base.errors",
+    "RemoteError": "corellarec.base.errors",
+}
+
+__all__ = [
+    "ArtifactError",
+    "Audit",
+    "Cascade",
+    "CoReLLa",
+    "Config",
+    "ConfigError",
+    "CorellarecError",
+    "DataError",
+    "Evaluation",
+    "FetchError",
+    "ModelError",
+    "RemoteError",
+    "audit",
+    "evaluate",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever the name stands for)
+    if name == "__version__":
+        return import_module("importlib.metadata").version("corellarec")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'corellarec' has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,14 +1,19 @@
 """The bootstrap against its definition, and AUC by user against scikit-learn."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from corellarec.base import bootstrap as bootstrap_module
 from corellarec.base import metrics
 from corellarec.base.bootstrap import Bootstrap, interval
 from corellarec.base.metrics import METRICS
+
+ALL = (*METRICS, "uauc")
 
 
 def draw(seed, rows=400, users=23, levels=None):
@@ -24,7 +29,7 @@ def draw(seed, rows=400, users=23, levels=None):
 def rows_of(bootstrap, user):
     """The rows of each resample, one by one."""
     users = np.unique(user)
-    for count in bootstrap._count.astype(int):
+    for count in np.concatenate([block for _, block in bootstrap._counts()]).astype(int):
         yield np.concatenate([np.flatnonzero(user == u) for u, n in zip(users, count, strict=True)
                               for _ in range(n)])  # fmt: skip
 
@@ -59,6 +64,49 @@ def test_auc_of_users(seed, levels):
     found = metrics.user_aucs(label, p, user)
     assert found == pytest.approx(np.array(expected), abs=1e-12, nan_ok=True)
     assert metrics.uauc(label, p, user) == pytest.approx(np.nanmean(expected))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_blocks_change_no_bit(monkeypatch, kept):
+    user, label, p = draw(4, levels=9)
+    if not kept:
+        monkeypatch.setattr(bootstrap_module, "MAX_KEPT", 0)
+    part, whole = p > 0.4, Bootstrap(user, 50, seed=3)
+    expected = {m: (whole(m, label, p), whole.of(part)(m, label[part], p[part])) for m in ALL}
+    monkeypatch.setattr(bootstrap_module, "BLOCK", 23 * 8)
+    blocks = Bootstrap(user, 50, seed=3)
+    assert sum(1 for _ in blocks._counts()) == 7
+    for metric, (of_all, of_part) in expected.items():
+        assert np.array_equal(blocks(metric, label, p), of_all)
+        assert np.array_equal(blocks.of(part)(metric, label[part], p[part]), of_part)
+    if kept:
+        counts = np.random.default_rng(3).multinomial(23, np.full(23, 1 / 23), 50)
+        assert np.array_equal(np.concatenate([block for _, block in blocks._counts()]), counts)
+
+
+def test_what_is_drawn_again_is_a_bootstrap_too(monkeypatch):
+    user, label, p = draw(6)
+    monkeypatch.setattr(bootstrap_module, "MAX_KEPT", 0)
+    bootstrap = Bootstrap(user, 20, seed=1)
+    counts = np.concatenate([block for _, block in bootstrap._counts()])
+    assert (counts.sum(1) == 23).all()
+    assert len(np.unique(counts, axis=0)) == 20
+    expected = [metrics.auc(label[rows], p[rows]) for rows in rows_of(bootstrap, user)]
+    assert bootstrap("auc", label, p) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.slow
+def test_a_million_users_take_little_memory():
+    generator = np.random.default_rng(0)
+    user, p = np.arange(1_000_000), generator.random(1_000_000)
+    label = (generator.random(1_000_000) < p).astype(np.int8)
+    tracemalloc.start()
+    low, high = interval(Bootstrap(user, 1000, seed=0)("log_loss", label, p))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.5e9
+    error = metrics.losses(label, p).std() / 1000
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.1)
 
 
 def test_uauc_and_calibration_resample_their_own_value():

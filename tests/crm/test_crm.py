@@ -2,6 +2,7 @@ import sys
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -55,7 +56,8 @@ def test_numbers_and_vectors_are_projected():
     numbers = torch.randn(4, 4)
     out, _ = embedded(embedding, users=[[1]] * 4, user_values=numbers)
     assert out.shape == (4, 3, 2)
-    price, text = embedding.user.projections
+    projections: Any = embedding.user.projections
+    price, text = projections
     torch.testing.assert_close(out[:, 1], numbers[:, :1] * price.weight.squeeze(1))
     torch.testing.assert_close(out[:, 2], numbers[:, 1:] @ text.weight.T)
 
@@ -185,7 +187,7 @@ def small(model, **more):
 def test_models_name_their_layers_and_score_alike_in_any_batch(log, name, own):
     config = small(own if name == "own" else name)
     torch.manual_seed(0)
-    model = build_crm(config, log.features, CPU).eval()
+    model: Any = build_crm(config, log.features, CPU).eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2)
     reader = CrmReader(log, 6, CPU)
@@ -235,7 +237,7 @@ def test_bf16_products_are_close(log, name):
 
 def test_low_rank_and_stacked_are_settings(log):
     config = small("dcnv2", dcnv2={"rank": 4, "structure": "stacked", "cross_layers": 1})
-    model = build_crm(config, log.features, CPU)
+    model: Any = build_crm(config, log.features, CPU)
     assert set(model.layer_widths) == {"cross1", "deep1", "deep2"}
     assert model.network.head.in_features == 8
 

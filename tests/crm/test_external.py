@@ -8,6 +8,7 @@ import torch
 from corellarec.base.errors import ConfigError, DataError
 from corellarec.config import ExternalConfig, load_config
 from corellarec.crm.external import external_logits
+from corellarec.data.log import Log
 
 
 @pytest.fixture
@@ -52,10 +53,15 @@ def test_logits_are_taken_as_they_are_and_certain_probabilities_stay_finite(log,
 
 
 def test_times_may_be_missing_where_pairs_are_unique(log, scored, tmp_path):
-    once = not scored.select("user", "item").is_duplicated().any()
-    assert not once  # the small log repeats pairs: times are needed
     with pytest.raises(DataError, match="more than once: give the times as well"):
         read(log, scored.drop("time"), tmp_path / "s.parquet")
+    rows = log.rows.unique(["user", "item"], keep="first", maintain_order=True)
+    once = Log(rows, log.users, log.items, log.features)
+    scores = scored.sort("time").unique(["user", "item"], keep="first", maintain_order=True)
+    timed = read(once, scores, tmp_path / "s.parquet")
+    untimed = read(once, scores.drop("time"), tmp_path / "s.parquet")
+    torch.testing.assert_close(untimed, timed, equal_nan=True)
+    assert untimed.isfinite().sum() == ((once.split == 1) | (once.split == 2)).sum() > 0
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import sys
 import types
 import zipfile
+from typing import Any
 
 import pytest
 import torch
@@ -120,7 +121,7 @@ def test_compressed_interactions_equal_fuxictr():
 @pytest.mark.parametrize("deep", [DEEP, ()])
 def test_autoint(deep):
     peer = Peer(AutoInt, att_layer_num=2, att_head_num=2, dnn_hidden_units=deep)
-    network = autoint.AutoInt(
+    network: Any = autoint.AutoInt(
         FIELDS, DIM, layers=2, width=DIM, heads=2, deep_layers=deep, dropout=0.3
     )
     for layer, other in zip(network.layers, peer.model.int_layers, strict=True):
@@ -141,7 +142,8 @@ def test_fibinet():
     copy([network.bilinear.weight], [bilinear])
     copy_deep(network.deep, peer.model.dnn)
     # Theirs puts the weighed pairs first.
-    first = network.deep.layers[0][0].weight
+    deep: Any = network.deep
+    first = deep.layers[0][0].weight
     copy([first], [first.detach().unflatten(1, (2, -1)).flip(1).flatten(1)])
     copy(network.head.parameters(), [peer.model.dnn_linear.weight, torch.zeros(1)])
     peer.check(network)
@@ -237,6 +239,7 @@ def a_history():
 def test_din_attention(a_history, peer):
     target, table, index, mask, rows = a_history
     pooling = history.TargetAttention(DIM, 10)
+    hidden: Any
     if peer == "fuxictr":
         theirs = DIN_Attention(DIM, [10], use_softmax=True)
         hidden, out = (m for m in theirs.attention_layer.modules() if isinstance(m, nn.Linear))
@@ -262,7 +265,8 @@ def test_transformer_pooling_is_the_targets_output(a_history):
     target, table, index, mask, rows = a_history
     pooling = history.TransformerPooling(DIM, 7, heads=2, blocks=2, dropout=0.3).eval()
     layers = []
-    for block in pooling.blocks:
+    blocks: Any = pooling.blocks
+    for block in blocks:
         layer = nn.TransformerEncoderLayer(DIM, 2, 4 * DIM, 0.3, batch_first=True)
         copy(layer.self_attn.parameters(), block.attention.parameters())
         forward = [*layer.linear1.parameters(), *layer.linear2.parameters()]
@@ -308,6 +312,7 @@ def test_finalmlp():
     ).eval()  # fmt: skip
     fields = torch.randn(BATCH, FIELDS, DIM)
     width, streams = FIELDS * DIM, []
+    deep: Any
     for place, gate, deep in ((0, 0, network.deep), (3, 1, network.second)):
         gates = MLP_Block(DIM, [5], output_dim=width, output_activation="Sigmoid")
         copy(gates.parameters(), network.gates[gate].parameters())
@@ -337,8 +342,8 @@ def recbole_fignn(monkeypatch):
         source = archive.read("recbole/model/context_aware_recommender/fignn.py").decode()
     for name in ("recbole", "recbole.utils", "recbole.model", "recbole.model.abstract_recommender"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    sys.modules["recbole.utils"].InputType = types.SimpleNamespace(POINTWISE=0)
-    sys.modules["recbole.model.abstract_recommender"].ContextRecommender = object
+    vars(sys.modules["recbole.utils"])["InputType"] = types.SimpleNamespace(POINTWISE=0)
+    vars(sys.modules["recbole.model.abstract_recommender"])["ContextRecommender"] = object
     found = {}
     exec(compile(source, "fignn.py", "exec"), found)
     return found

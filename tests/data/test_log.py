@@ -20,12 +20,6 @@ def test_a_history_is_the_users_own_earlier_rows(log, data):
     assert earlier.sum() == end - begin
 
 
-def test_pairs_have_all_of_the_users_rows_and_unknown_users_none(log):
-    samples = log.pairs(torch.tensor([3, -1]), torch.tensor([5, 5]))
-    assert samples.end[0] - samples.begin[0] == (log.user == 3).sum()
-    assert samples.end[1] == samples.begin[1]
-
-
 def test_code_matrix_holds_every_value_once(log):
     names = [feature.name for feature in log.features.item]
     start = sum(f.width for f in log.features.item[: names.index("genres")])
@@ -46,8 +40,8 @@ def test_a_history_of_positives_is_the_users_earlier_likes(log, data):
     window = slice(int(samples.begin), int(samples.end))
     assert likes.history_item[window].tolist() == log.item[earlier].tolist()
     assert (likes.history_label[window] == 1).all()
-    pair = likes.pairs(log.user[row : row + 1].long(), torch.tensor([0]))
-    assert pair.end - pair.begin == ((log.user == log.user[row]) & (log._label == 1)).sum()
+    begin, end = likes.history_range(log.user[row : row + 1].long())
+    assert end - begin == ((log.user == log.user[row]) & (log._label == 1)).sum()
 
 
 def test_missing_log_is_an_artifact_error(tmp_path):
@@ -63,3 +57,31 @@ def test_labels_of_test_rows_are_read_through_one_door(log):
     before = len(log.opened)
     assert log.test_labels(rows[3:], "a test").tolist() == log.history_label[rows[3:]].tolist()
     assert log.opened[before:] == ["a test"]
+
+
+@pytest.mark.parametrize("history", ["all", "positives"])
+def test_a_pair_is_scored_as_of_its_time_or_of_its_own_row(log, history):
+    log = Log(log.rows, log.users, log.items, log.features, history)
+    rows = torch.arange(0, len(log), 7)
+    user, item = log.user[rows].long(), log.item[rows].long()
+    expected = log.samples(rows)
+    timed = log.pairs(user, item, log.time[rows])
+    own = log.pairs(user, item)
+    for i, row in enumerate(rows.tolist()):
+        before = (log.history_user == user[i]) & (log.history_time < log.time[row])
+        assert int(timed.end[i] - timed.begin[i]) == int(before.sum())
+        same = (log.user == user[i]) & (log.item == item[i])
+        latest = int(same.nonzero().max())
+        assert own.end[i] == log.samples(torch.tensor([latest])).end[0]
+    assert (own.begin == expected.begin).all()
+
+
+def test_a_pair_that_is_not_in_the_log_has_all_rows_as_history(log):
+    user = torch.tensor([0, 3, -1])
+    met = {(int(u), int(i)) for u, i in zip(log.user, log.item, strict=True)}
+    item = torch.tensor(
+        [next(i for i in range(log.items.height) if (int(u), i) not in met) for u in user]
+    )
+    found = log.pairs(user, item)
+    counts = [int((log.user == u).sum()) for u in user[:2]]
+    assert (found.end - found.begin).tolist() == [*counts, 0]

@@ -3,13 +3,13 @@ import shutil
 
 import pytest
 
-from conftest import write_movielens
 from corellarec.base.errors import ArtifactError
 from corellarec.config import load_config
 from corellarec.data.log import Log
 from corellarec.data.preparation import read_preparation
 from corellarec.data.prepare import prepare
 from data.test_tables import describe, write_log
+from small import write_movielens
 
 
 def test_the_facts_are_read_back_equal(movielens, tmp_path):

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import write_movielens
 from corellarec.base.errors import DataError
 from corellarec.config import load_config
 from corellarec.data.prepare import prepare
 from corellarec.data.splits import SPLITS
+from small import write_movielens
 
 
 def config(path, *more):

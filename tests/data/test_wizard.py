@@ -5,12 +5,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from conftest import write_movielens
 from corellarec.base.errors import DataError
 from corellarec.config import parse_config
 from corellarec.data.prepare import prepare
 from corellarec.data.wizard import propose_settings
 from data.test_tables import ITEMS, write_log
+from small import write_movielens
 
 LOG_NAMES = {"who": "customer_id", "stars": "Rating", "when": "created_at", "sku": "product_id"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "docs" / "hooks"))
-import notebook  # noqa: E402 (a module of the site's build)
+import notebook
 
 
 def code(source, *outputs, count=1):

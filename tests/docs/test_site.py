@@ -83,7 +83,8 @@ def test_the_reference_has_every_setting_and_command(site):
     assert set(known_keys(Config)) - settings == set()
     commands = set(read(site / "reference" / "commands.html").text)
     names = set()
-    for word, command in typer.main.get_command(app).commands.items():
+    group = typer.main.get_group(app)
+    for word, command in group.commands.items():
         names |= {f"corellarec {word} {inner}" for inner in getattr(command, "commands", ())} or {
             f"corellarec {word}"
         }

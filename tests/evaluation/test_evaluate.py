@@ -6,11 +6,11 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
+from corellarec.cascade.fit import Population, fit_router
 from corellarec.cascade.policy import Known
-from corellarec.cascade.router import fit_router
-from corellarec.evaluation.evaluate import evaluate
+from corellarec.cascade.scores import Scores
+from corellarec.evaluation.evaluate import evaluate_scores
 from corellarec.evaluation.parts import Costs, Figure
-from corellarec.evaluation.scores import Scores
 
 
 @pytest.fixture(scope="module")
@@ -20,27 +20,23 @@ def found():
     label = (generator.random(2400) < expit(crm + llm)).astype(np.int8)
     user, time = generator.integers(0, 60, 2400), np.arange(2400)
     known = Known(crm, *generator.random((3, 2400)))
-    half = slice(0, 1200)
+    half, rest = slice(0, 1200), slice(1200, None)
+
+    def part(rows):
+        return Scores(
+            user[rows], time[rows], time[rows] % 2 == 0, label[rows], known[rows], llm[rows]
+        )
+
+    fitted, scores = part(half), part(rest)
     router = fit_router(
-        known=known[half],
-        llm_logit=llm[half],
-        label=label[half],
-        user=user[half],
-        time=time[half],
-        returning=time[half] % 2 == 0,
-        all_known=known[half],
-        all_label=label[half],
-        all_time=time[half],
-        all_returning=time[half] % 2 == 0,
+        fitted,
+        Population(fitted.known, fitted.label, fitted.time, fitted.returning),
         policy="entropy",
         budget=0.3,
-        threshold=None,
         combine="blend",
         seed=0,
     )
-    rest = slice(1200, None)
-    scores = Scores(user[rest], label[rest], known[rest], llm[rest])
-    return scores, router, evaluate(scores, router, bootstrap=50, groups=3, seed=0)
+    return scores, router, evaluate_scores(scores, router, bootstrap=50, groups=3, seed=0)
 
 
 def test_table_agrees_with_scikit_learn(found):
@@ -98,7 +94,9 @@ def test_reliability_bins_hold_all_rows(found):
 
 def test_costs_follow_the_share_that_is_routed(make_scores, make_router):
     costs = Costs(crm_ms=0.5, llm_ms=20, llm_tokens=30, layout_tokens={})
-    result = evaluate(make_scores(), make_router(), bootstrap=2, groups=3, seed=0, costs=costs)
+    result = evaluate_scores(
+        make_scores(), make_router(), bootstrap=2, groups=3, seed=0, costs=costs
+    )
     assert (result.row("crm").ms, result.row("crm").tokens) == (500, 0)
     assert (result.row("llm").ms, result.row("llm").tokens) == (20_000, 30_000)
     assert result.row("replace").ms == pytest.approx(500 + 0.1 * 20_000)
@@ -107,7 +105,7 @@ def test_costs_follow_the_share_that_is_routed(make_scores, make_router):
 def test_a_small_group_has_counts_and_no_figures(make_scores, make_router):
     scores = make_scores()
     few = np.arange(len(scores.label)) < 100
-    result = evaluate(scores, make_router(), bootstrap=20, groups=3, seed=0,
+    result = evaluate_scores(scores, make_router(), bootstrap=20, groups=3, seed=0,
                       ways={"rows": {"few": few, "others": ~few}})  # fmt: skip
     groups = {group.name: group for group in result.segments[1].groups}
     assert (groups["few"].rows, groups["few"].predictors) == (100, {})
@@ -116,7 +114,7 @@ def test_a_small_group_has_counts_and_no_figures(make_scores, make_router):
 
 def test_of_one_user_there_is_no_interval(make_scores, make_router):
     """A resample of one user is that user: the interval had no width and claimed certainty."""
-    result = evaluate(make_scores(users=1), make_router(), bootstrap=20, groups=3, seed=0)
+    result = evaluate_scores(make_scores(users=1), make_router(), bootstrap=20, groups=3, seed=0)
     for row in result.table:
         for figure in (*row.metrics.values(), *row.over_reference.values()):
             assert math.isnan(figure.low)
@@ -127,7 +125,9 @@ def test_of_one_user_there_is_no_interval(make_scores, make_router):
 def test_uauc_needs_two_users_with_both_labels(make_scores, make_router):
     scores = make_scores(users=3)
     label = np.where(scores.user == 0, scores.label, scores.user == 1).astype(np.int8)
-    result = evaluate(replace(scores, label=label), make_router(), bootstrap=20, groups=3, seed=0)
+    result = evaluate_scores(
+        replace(scores, label=label), make_router(), bootstrap=20, groups=3, seed=0
+    )
     row = result.row("crm")
     assert math.isnan(row.metrics["uauc"].low)
     assert row.metrics["auc"].low < row.metrics["auc"].high

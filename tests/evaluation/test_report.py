@@ -1,6 +1,7 @@
 """The page, the Markdown and the tables of a terminal."""
 
 import io
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -9,7 +10,7 @@ from rich.console import Console
 
 from corellarec.cascade.router import Verdict
 from corellarec.config import Config
-from corellarec.evaluation.evaluate import evaluate
+from corellarec.evaluation.evaluate import evaluate_scores
 from corellarec.evaluation.findings import findings
 from corellarec.evaluation.page import render, to_markdown
 from corellarec.evaluation.parts import DataFacts, Split
@@ -20,18 +21,20 @@ from corellarec.evaluation.text import interval, number, percent, signed, signed
 
 @pytest.fixture(scope="module")
 def result(make_scores, make_router):
-    return evaluate(make_scores(), make_router(), bootstrap=20, groups=3, seed=0, name="runs/x")
+    return evaluate_scores(
+        make_scores(), make_router(), bootstrap=20, groups=3, seed=0, name="runs/x"
+    )
 
 
 @pytest.fixture(scope="module")
 def of_one_user(make_scores, make_router):
-    return evaluate(make_scores(users=1), make_router(), bootstrap=20, groups=3, seed=0)
+    return evaluate_scores(make_scores(users=1), make_router(), bootstrap=20, groups=3, seed=0)
 
 
 def printed(result, width):
-    console = Console(width=width, file=io.StringIO(), color_system=None)
-    console.print(tables(result))
-    return console.file.getvalue()
+    text = io.StringIO()
+    Console(width=width, file=text, color_system=None).print(tables(result))
+    return text.getvalue()
 
 
 @pytest.mark.parametrize("width", [80, 150])
@@ -103,8 +106,8 @@ def test_the_configured_budget_and_the_cut_oracle_are_in_the_legend(result):
 
 def test_a_router_that_routes_nothing_is_said_so(make_scores, make_router):
     no_gain = Verdict(helps=False, routed=90, gain=0.0, bound=-0.01)
-    router = make_router(verdicts=dict.fromkeys(("gain", "entropy", "margin"), no_gain))
-    result = evaluate(make_scores(), router, bootstrap=20, groups=3, seed=0)
+    router = make_router(verdict=no_gain)
+    result = evaluate_scores(make_scores(), router, bootstrap=20, groups=3, seed=0)
     said = findings(result)[0]
     assert said.startswith(
         "The router sends no rows to the LLM: validation shows no significant gain."
@@ -120,6 +123,15 @@ def test_the_page_needs_no_other_file(result):
 
     Links().feed(render(result))
     assert needs == []
+
+
+def test_a_threshold_that_no_row_reaches_is_a_dash(make_scores, make_router):
+    largest = sys.float_info.max
+    router = make_router(thresholds=(largest, -largest))
+    result = evaluate_scores(make_scores(), router, bootstrap=2, groups=3, seed=0)
+    assert "e+308" not in render(result)
+    assert "| gain, 0 | – |" in to_markdown(result)
+    assert "| entropy, 0 | – |" in to_markdown(result)
 
 
 def test_markdown_has_the_tables(result):

@@ -5,18 +5,18 @@ import polars as pl
 import pytest
 
 from corellarec.base.errors import ArtifactError
-from corellarec.evaluation.evaluate import evaluate
+from corellarec.evaluation.evaluate import evaluate_scores
 from corellarec.evaluation.results import Evaluation
 
 
 @pytest.fixture(scope="module")
 def result(make_scores, make_router):
-    return evaluate(make_scores(), make_router(), bootstrap=20, groups=3, seed=0)
+    return evaluate_scores(make_scores(), make_router(), bootstrap=20, groups=3, seed=0)
 
 
 @pytest.fixture(scope="module")
 def of_one_user(make_scores, make_router):
-    return evaluate(make_scores(users=1), make_router(), bootstrap=20, groups=3, seed=0)
+    return evaluate_scores(make_scores(users=1), make_router(), bootstrap=20, groups=3, seed=0)
 
 
 def test_json_and_back(result):

@@ -84,9 +84,9 @@ def test_all_ways_agree(log, llm, server, kind, way, rows, pairs):
     for samples in chosen:
         if way is states:  # reads the last lines; a window may hold more
             continue_from = build(kind, log, tokenizer)
-            continue_from.window = HISTORY + 1
+            continue_from.window = HISTORY + 1  # pyright: ignore[reportAttributeAccessIssue]
             expected = one_prompt_each(answer_model, continue_from.encode(samples), len(samples))
-            layout.window = HISTORY + 1
+            layout.window = HISTORY + 1  # pyright: ignore[reportAttributeAccessIssue]
         else:
             expected = one_prompt_each(answer_model, layout.encode(samples), len(samples))
         found = way(answer_model, layout, samples, server)

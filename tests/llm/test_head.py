@@ -1,5 +1,7 @@
 """The two answers' logits against the model's own forward, for every family."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -43,7 +45,9 @@ SIZES = {
 HEAD = {"head_dim": 8}
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 GPT2 = GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3)
-FAMILIES = {  # the catalog's are llama (SmolLM2, too), qwen2, qwen3, gemma2 and gemma3
+FAMILIES: dict[
+    str, tuple[Any, Any]
+] = {  # the catalog's are llama (SmolLM2, too), qwen2, qwen3, gemma2 and gemma3
     "llama": (LlamaForCausalLM, LlamaConfig(**SIZES)),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SIZES)),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SIZES, **HEAD)),
@@ -114,13 +118,13 @@ class Counting(LlamaForCausalLM):
         return out
 
 
-UNKNOWN = {
+UNKNOWN: dict[str, Any] = {
     "square": (Squared, LlamaConfig(**SIZES)),
     "recurrent gemma, whose cap has another name": (
         RecurrentGemmaForCausalLM,
         RecurrentGemmaConfig(
             **(SIZES | {"num_hidden_layers": 3}),
-            head_dim=8,
+            head_dim=8,  # pyright: ignore[reportCallIssue]
             lru_width=32,
             attention_window_size=32,
             logits_soft_cap=2.0,

@@ -13,12 +13,12 @@ from corellarec.llm.count import paper_tokens, tokens_alone
 from corellarec.llm.layout import (
     PaperLayout,
     StreamLayout,
-    Text,
     build_layout,
 )
 from corellarec.llm.load import AnswerModel, load_model
 from corellarec.llm.score import LlmScorer
 from corellarec.llm.template import clean_title, load_template
+from corellarec.llm.text import Text
 
 STREAM, PAPER = load_template("movies").stream, load_template("movies").paper
 CPU = torch.device("cpu")
@@ -172,7 +172,7 @@ def test_a_window_beyond_the_models_context_is_refused(log, tiny_llm):
     model.config.max_position_embeddings = 60
     layout = StreamLayout(log, tokenizer, STREAM, 5, 20)
     scorer = LlmScorer(AnswerModel(model, layout.answers), layout, 4096)
-    with pytest.raises(ConfigError, match="the language model reads 60: lower llm.window"):
+    with pytest.raises(ConfigError, match=r"the language model reads 60: lower llm\.window"):
         scorer.logits(log.samples(torch.arange(40)))
 
 

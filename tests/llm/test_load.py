@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_unusable_models_say_why(tiny_llm, tmp_path):
         find_model(str(broken))
     with pytest.raises(ModelError, match="known models: smollm2"):
         find_model("no-such-model")
-    with pytest.raises(ModelError, match="is not there"):
+    with pytest.raises(ModelError, match="does not exist"):
         find_model(str(tmp_path / "none.gguf"))
     (tmp_path / "bad.gguf").write_bytes(b"GGUF but not really")
     with pytest.raises(ModelError, match="cannot be read as GGUF"):
@@ -130,6 +131,10 @@ def test_unknown_target_modules_are_listed(tiny_llm):
     [
         ("You are trying to access a gated repo. 401 Client Error", "accept its licence on https"),
         ("x does not appear to have a file named model.safetensors", "only safetensors are loaded"),
+        (
+            "contains custom code. Please pass trust_remote_code=True",
+            "code of its own, which is nev",
+        ),
         ("We couldn't connect to 'https://huggingface.co'", "check the name on https"),
     ],
 )
@@ -141,6 +146,19 @@ def test_a_hub_that_refuses_leads_to_a_remedy(monkeypatch, words, remedy):
     with pytest.raises(ModelError, match=remedy) as error:
         load_model("llama-2-7b-chat", torch.float32, CPU)
     assert "\n" not in str(error.value)
+
+
+def test_code_from_the_hub_is_never_run(tiny_llm, tmp_path):
+    """Without an answer to its question transformers would ask on the terminal."""
+    folder = tmp_path / "m"
+    shutil.copytree(tiny_llm, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "ours", "auto_map": {
+        "AutoConfig": "ours.Config", "AutoModelForCausalLM": "ours.Model"}}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "ours.py").write_text("raise SystemExit('this code was run')")
+    with pytest.raises(ModelError, match="code of its own, which is never run"):
+        load_model(str(folder), torch.float32, CPU)
 
 
 def test_dtype():

@@ -144,8 +144,9 @@ def test_the_check_sees_a_model_that_ignores_the_plan():
 def test_products_equal_torchs_attention(tokens, seed):
     torch.manual_seed(seed)
     q, k, v = torch.randn(6, tokens, 16), torch.randn(2, tokens, 16), torch.randn(2, tokens, 16)
-    found = _causal(*(x.bfloat16() for x in (q, k, v)), 0.25).float()
-    expected = _causal(*(x.bfloat16().float() for x in (q, k, v)), 0.25)
+    found = _causal(q.bfloat16(), k.bfloat16(), v.bfloat16(), 0.25).float()
+    q, k, v = q.bfloat16().float(), k.bfloat16().float(), v.bfloat16().float()
+    expected = _causal(q, k, v, 0.25)
     assert (found - expected).square().mean().sqrt() < 0.01
     assert (found - expected).abs().max() < 0.1
 
@@ -174,7 +175,7 @@ def test_candidates_share_their_history(log, llm, kind):
     else:
         layout = PaperLayout(log, tokenizer, template.paper, 5)
     user = torch.tensor([3, 7, 3, 3, -1, 7, 3])
-    samples = log.pairs(user, torch.arange(7))
+    samples = log.candidates(user, torch.arange(7))
     answer_model = AnswerModel(model, layout.answers)
     scorer = LlmScorer(answer_model, layout, 4000)
     found = scorer.logits(samples)
@@ -199,7 +200,7 @@ def test_training_reaches_every_token(llm, tiny_llm):
         model.zero_grad()
         (batch,) = make_batches(sequences, 1000, packed=packed)
         (model(batch).logit * torch.arange(8.0)[batch.sample]).sum().backward()
-        gradients.append(weight.grad.clone())
+        gradients.append(weight.grad.clone())  # pyright: ignore[reportCallIssue]
         if packed:
             model.base.set_attn_implementation("sdpa")
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-4, rtol=1e-4)

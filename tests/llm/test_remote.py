@@ -173,7 +173,7 @@ def test_no_server(layout, samples, waits):
 def test_a_refusal_is_not_repeated(server, layout, samples, waits):
     refusal = {"error": {"message": "items: too many\nmore", "code": 400}}
     server.faults[SCORING].append((400, refusal, {}))
-    with pytest.raises(RemoteError, match="generative_scoring: 400 items: too many$"):
+    with pytest.raises(RemoteError, match=r"generative_scoring: 400 items: too many$"):
         remote(layout, server, prompts_per_request=12).logits(samples)
     assert len(server.asked(SCORING)) == 1
     assert waits == []

@@ -84,7 +84,7 @@ def test_a_state_scores_as_the_bulk_scorer_does(llm, log):
     rows = slice(int(log.user_begin[user]), int(log.user_begin[user + 1]))
     items, labels = log.item[rows].tolist(), log.history_label[rows].tolist()
     found = UserStates(model, layout, 10**9).score("u", items, labels, candidates, user)
-    samples = log.pairs(torch.full((10,), user), torch.arange(10))
+    samples = log.candidates(torch.full((10,), user), torch.arange(10))
     expected = LlmScorer(model, layout, 4096).logits(samples)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
@@ -101,3 +101,30 @@ def test_extending_reads_the_new_lines_only(llm, monkeypatch):
     state.extend([1, 2], [0, 1])
     state.extend([3], [1])
     assert read[1] == len(layout.tokens([3], [1]))
+
+
+def test_scoring_a_user_touches_no_other_users_state(llm, monkeypatch):
+    states, sized = UserStates(*llm, max_bytes=10**9), []
+    for user in range(20):
+        states.score(user, [user, 3], [0, 1], [44])
+    whole = states.nbytes
+    monkeypatch.setattr(
+        UserState, "nbytes", property(lambda self: sized.append(self) or self.past.nbytes)
+    )
+    states.score(7, [7, 3, 9], [0, 1, 1], [44])
+    assert set(sized) == {states.states[7]}
+    assert states.nbytes > whole
+
+
+def test_the_least_recently_used_state_is_evicted_and_a_large_one_is_alone(llm):
+    model, layout = llm
+    one = UserState(model, layout)
+    one.extend([1, 2], [0, 1])
+    states = UserStates(model, layout, max_bytes=int(2.5 * one.nbytes))
+    for user in ("a", "b", "a", "c"):
+        states.score(user, [1, 2], [0, 1], [3])
+    assert set(states.states) == {"a", "c"}
+    states = UserStates(model, layout, max_bytes=int(1.5 * one.nbytes))
+    states.score("a", [1, 2], [0, 1], [3])
+    states.score("large", [1, 2, 4, 5, 6], [0, 1, 1, 1, 0], [3])
+    assert set(states.states) == {"large"}

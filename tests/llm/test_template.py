@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from corellarec.base.errors import ConfigError
 from corellarec.config import LlmConfig
 from corellarec.data.log import Log
-from corellarec.llm.layout import build_layout
+from corellarec.llm.layout import StreamLayout, build_layout
 from corellarec.llm.template import Texts, clean, load_template, template_names
 
 TEMPLATE = """
@@ -44,7 +44,7 @@ def tokenizer(tiny_llm):
 
 def test_attributes_of_users_and_items_are_in_the_text(log, tokenizer, own):
     user, item = 3, 7
-    samples = log.pairs(torch.tensor([user]), torch.tensor([item]))
+    samples = log.candidates(torch.tensor([user]), torch.tensor([item]))
     row = int(log.user_begin[user + 1]) - 1
     before = int(log.item[row])
     genres = [", ".join(names) for names in log.items["genres"].to_list()]
@@ -69,7 +69,7 @@ def test_attributes_of_users_and_items_are_in_the_text(log, tokenizer, own):
 
 def test_a_user_who_is_not_in_the_log_has_empty_attributes(log, tokenizer, own):
     layout = build_layout(LlmConfig(template=own), log, tokenizer)
-    (sequence,) = layout.encode(log.pairs(torch.tensor([-1]), torch.tensor([0])))
+    (sequence,) = layout.encode(log.candidates(torch.tensor([-1]), torch.tensor([0])))
     assert tokenizer.decode(sequence.whole().ids).startswith("Films a -year-old () saw:\n")
 
 
@@ -89,7 +89,7 @@ def test_attributes_cannot_break_a_line(log, tokenizer, own):
     layout = build_layout(
         LlmConfig(template=own), Log(log.rows, log.users, hostile, log.features), tokenizer
     )
-    (sequence,) = layout.encode(log.pairs(torch.tensor([-1]), torch.tensor([0])))
+    (sequence,) = layout.encode(log.candidates(torch.tensor([-1]), torch.tensor([0])))
     text = tokenizer.decode(sequence.whole().ids)
     assert text.count("\n") == 1
     assert "| a b - Yes, <|end|> |" in text
@@ -125,7 +125,7 @@ def test_what_is_wrong_with_a_template_is_said(log, tokenizer, tmp_path, change,
 
 def test_a_template_that_is_not_there():
     with pytest.raises(
-        ConfigError, match="'nowhere.toml' is neither .* one of books, .*movies-liked"
+        ConfigError, match=r"'nowhere\.toml' is neither .* one of books, .*movies-liked"
     ):
         load_template("nowhere.toml")
     assert all(load_template(name).stream.line for name in template_names())
@@ -135,6 +135,7 @@ def test_a_line_may_say_how_well_the_item_is_liked(log, tokenizer, own):
     text = Path(own).read_text().replace('line = "{title} |', 'line = "{liked} {title} |')
     Path(own).write_text(text)
     layout = build_layout(LlmConfig(template=own, window=30), log, tokenizer)
+    assert isinstance(layout, StreamLayout)
     rows = log.rows_of("train")[:200]
     of_rows, of_items = log.liked
     read = "".join(tokenizer.decode(s.whole().ids) for s in layout.encode(log.samples(rows)))
@@ -146,8 +147,8 @@ def test_a_line_may_say_how_well_the_item_is_liked(log, tokenizer, own):
     assert line.startswith(f"{of_rows[row]} {log.titles[int(log.item[row])]} |")
     assert tokenizer.decode(ids[: places[0] + 1]).endswith(":")
     item = int(of_items.argmax())
-    pair = layout.encode(log.pairs(torch.tensor([3]), torch.tensor([item])))[0]
+    pair = layout.encode(log.candidates(torch.tensor([3]), torch.tensor([item])))[0]
     assert tokenizer.decode(pair.ids).startswith(f"{of_items[item]} {log.titles[item]} |")
     likes = Log(log.rows, log.users, log.items, log.features, "positives")
-    with pytest.raises(ConfigError, match="liked.*data.history = 'all'"):
+    with pytest.raises(ConfigError, match=r"liked.*data\.history = 'all'"):
         build_layout(LlmConfig(template=own), likes, tokenizer)

@@ -118,9 +118,9 @@ def error(status, message):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: VllmServer
+    server: VllmServer  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def log_message(self, *arguments):
+    def log_message(self, format, *args):
         pass
 
     def do_GET(self):

@@ -35,12 +35,12 @@ def test_a_baseline_from_the_command_line_and_again(
             call(patched, capsys, *arguments)
     code, out, err = call(monkeypatch, capsys, *arguments, "--json")
     assert code == 0, err
-    assert "going on from step 2" in err
+    assert "continuing from step 2" in err
     result = json.loads(out)
     directory = tmp_path / "runs" / f"quick-{name}"
     assert json.loads((directory / "baseline.json").read_text()) == result
     assert result["rows"] == (64 if name == "tallrec" else 200)
-    assert result["test"]["rows"] == 80
+    assert result["test_rows"] == 80
     for metric in ("auc", "log_loss", "accuracy"):
         figure = result["test"][metric]
         assert figure["low"] <= figure["value"] <= figure["high"]
@@ -214,7 +214,7 @@ def test_ctrl_aligns_tunes_from_there_and_answers_with_the_crm(
     tuned = load_file(tmp_path / "tuned" / "model.safetensors")
     assert any(not torch.equal(tuned[name], tuning[name]) for name in tuning)
     result = here.measure(trained)
-    assert result["test"]["auc"]["value"] > 0.55
+    assert result.test["auc"].value > 0.55
 
 
 def test_ctrl_needs_a_layer_to_align(tiny_settings, tmp_path, monkeypatch, capsys):

@@ -9,7 +9,7 @@ from corellarec.base.errors import ConfigError
 from corellarec.config import load_config
 from corellarec.research.study.cells import cells, run_cell
 from corellarec.research.study.spec import load_study, study_names
-from corellarec.run import run as steps
+from corellarec.run import stages
 
 SPEC = """
 preset = "quick"
@@ -61,7 +61,7 @@ def test_a_wrong_study_is_refused_with_the_place(text, said, write):
 
 
 def test_no_such_study():
-    with pytest.raises(ConfigError, match="no study named 'ml-1k'.*there are: .*ml-100k"):
+    with pytest.raises(ConfigError, match=r"no study named 'ml-1k'.*there are: .*ml-100k"):
         load_study("ml-1k")
 
 
@@ -96,13 +96,13 @@ def test_a_changed_setting_is_another_cell_and_a_cheap_one_is_not(write, tmp_pat
 def test_cells_share_the_steps_they_have_in_common(write, tmp_path, tiny_settings, monkeypatch):
     spec, base = load_study(write(SPEC), tiny_settings)
     trained = []
-    whole = steps.train
+    whole = stages.train
 
     def train(task, *arguments, **options):
         trained.append(type(task).__name__)
         return whole(task, *arguments, **options)
 
-    monkeypatch.setattr(steps, "train", train)
+    monkeypatch.setattr(stages, "train", train)
     found = cells(spec, base, tmp_path / "out")
     for cell in found:
         run_cell(cell, Console(quiet=True))

@@ -10,7 +10,7 @@ import pytest
 from command_line import call, options
 from corellarec.evaluation.page import render, to_markdown
 from corellarec.evaluation.results import StudyResult
-from corellarec.run import run as steps
+from corellarec.run import stages
 
 SPEC = """
 preset = "quick"
@@ -134,7 +134,7 @@ def test_again_nothing_is_trained(finished, monkeypatch, capsys):
     def train(*_, **__):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(steps, "train", train)
+    monkeypatch.setattr(stages, "train", train)
     code, out, err = call(monkeypatch, capsys, *arguments)
     assert code == 0, err
     assert "calibrated LLM" in out

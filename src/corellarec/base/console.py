@@ -1,8 +1,7 @@
-"""What a person sees while a run works: lines, spinners, progress bars, all on stderr."""
+"""Progress: lines, spinners and bars, all on stderr."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -12,7 +11,6 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
 
 class Display:
@@ -81,42 +79,3 @@ def say_warnings(console: Console, warnings: Iterable[str]) -> None:
         console.print(
             f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True
         )
-
-
-def search(found: dict[str, Any], best: int = 5) -> Table:
-    """The best trials of a search for hyper-parameters."""
-    table = Table(
-        title=f"{found['model']}: {found['trials']} trials, {found['cut_off']} cut off early",
-        title_justify="left",
-    )
-    table.add_column("validation log loss", justify="right")
-    names = list(found["settings"])
-    for name in names:
-        table.add_column(name.removeprefix("crm.").removeprefix("stage1."), justify="right")
-    for trial in found["all"][:best]:
-        values = [trial.get(name) for name in names]
-        shown = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in values]
-        table.add_row(f"{trial['crm_log_loss']:.4f}", *shown)
-    return table
-
-
-def baseline_table(found: dict[str, Any]) -> Table:
-    """A baseline's figures."""
-    test = found["test"]
-    table = Table(
-        title=f"{found['baseline']} ({found['model']}), {test['rows']:,} of "
-        f"{test['split_rows']:,} test rows ({test['users']:,} users), 95 % intervals",
-        title_justify="left",
-    )
-    titles = {"auc": "AUC", "log_loss": "log loss", "accuracy": "ACC"}
-    cells = [
-        f"{test[name]['value']:.4f} [dim]{test[name]['low']:.3f}-{test[name]['high']:.3f}[/]"
-        for name in titles
-    ]
-    cells += [f"{found['validation_log_loss']:.4f}", f"{found['rows']:,}"]
-    cells += [f"{found['seconds']:.0f}", f"{found['ms_per_sample']:.3g}"]
-    others = ("validation log loss", "rows trained on", "seconds of training", "ms a sample")
-    for title in (*titles.values(), *others):
-        table.add_column(title, justify="right")
-    table.add_row(*cells)
-    return table

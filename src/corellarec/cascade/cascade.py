@@ -1,228 +1,337 @@
-"""Both models and the decision between them, in one directory that serving needs."""
+"""Both models and the decision between them: predict, recommend, observe."""
 
-import json
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
-from corellarec.base.artifacts import read_manifest, writing
-from corellarec.base.device import pick_dtype
-from corellarec.base.errors import ArtifactError
-from corellarec.base.metrics import Floats, entropy, sigmoid
-from corellarec.cascade.budget import most_valuable
+from corellarec.base.device import pick_device
+from corellarec.base.errors import DataError
+from corellarec.base.frames import Table, as_frame
+from corellarec.base.metrics import Floats, sigmoid
+from corellarec.cascade.budget import BudgetMeter
+from corellarec.cascade.models import Models, connect, load_local
 from corellarec.cascade.policy import known
+from corellarec.cascade.prediction import Prediction
+from corellarec.cascade.ranking import candidate_numbers, promising, ranked
 from corellarec.cascade.router import Router
-from corellarec.config import CrmConfig, LlmConfig
+from corellarec.cascade.scores import Scores
+from corellarec.cascade.store import Recipe, read_cascade, write_cascade
+from corellarec.cascade.tables import Pairs, numbers_of, read_events, read_new, read_pairs
 from corellarec.crm.batch import CrmReader
-from corellarec.crm.build import build_crm
-from corellarec.crm.score import crm_logits
-from corellarec.data.log import Features, Log, Samples
-from corellarec.llm.layout import Layout, build_layout
-from corellarec.llm.load import AnswerModel, load_model, load_tokenizer
-from corellarec.llm.lora import load_adapter
-from corellarec.llm.remote import RemoteScorer
-from corellarec.llm.score import LlmScorer, Scorer
-from corellarec.llm.template import Template, field_names, load_template
+from corellarec.crm.external import score_logits
+from corellarec.data.extend import append
+from corellarec.data.log import Log, Samples
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the cascade says of each sample.
-
-    Args:
-        p: ``(n,)`` the cascade's probability.
-        p_crm: ``(n,)`` the calibrated CRM's probability.
-        p_llm: ``(n,)`` the calibrated language model's, NaN where it was not asked.
-        asked: ``(n,)`` whether the language model was asked.
-    """
-
-    p: Floats
-    p_crm: Floats
-    p_llm: Floats
-    asked: NDArray[np.bool_]
-
-    def to_frame(self) -> pl.DataFrame:
-        """Columns ``p``, ``p_crm``, ``p_llm`` (null where not asked), ``source``, ``entropy``."""
-        return pl.DataFrame(
-            {
-                "p": self.p,
-                "p_crm": self.p_crm,
-                "p_llm": pl.Series(self.p_llm).fill_nan(None),
-                "source": np.where(self.asked, "llm", "crm"),
-                "entropy": entropy(self.p_crm),
-            }
-        )
+CHUNK = 200_000  # pairs of a ranking scored at once
 
 
 class Cascade:
     """A CRM, a language model and the router between them.
 
-    The language model is loaded when it is first asked: a cascade that asks nobody never loads it.
-    The budget is kept over all samples that one object has scored.
+    The language model is loaded when a row is first routed to it. A set budget holds over all
+    pairs that one object scores. Objects may be used from several threads.
 
     Args:
-        log: Users, items and the recent history of each user.
-        crm: The conventional model, in evaluation mode; None where it is external.
-        crm_config: Its settings.
-        llm_config: The language model's settings.
-        load_scorer: Makes the language model's scorer.
-        router: The fitted decision.
-        device: Where the models run.
+        recipe: Settings and router.
+        log: Users, items and their rows.
+        models: The CRM and the language model.
+        adapter: Directory of the language model's adapter.
+
+    Example:
+        >>> cascade = Cascade.load("runs/quick")  # doctest: +SKIP
+        >>> cascade.predict({"user": ["196"], "item": ["318"]})["p"].item()  # doctest: +SKIP
+        0.83
     """
 
-    def __init__(
-        self,
-        log: Log,
-        crm: nn.Module | None,
-        crm_config: CrmConfig,
-        llm_config: LlmConfig,
-        load_scorer: Callable[[], Scorer],
-        router: Router,
-        device: torch.device,
-    ) -> None:
-        self.log, self.crm, self.router = log, crm, router
-        self.crm_config, self.llm_config = crm_config, llm_config
-        self.reader = CrmReader(log, crm_config.history_length, device)
-        self._samples = self._asked = 0
-        self._load_scorer = load_scorer
-        self._scorer: Scorer | None = None
-
-    @property
-    def scorer(self) -> Scorer:
-        """The language model's scorer, loaded on first use."""
-        if self._scorer is None:
-            self._scorer = self._load_scorer()
-        return self._scorer
-
-    def predict(
-        self,
-        samples: Samples,
-        progress: Callable[[int], None] = lambda answered: None,
-        crm_logit: Floats | None = None,
-    ) -> Prediction:
-        """Score samples: the CRM all of them, the language model those the router sends it.
-
-        Args:
-            samples: What to score, over this cascade's log.
-            progress: Called with the number of samples the language model has just answered.
-            crm_logit: ``(n,)`` the CRM's logits; needed where it is external.
-        """
-        if crm_logit is None:
-            if self.crm is None:
-                raise ValueError("this cascade's CRM is external: give its logits as crm_logit")
-            crm_logit = crm_logits(self.crm, self.reader, samples).double().numpy()
-        facts = known(self.log, samples, crm_logit, self.crm_config.history_length)
-        seen = self._samples + len(samples)
-        allowed = math.ceil(self.router.limit * seen - 1e-9) - self._asked
-        asked = most_valuable(self.router.above(facts), self.router.value(facts), allowed)
-        p_crm = sigmoid(self.router.crm(crm_logit))
-        p, p_llm = p_crm.copy(), np.full(len(samples), np.nan)
-        if asked.any():
-            chosen = torch.from_numpy(np.flatnonzero(asked))
-            llm_logit = self.scorer.logits(samples[chosen], progress).double().numpy()
-            p[asked] = self.router.answer(facts[asked], llm_logit)
-            p_llm[asked] = sigmoid(self.router.llm(llm_logit))
-        self._samples, self._asked = seen, self._asked + int(asked.sum())  # an error counts nothing
-        return Prediction(p, p_crm, p_llm, asked)
-
-    def save(self, directory: Path, save_adapter: Callable[[Path], None], key: str) -> None:
-        """Write the directory that :meth:`load` reads: models' weights, log, decision.
-
-        Args:
-            directory: Replaced if it exists.
-            save_adapter: Writes the language model's adapter into a directory.
-            key: Identifies what the cascade was made from; kept in the manifest.
-        """
-        template = load_template(self.llm_config.template)
-        facts = {
-            "crm": self.crm_config.model_dump(mode="json"),
-            "llm": self.llm_config.model_dump(mode="json"),
-            "template": template.model_dump(mode="json"),
-            "router": self.router.to_json(),
-            "features": self.log.features.to_json(),
-            "history": self.log.history,
-        }
-        keep = max(self.crm_config.history_length, self.llm_config.history_length)
-        with writing(directory, {"kind": "cascade", "key": key}) as unfinished:
-            (unfinished / "cascade.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
-            if self.crm is not None:
-                save_file(self.crm.state_dict(), unfinished / "crm.safetensors")
-            rows, items = self.log.rows, self.log.items
-            if "liked" in field_names(template.stream.line):
-                of_rows, of_items = self.log.liked
-                rows = rows.with_columns(train_liked=of_rows)
-                items = items.with_columns(train_liked=of_items)
-            if self.log.history == "positives":
-                rows = rows.filter(pl.col("label") == 1)
-            rows.group_by("user", maintain_order=True).tail(keep).write_parquet(
-                unfinished / "rows.parquet"
-            )
-            self.log.users.write_parquet(unfinished / "users.parquet")
-            items.write_parquet(unfinished / "items.parquet")
-            save_adapter(unfinished / "adapter")
+    def __init__(self, recipe: Recipe, log: Log, models: Models, adapter: Path) -> None:
+        self.recipe, self.models, self.adapter = recipe, models, adapter
+        self._log_lock = threading.Lock()
+        self.router = recipe.router
+        self._replace(log)
 
     @classmethod
     def load(
         cls,
-        directory: Path,
-        device: torch.device,
-        remote: Callable[[Layout], RemoteScorer] | None = None,
+        directory: str | Path,
+        *,
+        device: str = "auto",
+        trust: str | None = None,
+        server: str | None = None,
+        server_model: str = "corellarec",
+        cache_salt: str | None = None,
     ) -> "Cascade":
-        """Read a cascade saved by :meth:`save`.
+        """Read a cascade from the directory of a run, or of :meth:`save`.
 
         Args:
             directory: Where it is.
-            device: Where the models run.
-            remote: Makes the scorer that asks a server; without one the language model runs here.
+            device: ``auto``, ``cpu`` or ``cuda``.
+            trust: ``package.module:Class`` of the CRM, if it is a class of your own.
+            server: URL of a vLLM server that answers in the language model's place.
+            server_model: Its name for the tuned model.
+            cache_salt: Keeps the server's cached prompts to this caller.
 
         Raises:
             ArtifactError: If the directory is missing, incomplete or damaged.
-            ModelError: Later, when the language model is first asked and cannot be loaded.
+            ConfigError: If the CRM is a class of one's own that ``trust`` does not name.
+            ModelError: Later, when a row is first routed and the language model cannot be loaded.
         """
-        read_manifest(directory)
-        facts: dict[str, Any] = json.loads((directory / "cascade.json").read_text("utf-8"))
-        crm_config = CrmConfig.model_validate(facts["crm"])
-        llm_config = LlmConfig.model_validate(facts["llm"])
-        template = Template.model_validate(facts["template"])
-        log = Log(
-            *(
-                pl.read_parquet(directory / f"{name}.parquet", glob=False)
-                for name in ("rows", "users", "items")
-            ),
-            features=Features.from_json(facts["features"]),
-            history=facts["history"],
+        path, torch_device = Path(directory), pick_device(device)
+        if (path / "cascade" / "cascade.json").is_file():
+            path = path / "cascade"
+        recipe, log, crm = read_cascade(path, torch_device, trust)
+
+        adapter = path / "adapter"
+        load_llm = (
+            partial(connect, recipe, server, server_model, cache_salt)
+            if server
+            else partial(load_local, recipe, log, adapter, torch_device)
         )
-        crm = None
-        if crm_config.model != "external":
-            crm = build_crm(crm_config, log.features, device).eval()
-            state: dict[str, Tensor] = load_file(directory / "crm.safetensors")
-            try:
-                crm.load_state_dict(state)
-            except RuntimeError as error:
-                raise ArtifactError(
-                    f"{directory}: crm.safetensors does not fit its settings"
-                ) from error
+        return cls(recipe, log, Models(crm, load_llm, torch_device), adapter)
 
-        def load_scorer() -> Scorer:
-            if remote is not None:
-                return remote(
-                    build_layout(llm_config, log, load_tokenizer(llm_config.model), template)
-                )
-            dtype = pick_dtype(llm_config.dtype, device)
-            model, tokenizer = load_model(llm_config.model, dtype, device)
-            layout = build_layout(llm_config, log, tokenizer, template)
-            adapted = load_adapter(model, directory / "adapter")
-            answer_model = AnswerModel(adapted, layout.answers)
-            return LlmScorer(answer_model, layout, llm_config.tokens_per_batch)
+    def save(self, directory: str | Path) -> None:
+        """Write the cascade, with all that was observed and added, for :meth:`load`.
 
-        router = Router.from_json(facts["router"])
-        return cls(log, crm, crm_config, llm_config, load_scorer, router, device)
+        Args:
+            directory: Replaced if it exists.
+        """
+        log, _ = self._state
+        write_cascade(
+            Path(directory),
+            replace(self.recipe, router=self._router),
+            log,
+            self.models.crm,
+            lambda path: shutil.copytree(self.adapter, path),
+        )
+
+    @property
+    def router(self) -> Router:
+        """The decision; setting another one starts its budget anew."""
+        return self._router
+
+    @router.setter
+    def router(self, router: Router) -> None:
+        self._router, self._meter = router, BudgetMeter(router.limit, self.recipe.seed)
+
+    @property
+    def log(self) -> Log:
+        """Users, items and rows as they are now."""
+        return self._state[0]
+
+    # Answers.
+
+    def predict(
+        self,
+        pairs: Table,
+        *,
+        progress: Callable[[int], None] = lambda answered: None,
+        name: str = "pairs",
+        first_row: int = 1,
+    ) -> pl.DataFrame:
+        """Score (user, item) pairs.
+
+        A user's history is what the log holds before ``time``, or, without times, all of it; but a
+        pair that the log holds is then scored as of its latest row, since its own label would be in
+        its history otherwise. Users who are not known are scored without history.
+
+        Args:
+            pairs: A table, or its file, with the columns ``user`` and ``item``; perhaps ``time``;
+                ``score`` where the CRM is external; other columns are kept.
+            progress: Called with the number of pairs that the language model has just answered.
+            name: What messages call the table.
+            first_row: Number of the table's first row, for messages.
+
+        Returns:
+            The table, with ``p`` (0 to 1), ``p_crm``, ``p_llm`` (null where the language model was
+            not asked), ``source`` (``crm``, ``blend`` or ``llm``), and ``entropy`` (nats) of
+            ``p_crm``.
+
+        Raises:
+            DataError: If a column is missing, a value cannot be used, or an item is not known.
+        """
+        columns = ("user", "item", "score") if self.models.crm is None else ("user", "item")
+        table = as_frame(pairs, name, columns)
+        state = self._state
+        read = read_pairs(state[0], table, name, first_row)
+        logit = None
+        if self.models.crm is None:
+            logit = score_logits(table, self.recipe.crm.external, Path(name)).to_numpy()
+        prediction = self._answer(state, read, progress, logit)
+        return pl.concat([table, prediction.to_frame()], how="horizontal")
+
+    def recommend(
+        self,
+        users: Sequence[str | int],
+        k: int = 10,
+        *,
+        candidates: Sequence[str | int] | None = None,
+        exclude_seen: bool = True,
+    ) -> pl.DataFrame:
+        """Rank items for users.
+
+        The CRM scores all candidates. Of each user's ``max(50, 2 k)`` best, the router sends some
+        to the language model, within the budget, and they are ranked anew.
+
+        Args:
+            users: Ids as in the log; who is not known gets the ranking of a new user.
+            k: Items per user, at least 1.
+            candidates: Ids of the items to rank; all of the log by default.
+            exclude_seen: Leave out items of the user's rows.
+
+        Returns:
+            One row per user and rank: ``user`` (str), ``rank`` (1 is best), ``item`` (str), ``p``,
+            ``p_crm``, ``p_llm``, ``source``.
+
+        Raises:
+            ValueError: If ``k`` is below 1, or there are no users.
+            DataError: If a candidate is not known, or the CRM is external.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, found {k}")
+        if not len(users):
+            raise ValueError("users: give at least one id")
+        if self.models.crm is None:
+            raise DataError("recommend scores all items, and this cascade's CRM is external")
+        log, reader = self._state
+        ids = pl.Series("user", [str(user) for user in users], dtype=pl.String)
+        user = torch.from_numpy(numbers_of(ids, log.users).to_numpy().copy())
+        items = candidate_numbers(log, candidates)
+        score = partial(self.models.crm_logits, reader)
+        found = []
+        size = max(1, CHUNK // max(1, len(items)))
+        for start in range(0, len(ids), size):
+            part = slice(start, start + size)
+            head = promising(log, score, user[part], items, k, exclude_seen=exclude_seen)
+            prediction = self._route(log, head.samples, head.crm_logit)
+            found.append(ranked(log, ids[part], head, prediction, k))
+        return pl.concat(found)
+
+    def score_labelled(self, table: Table, rows: int = 0, seed: int = 0) -> Scores:
+        """Both models' raw logits of labelled rows, all of them scored by both, for evaluation.
+
+        The rows are sorted in by time; each has the user's earlier ones as its history.
+
+        Args:
+            table: ``user``, ``item``, ``label`` or ``rating``, and ``time``.
+            rows: Random rows to score; 0 is all.
+            seed: Of the draw.
+
+        Raises:
+            DataError: If a column is missing, a value cannot be used, or an item is not known.
+        """
+        if self.models.crm is None:
+            raise DataError("this cascade's CRM is external: measure it with `audit`")
+        test = as_frame(table, "test", ("user", "item", "time"))
+        log, _ = self._state
+        given, users = read_events(log, test, self.recipe.positive_rating, "test")
+        log = log.extended(given, users, log.items)
+        if rows and rows < given.height:
+            given = given.sample(rows, seed=seed)
+        keys = ["user", "item", "time"]
+        found = log.rows.select(*keys, row=pl.int_range(pl.len())).join(
+            given.unique(keys), on=keys, maintain_order="left"
+        )
+        row = torch.from_numpy(found["row"].to_numpy().copy())
+        samples = log.samples(row)
+        reader = CrmReader(log, self.recipe.crm.history_length, self.models.device)
+        crm_logit = self.models.crm_logits(reader, samples)
+        return Scores(
+            user=samples.user.numpy(),
+            time=log.time[row].numpy(),
+            returning=(log.user_train_rows[samples.user] > 0).numpy(),
+            label=found["label"].to_numpy(),
+            known=known(log, samples, crm_logit, self.recipe.crm.history_length),
+            llm_logit=self.models.llm_logits(log, samples),
+        )
+
+    # What came after training.
+
+    def observe(self, events: Table) -> int:
+        """Add interactions to the histories; no model is trained.
+
+        Args:
+            events: A table, or its file, with ``user``, ``item``, ``label`` (1 or 0) or
+                ``rating``, and perhaps ``time``, by default now; who is not known becomes a user.
+                A row that repeats another one's user, item and time is left out.
+
+        Returns:
+            How many rows were added.
+
+        Raises:
+            DataError: If a column is missing, a value cannot be used, or an item is not known.
+        """
+        table = as_frame(events, "events", ("user", "item"))
+        with self._log_lock:
+            log, _ = self._state
+            rows, users = read_events(log, table, self.recipe.positive_rating, "events")
+            return self._replace(log.extended(rows, users, log.items)) - len(log)
+
+    def add_items(self, items: Table) -> int:
+        """Add items that the log does not know, so that they can be scored.
+
+        Args:
+            items: A table, or its file, with ``id`` (or ``item``), ``title``, and the features
+                that the log's items have; those that it lacks are missing. Items that are known
+                already are left as they are.
+
+        Returns:
+            How many items were added.
+
+        Raises:
+            DataError: If there are no ids or titles.
+        """
+        table = as_frame(items, "items", ("title",))
+        with self._log_lock:
+            log, _ = self._state
+            new = read_new(log.items, table, "items")
+            features = log.features
+            more = append(log.items, new, features.item, features.item_values)
+            self._replace(log.extended(log.rows.clear(), log.users, more))
+            return new.height
+
+    # Parts of the above.
+
+    def _replace(self, log: Log) -> int:
+        self._state = log, CrmReader(log, self.recipe.crm.history_length, self.models.device)
+        return len(log)
+
+    def _answer(
+        self,
+        state: tuple[Log, CrmReader],
+        pairs: Pairs,
+        progress: Callable[[int], None] = lambda answered: None,
+        crm_logit: Floats | None = None,
+    ) -> Prediction:
+        log, reader = state
+        samples = log.pairs(pairs.user, pairs.item, pairs.time)
+        if crm_logit is None:
+            crm_logit = self.models.crm_logits(reader, samples)
+        return self._route(log, samples, crm_logit, progress)
+
+    def _route(
+        self,
+        log: Log,
+        samples: Samples,
+        crm_logit: Floats,
+        progress: Callable[[int], None] = lambda answered: None,
+    ) -> Prediction:
+        """The answer to samples whose CRM logits are known."""
+        router, meter = self._router, self._meter
+        facts = known(log, samples, crm_logit, self.recipe.crm.history_length)
+        p_crm = sigmoid(router.crm(crm_logit))
+        p, p_llm = p_crm.copy(), np.full(len(samples), np.nan)
+        first = f"{samples.user[:1].tolist()} {samples.item[:1].tolist()}"
+        with meter.reserve(router.above(facts), router.value(facts), first) as routed:
+            if routed.any():
+                chosen = torch.from_numpy(np.flatnonzero(routed))
+                llm_logit = self.models.llm_logits(log, samples[chosen], progress)
+                p[routed] = router.answer(facts[routed], llm_logit)
+                p_llm[routed] = sigmoid(router.llm(llm_logit))
+        answer = "llm" if router.combine == "replace" else "blend"
+        return Prediction(p, p_crm, p_llm, routed, answer)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 from sklearn.model_selection import GroupKFold
 
+from corellarec.base.bootstrap import resample_blocks
 from corellarec.base.calibrate import fit_logistic
 from corellarec.base.errors import DataError
 from corellarec.base.metrics import Floats, Labels, losses, sigmoid
@@ -23,6 +24,7 @@ from corellarec.cascade.router import (
     Rule,
     Verdict,
 )
+from corellarec.cascade.scores import Scores
 from corellarec.cascade.threshold import ROUTE_ALL, blocks, budget_needed, threshold_of
 from corellarec.config.cascade import DEFAULT_BUDGET
 
@@ -31,27 +33,6 @@ RESAMPLES = 1000
 CONFIDENCE = 0.95  # of the one-sided bounds of a gain and of a share
 MIN_GAIN = 1e-4  # nats a routed row: less than this is rounding
 SHARES = np.linspace(0, 1, 101)  # among which "best" chooses
-
-
-@dataclass(frozen=True)
-class Judged:
-    """The ``n`` validation rows that both models scored.
-
-    Args:
-        known: What is known of them before the LLM runs, the CRM's raw logits among it.
-        llm_logit: ``(n,)`` the LLM's raw logits.
-        label: ``(n,)`` int8, 0 or 1.
-        user: ``(n,)`` int64, numbers or codes of users.
-        time: ``(n,)`` int64 times, in any unit.
-        returning: ``(n,)`` bool, whether the user has training rows.
-    """
-
-    known: Known
-    llm_logit: Floats
-    label: Labels
-    user: NDArray[np.int64]
-    time: NDArray[np.int64]
-    returning: Mask
 
 
 @dataclass(frozen=True)
@@ -72,7 +53,7 @@ class Population:
 
 
 def fit_router(
-    judged: Judged,
+    judged: Scores,
     population: Population,
     *,
     policy: Policy,
@@ -196,7 +177,7 @@ class _CrossFit:
     needed: dict[Policy, Floats]
 
 
-def _folds(judged: Judged) -> list[Fold]:
+def _folds(judged: Scores) -> list[Fold]:
     """Users in up to five parts; a part is left out where the rest has labels of one class only."""
     label, user = judged.label, judged.user
     count = min(FOLDS, len(np.unique(user)))
@@ -204,7 +185,7 @@ def _folds(judged: Judged) -> list[Fold]:
     return [(fit, held) for fit, held in parts if label[fit].min() < label[fit].max()]
 
 
-def _better_blend(folds: list[Fold], judged: Judged) -> FitBlend:
+def _better_blend(folds: list[Fold], judged: Scores) -> FitBlend:
     """The way to blend with the lower cross-fitted log loss; the plain one where they tie."""
     label, known, llm_logit = judged.label, judged.known, judged.llm_logit
     ways: tuple[FitBlend, ...] = (fit_plain, fit_full)
@@ -217,7 +198,7 @@ def _better_blend(folds: list[Fold], judged: Judged) -> FitBlend:
 
 
 def _cross_fit(
-    folds: list[Fold], judged: Judged, fit_blend: FitBlend, combine: Combine
+    folds: list[Fold], judged: Scores, fit_blend: FitBlend, combine: Combine
 ) -> _CrossFit:
     """Fit everything on each fold's rows, and apply it to the rows held out."""
     label, known, llm_logit = judged.label, judged.known, judged.llm_logit
@@ -261,7 +242,9 @@ def _best_share(rows: _CrossFit, policy: Policy, which: Mask) -> float:
     """The share with the lowest cross-fitted log loss of some rows; 0 where routing never helps."""
     needed, saved = rows.needed[policy][which], rows.saved[which]
     totals = [saved[needed <= share].sum() for share in SHARES]
-    return float(SHARES[int(np.argmax(totals))])
+    best = int(np.argmax(totals))
+    routed = int((needed <= SHARES[best]).sum())
+    return float(SHARES[best]) if totals[best] > MIN_GAIN * routed else 0.0
 
 
 def _share(routed: Mask) -> RoutedShare:
@@ -276,11 +259,14 @@ def _judge(gains: tuple[Floats, ...], user: NDArray[np.int64], seed: int) -> Ver
     if len(user) < MIN_ROUTED:
         return Verdict(helps=False, routed=len(user), gain=0.0, bound=0.0)
     users, number = np.unique(user, return_inverse=True)
-    drawn = np.random.default_rng(seed).integers(0, len(users), (RESAMPLES, len(users)))
-    rows = np.bincount(number)[drawn].sum(1)
-    bounds = [
-        float(np.quantile(np.bincount(number, gain)[drawn].sum(1) / rows, 1 - CONFIDENCE))
-        for gain in gains
-    ]
+    generator = np.random.default_rng(seed)
+    rows, sums = np.bincount(number), [np.bincount(number, gain) for gain in gains]
+    means = np.empty((len(gains), RESAMPLES))
+    for block in resample_blocks(RESAMPLES, len(users)):
+        drawn = generator.integers(0, len(users), (block.stop - block.start, len(users)))
+        drawn_rows = rows[drawn].sum(1)
+        for mean, gain in zip(means, sums, strict=True):
+            mean[block] = gain[drawn].sum(1) / drawn_rows
+    bounds = [float(np.quantile(mean, 1 - CONFIDENCE)) for mean in means]
     least = int(np.argmin(bounds))
     return Verdict(bounds[least] > MIN_GAIN, len(user), float(gains[least].mean()), bounds[least])

@@ -75,9 +75,9 @@ def known(log: Log, samples: Samples, crm_logit: Floats, history_length: int) ->
         history_length: Rows of history to look back at most.
     """
     begin = torch.maximum(samples.begin, samples.end - history_length)
-    liked = torch.cat([torch.zeros(1, dtype=torch.long), log.history_label.long().cumsum(0)])
     length = (samples.end - begin).double()
-    share = ((liked[samples.end] - liked[begin]).double() + 0.5) / (length + 1)
+    liked = (log.liked_before[samples.end] - log.liked_before[begin]).double()
+    share = (liked + 0.5) / (length + 1)
     return Known(
         crm_logit=crm_logit,
         history_length=length.numpy(),
@@ -107,7 +107,9 @@ class Gain:
     def __call__(self, features: Floats) -> Floats:
         """Expected gain ``(n,)`` of rows with ``(n, 6)`` features."""
         clipped = np.clip(features, self.low, self.high)
-        return with_products(clipped) @ np.array(self.weights) + self.bias
+        columns = with_products(clipped).T
+        # Term by term: a matrix product rounds a row differently in batches of different sizes.
+        return self.bias + sum(w * x for w, x in zip(self.weights, columns, strict=True))  # pyright: ignore[reportReturnType]
 
 
 def with_products(features: Floats) -> Floats:

@@ -3,7 +3,6 @@
 :func:`corellarec.cascade.fit.fit_router` fits it on validation data.
 """
 
-import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from corellarec.base.calibrate import LogisticMap
 from corellarec.base.errors import ArtifactError
 from corellarec.base.metrics import Floats, sigmoid
 from corellarec.cascade.blend import Blend
-from corellarec.cascade.budget import Mask, most_valuable
+from corellarec.cascade.budget import Mask, most_allowed, most_valuable
 from corellarec.cascade.policy import Gain, Known, Policy, value
 
 Combine = Literal["blend", "replace"]
@@ -139,8 +138,8 @@ class Router:
             known: The rows.
             policy: As in :meth:`above`.
         """
-        allowed = math.ceil(self.limit * len(known.crm_logit) - 1e-9)
         above = self.above(known, policy)
+        allowed = most_allowed(self.limit, len(above))
         if above.sum() <= allowed:
             return above
         return most_valuable(above, self.value(known, policy), allowed)

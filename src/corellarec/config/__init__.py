@@ -31,8 +31,8 @@ from corellarec.config.training import (
 )
 
 __all__ = [
-    "AlignConfig",
     "CRM_MODELS",
+    "AlignConfig",
     "CascadeConfig",
     "Config",
     "CrmConfig",

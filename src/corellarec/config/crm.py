@@ -122,7 +122,7 @@ class CrmConfig(Section):
     """Dropout in the deep part."""
     id_dropout: Share = 0.2
     """Share of training samples whose user id (and, apart, item id) is replaced by the
-    out-of-vocabulary id, so that unseen users and items are met in training."""
+    out-of-vocabulary id, so that unseen users and items occur in training."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Type of the network's products in training and scoring; weights, embeddings and sums stay
     in float32. ``auto`` is bfloat16 where the machine computes in it."""

@@ -28,13 +28,13 @@ class LlmConfig(Section):
     model: str = "smollm2-135m-instruct"
     """A known model's name, a local directory, a ``.gguf`` file, or a Hugging Face hub name."""
     layout: Literal["stream", "paper"] = "stream"
-    """``stream``: one pass per user window, a prediction at every line.
+    """``stream``: one pass per window of a user's lines, a prediction at every line.
     ``paper``: one prompt per sample, as in CoReLLa."""
     history_length: Positive = 20
     """Lines of history before a scored line: exactly this many at most in the paper's layout,
     at least this many (where the user has them) in the stream layout."""
     window: Positive = 80
-    """Lines in one stream window, overlap included."""
+    """Lines of one sequence in the stream layout, those shared with the one before included."""
     title_year: bool = True
     """Whether titles keep a year at their end, as in ``Heat (1995)``; it doubles their tokens."""
     template: str = "movies"

@@ -1,4 +1,4 @@
-"""What a CRM's file in ``crm/models`` says of it beside its network.
+"""Architectures: a CRM's network and what goes around it.
 
 To add a CRM, write ``crm/models/NAME.py`` with the network and an ``ARCHITECTURE``, and add NAME to
 ``CRM_MODELS`` in ``config/crm.py``; settings of its own are a section there.

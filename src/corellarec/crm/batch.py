@@ -47,7 +47,7 @@ class Distinct:
         """The distinct of ``numbers`` (int64, any shape), ascending, and each one's place there."""
         flat = numbers.flatten()
         order = torch.arange(len(flat), device=flat.device)
-        # Of equal numbers one wins the place, whichever; it speaks for the others.
+        # Of equal numbers any one is written last; it stands for the others.
         self._place.scatter_(0, flat, order)
         distinct = flat[self._place.index_select(0, flat) == order].sort().values
         self._place[distinct] = order[: len(distinct)]
@@ -70,13 +70,13 @@ class CrmReader:
         self.label = log.history_label.to(device)
         self.item_codes = log.item_codes.to(device)
         self.item_values = log.item_values.to(device)
-        # A last row of zeros is the user nobody knows; number -1 picks it.
+        # A last row of zeros is the unknown user, whose number is -1.
         self.user_codes = torch.cat([log.user_codes, log.user_codes[:1] * 0]).to(device)
         self.user_values = torch.cat([log.user_values, log.user_values[:1] * 0]).to(device)
         self.back = torch.arange(1, history_length + 1, device=device)
         self.distinct = Distinct(len(self.item_codes), device)
 
-    def window(self, samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
+    def history(self, samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
         """The last rows of each sample's history, newest first.
 
         Returns ``(batch, length)`` item numbers (int32), labels (int8), and whether there is such
@@ -90,10 +90,10 @@ class CrmReader:
 
     def __call__(self, samples: Samples) -> CrmBatch:
         """The batch of ``samples``, which may lie on the CPU."""
-        items, liked, mask = self.window(samples)
+        items, liked, mask = self.history(samples)
         user = samples.user.to(self.device)
-        met = torch.cat([samples.item.to(self.device).unsqueeze(1), items.long()], 1)
-        distinct, place = self.distinct(met)
+        target_and_history = torch.cat([samples.item.to(self.device).unsqueeze(1), items.long()], 1)
+        distinct, place = self.distinct(target_and_history)
         return CrmBatch(
             user_codes=self.user_codes[user],
             user_values=self.user_values[user],

@@ -1,4 +1,4 @@
-"""The CRM that a configuration asks for."""
+"""Builds the configured CRM."""
 
 import importlib
 import sys
@@ -17,7 +17,7 @@ from corellarec.data.log import Features
 
 
 def architecture(name: str) -> Architecture:
-    """What ``crm/models/NAME.py`` says of a CRM.
+    """The architecture in ``crm/models/NAME.py``.
 
     Args:
         name: One of :data:`corellarec.config.CRM_MODELS`.

@@ -77,7 +77,7 @@ def score_logits(table: pl.DataFrame, config: ExternalConfig, path: Path) -> pl.
         DataError: If a score is no number, or no probability where it should be.
     """
     score = table["score"].cast(pl.Float64, strict=False)
-    bad = ~score.is_finite().fill_null(False)  # noqa: FBT003 (polars' name for it)
+    bad = ~score.is_finite().fill_null(False)
     wanted = "a number"
     if config.kind == "probability":
         bad |= ~score.is_between(0, 1)

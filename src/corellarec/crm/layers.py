@@ -1,5 +1,6 @@
 """What several networks are made of."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -51,7 +52,7 @@ class MLP(nn.Module):
         self.width = sizes[-1]
         self.layers = nn.ModuleList(
             nn.Sequential(nn.Linear(before, after), nn.ReLU(), Dropout(dropout))
-            for before, after in zip(sizes, sizes[1:], strict=False)
+            for before, after in itertools.pairwise(sizes)
         )
 
     def forward(self, features: Tensor) -> list[Tensor]:

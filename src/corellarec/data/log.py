@@ -1,4 +1,4 @@
-"""The prepared log in memory, and histories as windows over it."""
+"""The prepared log in memory; a user's history is a range of its rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from corellarec.data.liked import liked_levels
 from corellarec.data.preparation import FeatureLayout, Features, ValueLayout, read_preparation
-from corellarec.data.splits import SPLITS
+from corellarec.data.splits import HISTORY_ONLY, SPLITS
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What is to be scored: a target item each, and the user's history as a window of rows.
+    """What is to be scored: a target item each, and the user's history as a range of rows.
 
     Args:
         user: ``(n,)`` int64, number in the user table.
@@ -54,9 +54,9 @@ class Log:
         opened: who read labels of the test split, in order.
         time: ``(rows,)`` int64, microseconds since 1970.
         split: ``(rows,)`` int8, an index into ``SPLITS``, or 3 where a row is history only.
-        history_user, history_item, history_label: the rows that make histories: all, or the
-            positive ones; :class:`Samples` counts in these. A test row's label is the history of
-            the user's later ones, as it would be in service.
+        history_user, history_item, history_label, history_time: the rows that make histories,
+            all or the positive ones; :class:`Samples` counts in these. A test row's label is in
+            the history of the user's later ones, as it would be in service.
         user_codes, item_codes: ``(entities, sum of widths)`` int32.
         user_values, item_values: ``(entities, sum of widths)`` float32.
         user_train_rows, item_train_rows: ``(users,)``, ``(items,)`` int64, rows of each in the
@@ -71,7 +71,8 @@ class Log:
         features: Features,
         history: Literal["all", "positives"] = "all",
     ) -> None:
-        self.rows, self.history = rows, history
+        self.rows = rows
+        self.history: Literal["all", "positives"] = history
         self.user = _tensor(rows["user"])
         self.item = _tensor(rows["item"])
         self._label = _tensor(rows["label"])
@@ -87,12 +88,12 @@ class Log:
         self.user_values = _matrix(users, features.user_values, "values", np.float32)
         self.item_values = _matrix(items, features.item_values, "values", np.float32)
         self.history_user, self.history_item = self.user, self.item
-        self.history_label = self._label
+        self.history_label, self.history_time = self._label, self.time
         self._history_before: Tensor | None = None
         if history == "positives":
             positive = self._label == 1
             self.history_user, self.history_item = self.user[positive], self.item[positive]
-            self.history_label = self._label[positive]
+            self.history_label, self.history_time = self._label[positive], self.time[positive]
             self._history_before = positive.cumsum(0) - positive.long()
         counts = torch.bincount(self.history_user, minlength=users.height)
         self.user_begin = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
@@ -147,22 +148,98 @@ class Log:
         end = rows if self._history_before is None else self._history_before[rows]
         return Samples(user, self.item[rows].long(), self.user_begin[user], end)
 
-    def pairs(self, user: Tensor, item: Tensor) -> Samples:
-        """Samples of (user, item) pairs not in the log; the history is all the user's rows.
+    def pairs(self, user: Tensor, item: Tensor, time: Tensor | None = None) -> Samples:
+        """Samples of (user, item) pairs.
+
+        The history is what the user did before ``time``. Without times it is all the user's rows;
+        but a pair that the log holds is scored as of its latest row, since otherwise its own label
+        would be in its history.
+
+        Args:
+            user: ``(n,)`` int64, numbers in the user table; -1 is a user without history.
+            item: ``(n,)`` int64, numbers in the item table.
+            time: ``(n,)`` int64, microseconds since 1970.
+        """
+        begin, end = self.history_range(user)
+        if time is None:
+            row = self._latest_row(user, item)
+            end = torch.where(row < 0, end, self.samples(row.clamp(min=0)).end)
+        else:
+            end = self._first_at(time, begin, end)
+        return Samples(user, item, begin, end)
+
+    def candidates(self, user: Tensor, item: Tensor) -> Samples:
+        """Samples of items to offer now: all the user's rows are history, whatever the item.
 
         Args:
             user: ``(n,)`` int64, numbers in the user table; -1 is a user without history.
             item: ``(n,)`` int64, numbers in the item table.
         """
+        return Samples(user, item, *self.history_range(user))
+
+    def history_range(self, user: Tensor) -> tuple[Tensor, Tensor]:
+        """``(n,)`` begin and end of each user's history rows; an empty range for user -1."""
         known = user.clamp(min=0)
         begin, end = self.user_begin[known], self.user_begin[known + 1]
-        return Samples(user, item, begin, torch.where(user < 0, begin, end))
+        return begin, torch.where(user < 0, begin, end)
+
+    def items_of(self, user: int) -> NDArray[np.int32]:
+        """Items of all rows of a user, whatever their labels."""
+        begin, end = np.searchsorted(self.user.numpy(), [user, user + 1])
+        return self.item[begin:end].numpy()
+
+    def _latest_row(self, user: Tensor, item: Tensor) -> Tensor:
+        """``(n,)`` int64: the last log row of each pair, -1 where there is none."""
+        keys, rows = self._rows_by_pair
+        wanted = (user * self.items.height + item).numpy()
+        place = np.searchsorted(keys, wanted, side="right") - 1
+        found = (place >= 0) & (keys[place] == wanted) & (user.numpy() >= 0)
+        return torch.from_numpy(np.where(found, rows[place], -1))
+
+    @cached_property
+    def _rows_by_pair(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Keys of the (user, item) pairs, ascending, and their rows in order of time."""
+        keys = self.user.numpy().astype(np.int64) * self.items.height + self.item.numpy()
+        rows = np.argsort(keys, kind="stable")
+        return keys[rows], rows
+
+    def _first_at(self, time: Tensor, begin: Tensor, end: Tensor) -> Tensor:
+        """The first history row from ``begin`` to ``end`` that is not before ``time``."""
+        low, high = begin.clone(), end.clone()
+        while (open_ := low < high).any():
+            middle = (low + high) // 2
+            before = open_ & (
+                self.history_time[middle.clamp(max=len(self.history_time) - 1)] < time
+            )
+            low = torch.where(before, middle + 1, low)
+            high = torch.where(open_ & ~before, middle, high)
+        return low
+
+    def extended(self, rows: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> "Log":
+        """This log with further rows, sorted in by time; they are history and in no split.
+
+        Args:
+            rows: ``user``, ``item`` (int32, numbers in ``users`` and ``items``), ``label`` (int8),
+                ``time`` (datetime in microseconds, UTC); a row that repeats the user, item and
+                time of another one is dropped.
+            users: The user table, this log's and perhaps more below it.
+            items: The item table, likewise.
+        """
+        rows = rows.with_columns(split=pl.lit(HISTORY_ONLY, pl.Int8)).select(self.rows.columns)
+        together = pl.concat([self.rows, rows]).unique(
+            ["user", "time", "item"], keep="first", maintain_order=True
+        )
+        return Log(together.sort("user", "time", "item"), users, items, self.features, self.history)
+
+    @cached_property
+    def liked_before(self) -> Tensor:
+        """``(history rows + 1,)`` int64: positive rows before each history row, and in all."""
+        liked = self.history_label.long().cumsum(0)
+        return torch.cat([liked.new_zeros(1), liked])
 
     @cached_property
     def liked(self) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
-        """``(rows,)`` and ``(items,)``: :func:`liked_levels`; kept in the tables of a part."""
-        if "train_liked" in self.items.columns:
-            return self.rows["train_liked"].to_numpy(), self.items["train_liked"].to_numpy()
+        """``(rows,)`` and ``(items,)``: :func:`liked_levels`."""
         train = self.rows_of("train")
         return liked_levels(
             self.item.numpy(),

@@ -139,7 +139,8 @@ def read_lines(source: Source, encoding: str = "utf-8") -> Iterator[str]:
         yield from (line + "\n" for line in pl.scan_lines(source).collect()["lines"])
         return
     if isinstance(source, Path):
-        stream = gzip.open(source) if source.suffix.lower() == ".gz" else source.open("rb")
+        is_gzip = source.suffix.lower() == ".gz"
+        stream = gzip.open(source) if is_gzip else source.open("rb")  # noqa: SIM115 (closed below)
     else:
         stream = BytesIO(source.getvalue())
     with stream, TextIOWrapper(stream, encoding, errors="replace", newline="") as text:  # pyright: ignore[reportArgumentType]

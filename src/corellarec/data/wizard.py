@@ -121,13 +121,12 @@ def propose_settings(paths: Iterable[Path], roles: Mapping[str, str]) -> Proposa
 
 
 def _refuse_known_layout(paths: list[Path]) -> None:
-    if len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix.lower() == ".zip"):
-        if reader_of(Folder(paths[0])):
-            raise DataError(
-                f"{paths[0]} is in a layout that is read as it is and needs no settings: "
-                f"corellarec run --preset quick --set data.path={paths[0]} "
-                f"--out runs/{paths[0].stem}"
-            )
+    is_folder = len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix.lower() == ".zip")
+    if is_folder and reader_of(Folder(paths[0])):
+        raise DataError(
+            f"{paths[0]} is in a layout that is read as it is and needs no settings: "
+            f"corellarec run --preset quick --set data.path={paths[0]} --out runs/{paths[0].stem}"
+        )
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:

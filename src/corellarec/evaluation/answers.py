@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from corellarec.base.metrics import Floats, entropy, losses, sigmoid
 from corellarec.cascade.policy import Policy
 from corellarec.cascade.router import Router, explain
+from corellarec.cascade.scores import Scores
 from corellarec.evaluation.parts import RouterSummary, ThresholdRow
-from corellarec.evaluation.scores import Scores
 
 PREDICTORS = {  # kind and name by key, in the order of the main table
     "crm": ("crm", "raw CRM"),
@@ -97,7 +97,7 @@ class Answers:
         key = "blend_all" if self.router.combine == "blend" else "llm_calibrated"
         return self.predictions[key]
 
-    def values(self) -> dict[str, Floats]:
+    def values(self) -> dict[Policy, Floats]:
         """``(n,)`` value of routing each row, by policy."""
         return {policy: self.router.value(self.scores.known, policy) for policy in COMPARED}
 

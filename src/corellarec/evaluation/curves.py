@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from corellarec.base.metrics import METRICS, Floats, losses
+from corellarec.cascade.policy import Policy
 from corellarec.evaluation.figures import COMPARED_METRICS, Figures
 from corellarec.evaluation.parts import BudgetPoint, Curves, PolicyCurve
 
@@ -15,7 +17,15 @@ PERMUTATIONS = 5  # random orders whose mean is the random policy
 
 def routed(value: Floats, budget: float, alone: Floats, answer: Floats) -> Floats:
     """Probabilities where exactly the share ``budget`` of highest value gets the answer."""
-    chosen = np.argsort(-value, kind="stable")[: round(budget * len(value))]
+    return _first_routed(_order(value), budget, alone, answer)
+
+
+def _order(value: Floats) -> NDArray[np.int64]:
+    return np.argsort(-value, kind="stable")
+
+
+def _first_routed(order: NDArray[np.int64], budget: float, alone: Floats, answer: Floats) -> Floats:
+    chosen = order[: round(budget * len(order))]
     p = alone.copy()
     p[chosen] = answer[chosen]
     return p
@@ -23,7 +33,7 @@ def routed(value: Floats, budget: float, alone: Floats, answer: Floats) -> Float
 
 def curves(
     figures: Figures,
-    values: Mapping[str, Floats],
+    values: Mapping[Policy, Floats],
     alone: Floats,
     answer: Floats,
     *,
@@ -47,17 +57,15 @@ def curves(
     orders["random"] = [generator.random(len(alone)) for _ in range(PERMUTATIONS)]
     orders["oracle"] = [losses(figures.label, alone) - losses(figures.label, answer)]
 
-    def quality(metric: str, of_order: Sequence[Floats]) -> list[float]:
-        measure = METRICS[metric]
-        return [
-            float(np.mean([measure(figures.label, routed(v, b, alone, answer)) for v in of_order]))
-            for b in BUDGETS
-        ]
+    def quality(values: Sequence[Floats]) -> dict[str, list[float]]:
+        found = np.zeros((len(COMPARED_METRICS), len(BUDGETS)))
+        for order in map(_order, values):
+            for place, budget in enumerate(BUDGETS):
+                p = _first_routed(order, budget, alone, answer)
+                found[:, place] += [METRICS[m](figures.label, p) for m in COMPARED_METRICS]
+        return dict(zip(COMPARED_METRICS, (found / len(values)).tolist(), strict=True))
 
-    lines = {
-        name: {metric: quality(metric, of_order) for metric in COMPARED_METRICS}
-        for name, of_order in orders.items()
-    }
+    lines = {name: quality(of_order) for name, of_order in orders.items()}
 
     def area(metric: str, line: list[float]) -> float:
         return float(np.trapezoid(np.array(line) - lines["random"][metric], BUDGETS))
@@ -75,7 +83,7 @@ def curves(
 
 def at_budgets(
     figures: Figures,
-    values: Sequence[Mapping[str, Floats]],
+    values: Sequence[Mapping[Policy, Floats]],
     alone: Sequence[Floats],
     answer: Sequence[Floats],
 ) -> tuple[BudgetPoint, ...]:

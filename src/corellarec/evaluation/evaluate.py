@@ -7,19 +7,19 @@ import numpy as np
 from corellarec.base.bootstrap import Bootstrap
 from corellarec.base.metrics import Floats, Labels
 from corellarec.cascade.router import Router
+from corellarec.cascade.scores import Scores
 from corellarec.evaluation.answers import PREDICTORS, Answers
 from corellarec.evaluation.curves import at_budgets, curves
 from corellarec.evaluation.figures import Figures, Predictor, predictor_rows
 from corellarec.evaluation.parts import BudgetPoint, Costs, Curves, ReliabilityBin
 from corellarec.evaluation.results import Evaluation
-from corellarec.evaluation.scores import Scores
 from corellarec.evaluation.segments import Cut, by_confidence, segments
 
 RELIABILITY_BINS = 10
 REFERENCE = "crm_calibrated"
 
 
-def evaluate(
+def evaluate_scores(
     scores: Scores,
     router: Router,
     *,

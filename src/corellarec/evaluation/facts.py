@@ -1,28 +1,37 @@
-"""What a report says of the data and the training, from the manifests of a run's directories."""
+"""What a report says of the data and the training, from a run's directory."""
 
-from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from corellarec.config import DataConfig
-from corellarec.evaluation.parts import DataFacts, Distillation, Split, TrainingCurve
+from corellarec.data.preparation import read_preparation
+from corellarec.evaluation.parts import DataFacts, Split, TrainingCurve
+from corellarec.run.stages import read_state
+from corellarec.run.workspace import STAGES, Workspace
 
 
-def data_facts(config: DataConfig, manifest: Mapping[str, Any]) -> DataFacts:
-    """The log: its configuration, and the manifest of its preparation."""
+def data_facts(workspace: Workspace) -> DataFacts:
+    """The log of a run."""
+    found = read_preparation(workspace.directory / "data")
     splits = {
         name: Split(
-            rows=part["rows"],
-            positives=part["positives"],
-            cold_user_rows=part["cold_user_rows"],
-            cold_item_rows=part["cold_item_rows"],
-            first=part["from"],
-            last=part["to"],
+            rows=part.rows,
+            positives=part.positives,
+            cold_user_rows=part.cold_user_rows,
+            cold_item_rows=part.cold_item_rows,
+            first=_iso(part.first),
+            last=_iso(part.last),
         )
-        for name, part in manifest["splits"].items()
+        for name, part in found.splits.items()
     }
-    counts = {name: manifest[name] for name in ("rows", "users", "items", "positives")}
-    return DataFacts(name=data_name(config), splits=splits, **counts)
+    return DataFacts(
+        name=data_name(workspace.config.data),
+        rows=found.rows,
+        users=found.users,
+        items=found.items,
+        positives=found.positives,
+        splits=splits,
+    )
 
 
 def data_name(config: DataConfig) -> str:
@@ -31,22 +40,27 @@ def data_name(config: DataConfig) -> str:
         return Path(config.path).name
     if config.interactions is None:
         return config.fetch
-    source = config.interactions
-    return Path(source.files[0]).name if source.files else "a query"
+    files = config.interactions.files
+    if not files:
+        return "a query"
+    return Path(files if isinstance(files, str) else files[0]).name
 
 
-def training_curve(manifest: Mapping[str, Any]) -> TrainingCurve:
-    """A stage, from the manifest that its training wrote."""
-    return TrainingCurve(
-        step=manifest["step"],
-        seconds=manifest["seconds"],
-        best=manifest["best"],
-        best_step=manifest["best_step"],
-        history=tuple(manifest["history"]),
-    )
+def training_curves(workspace: Workspace) -> dict[str, TrainingCurve]:
+    """How each stage of a run was trained, by its name."""
+    found = {}
+    for stage in STAGES:
+        if workspace.trains(stage):
+            state = read_state(workspace.directory / f"stage{stage}")
+            found[f"stage{stage}"] = TrainingCurve(
+                step=state.step,
+                seconds=state.seconds,
+                best=state.best,
+                best_step=state.best_step,
+                history=tuple(state.history),
+            )
+    return found
 
 
-def distillation(manifest: Mapping[str, Any]) -> Distillation | None:
-    """The distillation, from its manifest's facts; None where there was none."""
-    losses = manifest.get("validation_log_loss")
-    return Distillation(manifest["weight"], losses) if losses else None
+def _iso(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")

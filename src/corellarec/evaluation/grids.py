@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 
-from corellarec.cascade.threshold import NOBODY
+from corellarec.cascade.threshold import ROUTE_NONE
 from corellarec.evaluation.parts import (
     AblationRow,
     BesideRow,
@@ -175,7 +175,7 @@ def threshold_grid(thresholds: Sequence[ThresholdRow]) -> Grid:
         [
             f"{one.policy}, {one.seed}",
             # A threshold that no value reaches, or that every value does, has no digits to show.
-            number(one.threshold) if abs(one.threshold) < NOBODY else DASH,
+            number(one.threshold) if abs(one.threshold) < ROUTE_NONE else DASH,
             percent(one.validation_share),
             percent(one.validation_bound),
             Cell(

@@ -267,19 +267,6 @@ class DataFacts:
     splits: dict[str, Split]
 
 
-@dataclass(frozen=True)
-class Machine:
-    """The machine that timed, and the versions of the packages that computed."""
-
-    device: str
-    name: str
-    cores: int | None
-    corellarec: str
-    torch: str
-    transformers: str
-    peft: str
-
-
 # Of a study alone.
 
 

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from corellarec.base.artifacts import write_text
 from corellarec.base.errors import ArtifactError
+from corellarec.base.machine import Machine
 from corellarec.evaluation.parts import (
     AblationRow,
     BesideRow,
@@ -18,7 +19,6 @@ from corellarec.evaluation.parts import (
     Curves,
     DataFacts,
     Distillation,
-    Machine,
     NoHarm,
     PredictorRow,
     ReliabilityBin,
@@ -82,6 +82,9 @@ class Evaluation:
     def row(self, key: str) -> PredictorRow:
         """The table's row of a key.
 
+        Args:
+            key: Such as ``crm_calibrated``, ``llm_calibrated``, ``cascade`` or ``blend_all``.
+
         Raises:
             KeyError: If there is none.
         """
@@ -129,7 +132,11 @@ class Evaluation:
             raise ArtifactError(f"{path} {found}: `corellarec {again}` writes it again") from error
 
     def save(self, path: str | Path) -> None:
-        """Write the HTML report if the name ends in ``.html``, else JSON."""
+        """Write the HTML report if the name ends in ``.html``, else JSON.
+
+        Args:
+            path: The file; replaced if it exists.
+        """
         from corellarec.evaluation.page import render  # matplotlib is not needed for the rest
 
         path = Path(path)

@@ -50,12 +50,12 @@ class Block:
         places = starts.unsqueeze(1) + torch.arange(max(self.lengths))
         return places.clamp(max=sum(self.lengths) - 1)
 
-    def mask(self, window: int | None) -> Tensor:
+    def mask(self, sliding_window: int | None) -> Tensor:
         """``(longest, context + longest)`` bool: which keys a token reads."""
         before = self.context[1] - self.context[0]
         longest = max(self.lengths)
         reads = torch.ones(longest, before + longest, dtype=torch.bool).tril(before)
-        return reads if window is None else reads.triu(before - window + 1)
+        return reads if sliding_window is None else reads.triu(before - sliding_window + 1)
 
 
 @dataclass
@@ -142,7 +142,7 @@ def _row(
     plan: Plan,
     layer: int,
     scaling: float,
-    window: int | None,
+    sliding_window: int | None,
 ) -> Tensor:
     """``(tokens, heads, head_dim)`` of one row."""
     if plan.past is not None:
@@ -156,11 +156,11 @@ def _row(
     for block in plan.blocks:
         q = query[:, block.start : block.stop]
         k, v = (x[:, own + block.start : own + block.stop] for x in (keys, values))
-        if block.is_causal and (window is None or window >= q.shape[1]):
+        if block.is_causal and (sliding_window is None or sliding_window >= q.shape[1]):
             parts.append(_causal(q, k, v, scaling))
         else:
             context = slice(*block.context)
-            mask = block.mask(window)
+            mask = block.mask(sliding_window)
             parts.append(
                 _after(q, k, v, keys[:, context], values[:, context], block, mask, scaling)
             )
@@ -223,17 +223,17 @@ AttentionInterface.register(NAME, packed_attention)  # pyright: ignore[reportArg
 
 @torch.inference_mode()
 def enable_packing(model: PreTrainedModel) -> bool:
-    """Give a model packed attention where that computes what the model's own does.
+    """Give a model packed attention, verified by a test pass.
 
-    Three short sequences, one of them the continuation of another, are read packed and alone; a
-    model that keeps a state of another kind, or numbers its positions in its own way, gives itself
-    away and stays as it is.
+    Three short sequences, one of them the continuation of another, are read packed and alone. A
+    model whose hidden states differ, because it keeps a state of another kind or numbers positions
+    in its own way, stays as it is.
 
     Args:
         model: A causal language model; its attention is switched if packing works.
 
     Returns:
-        Whether it does.
+        Whether the model now reads packed rows.
     """
     before = model.config._attn_implementation or "eager"
     if before == NAME:
@@ -264,8 +264,8 @@ def enable_packing(model: PreTrainedModel) -> bool:
             use_cache=False,
             plan=Plan(blocks),
         ).last_hidden_state[0]
-        found = [packed[end - 10 : end] for end in (28, 48, 68)]
-        works = all(_close(a, b) for a, b in zip(found, alone, strict=True))
+        together = [packed[end - 10 : end] for end in (28, 48, 68)]
+        works = all(_close(a, b) for a, b in zip(together, alone, strict=True))
     except (TypeError, ValueError, NotImplementedError, AttributeError):
         works = False  # the model's code has no place for a plan, or wants more of attention
     finally:
@@ -275,7 +275,7 @@ def enable_packing(model: PreTrainedModel) -> bool:
     return works
 
 
-def _close(found: Tensor, expected: Tensor) -> bool:
+def _close(states: Tensor, expected: Tensor) -> bool:
     """Whether hidden states are equal but for rounding."""
-    error = (found.float() - expected.float()).norm() / expected.float().norm()
+    error = (states.float() - expected.float()).norm() / expected.float().norm()
     return bool(error < (1e-3 if expected.dtype == torch.float32 else 5e-2))

@@ -3,7 +3,6 @@
 import gc
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -66,8 +65,18 @@ KNOWN_MODELS: dict[str, WheelModel | HubModel] = {
 }
 
 
-def listed_models() -> list[dict[str, Any]]:
-    """``name``, ``source``, ``licence`` and ``cached`` of each known model."""
+@dataclass(frozen=True)
+class ListedModel:
+    """A known model: its name here, where it comes from, its licence, and whether it is cached."""
+
+    name: str
+    source: str
+    licence: str
+    cached: bool
+
+
+def listed_models() -> list[ListedModel]:
+    """All known models."""
     found = []
     for name, known in KNOWN_MODELS.items():
         if isinstance(known, WheelModel):
@@ -76,7 +85,7 @@ def listed_models() -> list[dict[str, Any]]:
         else:
             source = known.repository
             cached = isinstance(try_to_load_from_cache(known.repository, "config.json"), str)
-        found.append({"name": name, "source": source, "licence": known.licence, "cached": cached})
+        found.append(ListedModel(name, source, known.licence, cached))
     return found
 
 
@@ -87,8 +96,8 @@ def find_model(name: str, setting: str = "llm.model") -> str:
     ``.gguf`` file likewise. A directory must hold safetensors: pickled weights can run code.
 
     Args:
-        name: What was asked for.
-        setting: Where, for messages.
+        name: Of a known model, a directory, a ``.gguf`` file, or ``owner/name`` on the hub.
+        setting: The setting that holds the name, for messages.
 
     Raises:
         FetchError: If the wheel cannot be obtained.
@@ -104,7 +113,7 @@ def find_model(name: str, setting: str = "llm.model") -> str:
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise ModelError(f"{setting}: {path} is not there")
+            raise ModelError(f"{setting}: {path} does not exist: check the path")
         facts = path.stat()
         target = cache_dir() / "models" / f"{path.stem}-{facts.st_size}-{facts.st_mtime_ns}"
         return str(_converted(path, target))
@@ -163,11 +172,14 @@ def _converted(gguf: Path, target: Path) -> Path:
                 gguf.parent,
                 gguf_file=gguf.name,
                 dtype=torch.bfloat16,
+                trust_remote_code=False,
                 quantization_config=GgufConfig(dequantize=True),
             )
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            tokenizer = AutoTokenizer.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, trust_remote_code=False
+            )
         except Exception as error:  # the reader raises many unrelated types
-            if isinstance(error, OUR_FAULT):
+            if isinstance(error, PROGRAMMING_ERRORS):
                 raise
             raise ModelError(f"{gguf} cannot be read as GGUF ({first_line(error)})") from error
         with writing(target, {"source": gguf.name}) as unfinished:
@@ -178,8 +190,8 @@ def _converted(gguf: Path, target: Path) -> Path:
     return target
 
 
-# What a wrong call raises; a wrong file raises anything else.
-OUR_FAULT = (MemoryError, TypeError, AttributeError)
+# What a wrong call of ours raises; a bad file raises anything else.
+PROGRAMMING_ERRORS = (MemoryError, TypeError, AttributeError)
 
 
 def first_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from corellarec.base.errors import ConfigError, ModelError
+from corellarec.base.errors import ConfigError
 from corellarec.config import LlmConfig
 from corellarec.data.log import Log, Samples
 from corellarec.llm.template import (
@@ -21,17 +21,24 @@ from corellarec.llm.template import (
     field_names,
     load_template,
 )
+from corellarec.llm.text import Text
 
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """Tokens for one pass of the model, and where it is to answer.
+    """Tokens for one pass of the model, and the positions that are answered.
 
     Args:
         ids: ``(length,)`` int64 token ids.
         places: ``(answers,)`` positions whose next token is the answer.
         samples: ``(answers,)`` index of the sample that each place answers.
-        after: What these tokens continue, and others may continue as well; it answers nothing.
+        after: The context that these tokens continue, which other sequences may share; it has no
+            answers of its own.
+
+    Example:
+        >>> one = TokenSequence(np.array([5, 9]), np.array([1]), np.array([0]), context([3, 4]))
+        >>> one.length, one.whole().places.tolist()
+        (4, [3])
     """
 
     ids: NDArray[np.int64]
@@ -41,11 +48,11 @@ class TokenSequence:
 
     @property
     def length(self) -> int:
-        """Tokens, with those before it."""
+        """Number of tokens, context included."""
         return len(self.ids) + (len(self.after.ids) if self.after else 0)
 
     def whole(self) -> "TokenSequence":
-        """The same with everything before it."""
+        """The same sequence with its context joined to it."""
         if self.after is None:
             return self
         ids = np.concatenate([self.after.ids, self.ids])
@@ -53,62 +60,12 @@ class TokenSequence:
 
 
 def context(ids: list[int]) -> TokenSequence:
-    """Tokens for others to continue."""
+    """Tokens that other sequences continue, without answers."""
     return TokenSequence(np.array(ids), np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
-class Text:
-    """Encodes pieces of text on their own, so that pieces can be joined in any order.
-
-    Args:
-        tokenizer: The model's.
-
-    Example:
-        >>> text = Text(tokenizer)  # doctest: +SKIP
-        >>> text("Heat (1995) ->") + text(" Yes")  # doctest: +SKIP
-        [9659, 330, 33, 41, 41, 37, 25, 21083, 3771]
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
-
-    def __call__(self, text: str, *, start: bool = False) -> list[int]:
-        """Token ids of ``text``, in which special tokens are plain text.
-
-        Args:
-            text: Any text.
-            start: Whether to put first what the model wants at the beginning of a sequence.
-        """
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return [*self.tokenizer("")["input_ids"], *ids] if start else list(ids)
-
-    def after(self, before: str, text: str) -> list[int]:
-        """Token ids that ``text`` adds when it follows ``before``.
-
-        Raises:
-            ModelError: If the tokenizer merges the two.
-        """
-        prefix, whole = self(before), self(before + text)
-        if whole[: len(prefix)] != prefix:
-            raise ModelError(f"the tokenizer joins {before!r} and {text!r}: it cannot be used here")
-        return whole[len(prefix) :]
-
-    def answer(self, before: str, text: str) -> int:
-        """The single token that ``text`` is after ``before``.
-
-        Raises:
-            ModelError: If it is several tokens there.
-        """
-        ids = self.after(before, text)
-        if len(ids) != 1:
-            raise ModelError(
-                f"the tokenizer splits the answer {text!r} into {len(ids)} tokens; one is needed"
-            )
-        return ids[0]
-
-
 class Layout(Protocol):
-    """Samples in, sequences of tokens out."""
+    """Encodes samples as token sequences."""
 
     @property
     def answers(self) -> tuple[int, int]:
@@ -126,15 +83,20 @@ class StreamLayout:
     Args:
         log: The prepared log, whose rows are the lines.
         tokenizer: The model's.
-        template: What the lines look like.
+        template: Of the lines.
         history_length: Lines before an answered line, at least, where the user has them.
-        window: Lines in one sequence at most.
+        window: Most lines in one sequence.
         title_year: Whether titles keep their year.
 
     Raises:
         ConfigError: If the template names what the log does not have, or ``liked`` where rows are
-            left out of histories: a training row out of them would be told of its own label.
+            left out of histories: a training row that is left out would see its own label.
         ModelError: If an answer is not a single token.
+
+    Example:
+        >>> layout = StreamLayout(log, tokenizer, template.stream, 20, 80)  # doctest: +SKIP
+        >>> len(layout.encode(log.samples(log.rows_of("test"))))  # doctest: +SKIP
+        312
     """
 
     def __init__(
@@ -170,14 +132,19 @@ class StreamLayout:
         self._lines: dict[tuple[int, int], list[int]] = {}
 
     def header(self, user: int) -> list[int]:
-        """Tokens before the first line of a user; -1 is a user who is not in the log."""
+        """Tokens of the heading of a user's lines; the number -1 is an unknown user."""
         heading = self.template.heading.format(**self.user_fields.of(user))
         if heading not in self._headers:
             self._headers[heading] = self.text(heading + "\n", start=True)
         return self._headers[heading]
 
     def line(self, item: int, liked: int | None = None) -> list[int]:
-        """Tokens of an item's line up to its answer; ``liked`` is by default what it is by now."""
+        """Tokens of an item's line up to its answer.
+
+        Args:
+            item: Number in the item table.
+            liked: The item's rating digit; by default that of the whole training split.
+        """
         key = item, int(self.items_liked[item]) if liked is None else liked
         if key not in self._lines:
             line = self.template.line.format(liked=key[1], **self.item_fields.of(item))
@@ -216,7 +183,7 @@ class StreamLayout:
             answered = order[first:after]
             ids, places = self.history(int(user[answered[0]]), start, int(end[answered[-1]]) + 1)
             lines = places[end[answered] - start]
-            # Nothing after the last answered arrow is read.
+            # Tokens after the last answered arrow are left out.
             sequences.append(TokenSequence(ids[: lines[-1] + 1], lines, answered))
             first = after
         order = np.flatnonzero(~in_log)
@@ -265,12 +232,17 @@ class PaperLayout:
     Args:
         log: The prepared log.
         tokenizer: The model's.
-        template: What the prompt looks like.
+        template: Of the prompt.
         history_length: Most items of history in a prompt.
         title_year: Whether titles keep their year.
 
     Raises:
         ConfigError: If the template names what the log does not have.
+
+    Example:
+        >>> layout = PaperLayout(log, tokenizer, template.paper, 20)  # doctest: +SKIP
+        >>> layout.prompt(user=0, begin=0, end=2, item=7)  # doctest: +SKIP
+        'Below is the rating history of a user: ...'
 
     Source: Xi et al. 2024, https://arxiv.org/abs/2403.16378
     """
@@ -304,7 +276,14 @@ class PaperLayout:
         return self.text.answer(end, form.no), self.text.answer(end, form.yes)
 
     def prompt(self, user: int, begin: int, end: int, item: int) -> str:
-        """The text for a target item whose user's history lies at history rows ``begin:end``."""
+        """The prompt of a target item after the user's history rows ``begin:end``.
+
+        Args:
+            user: Number in the user table, -1 for an unknown user.
+            begin: First of the user's history rows in the log.
+            end: The row after the last; the last ``history_length`` rows are used.
+            item: Number in the item table.
+        """
         rows, form = slice(max(begin, end - self.history_length), end), self.template
         history = form.separator.join(
             form.rated.format(
@@ -342,7 +321,7 @@ class PaperLayout:
 
 
 def _common(lists: list[list[int]]) -> int:
-    """Length of what all begin with, short of the shortest's last token."""
+    """Length of the common prefix, which leaves the shortest list a token of its own."""
     first, last = min(lists), max(lists)
     most = min(len(one) for one in lists) - 1
     same = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
@@ -355,11 +334,21 @@ def build_layout(
     tokenizer: PreTrainedTokenizerBase,
     template: Template | None = None,
 ) -> Layout:
-    """The layout that a configuration asks for; the template is its own or the one given.
+    """The configured layout.
+
+    Args:
+        config: The language model's settings.
+        log: The prepared log.
+        tokenizer: The model's.
+        template: In place of the configured one, where it is known already.
 
     Raises:
         ConfigError: If the template cannot be read, or names what the log does not have.
         ModelError: If an answer is not a single token.
+
+    Example:
+        >>> layout = build_layout(config.llm, log, load_tokenizer(config.llm.model))
+        ... # doctest: +SKIP
     """
     template = template or load_template(config.template)
     if config.layout == "paper":

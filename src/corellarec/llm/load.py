@@ -1,4 +1,4 @@
-"""A causal language model from a directory or the hub, ready to answer."""
+"""Loading of language models, and the one that gives logits of two answers."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,18 +18,18 @@ from transformers import (
 
 from corellarec.base.errors import ConfigError, ModelError
 from corellarec.llm.attention import Plan, enable_packing
-from corellarec.llm.catalog import OUR_FAULT, find_model, first_line
+from corellarec.llm.catalog import PROGRAMMING_ERRORS, find_model, first_line
 from corellarec.llm.head import AnswerHead
 from corellarec.llm.layout import TokenSequence
 from corellarec.llm.packing import LlmBatch, make_batches
 
 
 class LlmOutput(NamedTuple):
-    """What the language model says at the answer positions.
+    """The language model's output at the answer positions.
 
     Args:
         logit: ``(answers,)`` fp32, logit(yes) - logit(no); the sigmoid is p(yes).
-        layers: Hidden states asked for, by name, each ``(answers, hidden)``.
+        layers: The requested hidden states by name, each ``(answers, hidden)``.
     """
 
     logit: Tensor
@@ -42,11 +42,18 @@ class AnswerModel(nn.Module):
     Args:
         model: The model, with or without an adapter.
         answers: Token ids of no and yes.
-        checkpointing: Whether training recomputes what is inside the blocks.
+        checkpointing: Whether training recomputes activations inside the blocks, to save memory.
 
     Attributes:
         head: Computes the answers' logits.
-        packs: Whether the model reads packed rows; padded ones it reads otherwise.
+        packs: Whether the model reads packed rows, verified by a test pass; else padded ones.
+
+    Example:
+        >>> model, tokenizer = load_model("smollm2-135m-instruct", dtype, device)  # doctest: +SKIP
+        >>> answer_model = AnswerModel(model, layout.answers)  # doctest: +SKIP
+        >>> (batch,) = answer_model.batches(layout.encode(samples), 4096)  # doctest: +SKIP
+        >>> answer_model(batch).logit.sigmoid()  # doctest: +SKIP
+        tensor([0.6127, 0.4410])
 
     Raises:
         ModelError: If the logits cannot be computed from last hidden states alone.
@@ -83,7 +90,7 @@ class AnswerModel(nn.Module):
 
     @property
     def longest(self) -> int | None:
-        """Most tokens that the model reads; None where it does not say."""
+        """Most tokens of a sequence; None where the model's configuration gives none."""
         return getattr(self.base.config.get_text_config(), "max_position_embeddings", None)
 
     def batches(self, sequences: Sequence[TokenSequence], tokens_per_batch: int) -> list[LlmBatch]:
@@ -105,6 +112,10 @@ class AnswerModel(nn.Module):
 
         Raises:
             ValueError: If there is no such layer.
+
+        Example:
+            >>> answer_model.layer_number("middle")  # doctest: +SKIP
+            15
         """
         number = {"last": self.depth, "middle": self.depth // 2}.get(name)
         if number is None and name.isdigit():
@@ -119,8 +130,8 @@ class AnswerModel(nn.Module):
     def forward(self, batch: LlmBatch, layers: Sequence[str] = ()) -> LlmOutput:
         """Answer at the batch's places.
 
-        Padding stands at the right, where causal attention keeps it from every real token, so no
-        attention mask is needed.
+        Padding is at the right, where causal attention hides it from every real token: no attention
+        mask is needed.
 
         Args:
             batch: Packed only if :attr:`packs`.
@@ -150,14 +161,26 @@ class AnswerModel(nn.Module):
 def load_model(
     name: str, dtype: torch.dtype, device: torch.device
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model and its tokenizer; ``name`` is what :func:`find_model` takes.
+    """Load a causal language model, in evaluation mode, and its tokenizer.
+
+    Args:
+        name: As :func:`find_model` takes it.
+        dtype: Of the weights.
+        device: Where they go.
 
     Raises:
         ModelError: If the model or its tokenizer is absent, gated, damaged, or not causal.
+
+    Example:
+        >>> model, tokenizer = load_model(
+        ...     "smollm2-135m-instruct", torch.bfloat16, torch.device("cpu")
+        ... )  # doctest: +SKIP
     """
     tokenizer = load_tokenizer(name)
     with _explained(name) as place:
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, use_safetensors=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            place, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
     nn.Module.to(model, device)
     return model.eval(), tokenizer
 
@@ -168,9 +191,9 @@ def load_encoder_decoder(
     """Load an encoder-decoder such as T5, in float32, and its tokenizer.
 
     Args:
-        name: What :func:`find_model` takes.
+        name: As :func:`find_model` takes it.
         device: Where it goes.
-        setting: Where the name was given, for messages.
+        setting: The setting that holds the name, for messages.
 
     Raises:
         ModelError: If the model or its tokenizer is absent, gated, damaged, or of another kind.
@@ -178,7 +201,7 @@ def load_encoder_decoder(
     tokenizer = load_tokenizer(name, setting)
     with _explained(name, setting) as place:
         model = AutoModelForSeq2SeqLM.from_pretrained(
-            place, dtype=torch.float32, use_safetensors=True
+            place, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
     nn.Module.to(model, device)
     return model, tokenizer
@@ -187,21 +210,29 @@ def load_encoder_decoder(
 def load_tokenizer(name: str, setting: str = "llm.model") -> PreTrainedTokenizerBase:
     """Load a model's tokenizer.
 
+    Args:
+        name: As :func:`find_model` takes it.
+        setting: The setting that holds the name, for messages.
+
     Raises:
         ModelError: If it is absent, gated or damaged.
+
+    Example:
+        >>> load_tokenizer("smollm2-135m-instruct").vocab_size  # doctest: +SKIP
+        49152
     """
     with _explained(name, setting) as place:
-        return AutoTokenizer.from_pretrained(place)
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
 
 
 @contextmanager
 def _explained(name: str, setting: str = "llm.model") -> Iterator[str]:
-    """The place of a model; what goes wrong with it is said in one line with a remedy."""
+    """Where a model is; errors of loading it become one line with a remedy."""
     place = find_model(name, setting)
     try:
         yield place
     except Exception as error:  # transformers, hub and safetensors raise many unrelated types
-        if isinstance(error, OUR_FAULT):
+        if isinstance(error, PROGRAMMING_ERRORS):
             raise
         raise ModelError(
             f"{setting} {name!r} cannot be loaded ({first_line(error)}): {_remedy(error, place)}"
@@ -209,6 +240,8 @@ def _explained(name: str, setting: str = "llm.model") -> Iterator[str]:
 
 
 def _remedy(error: BaseException, place: str) -> str:
+    if "trust_remote_code" in str(error):
+        return "it needs code of its own, which is never run: choose a model of another family"
     if Path(place).exists():
         return "check the files, or delete the directory and fetch it again"
     page = f"https://huggingface.co/{place}"

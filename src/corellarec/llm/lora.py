@@ -65,7 +65,7 @@ def load_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
 
 @contextmanager
 def _peft() -> Iterator[None]:
-    """Keeps quiet that peft asks transformers about a name it has renamed."""
+    """Silences a warning: peft reads a name that transformers has renamed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         yield
@@ -77,7 +77,7 @@ def save_adapter(model: PeftModel, directory: Path) -> None:
 
 
 class TunedAdapter:
-    """An adapter with what must hold where it is used, in a directory.
+    """An adapter and the conditions of its use, in a directory.
 
     Args:
         name: ``pretrained``, or a directory that :func:`write_adapter` made.
@@ -92,11 +92,11 @@ class TunedAdapter:
         self.facts = read_manifest(self.directory)
 
     def check(self, config: LlmConfig, log: Log) -> None:
-        """Whether it can be used honestly.
+        """Check that these settings and this log may use it.
 
         Raises:
-            ConfigError: If the model or the text differ from those it was tuned with, or if it has
-                seen answers of rows that it would be measured on.
+            ConfigError: If the model or the text differ from those it was tuned with, or if it was
+                tuned on rows that it would be evaluated on.
         """
         own = wanted(config)
         for key, value in self.facts["llm"].items():
@@ -136,7 +136,7 @@ def write_adapter(
         model: The tuned model.
         config: What it was tuned with.
         log: What it was tuned on, its training split.
-        facts: How, and how well.
+        facts: Of its training, kept in the manifest.
     """
     last = int(log.time[log.rows_of("train")].max())
     facts = facts | {

@@ -21,7 +21,7 @@ class LlmBatch:
         row, place: ``(answers,)`` where the answers stand.
         sample: ``(answers,)`` index of the sample that each answers.
         tokens: Number of tokens without padding.
-        blocks: Who reads what in a packed row; None where rows are padded.
+        blocks: What each token of a packed row attends to; None where rows are padded.
     """
 
     ids: Tensor

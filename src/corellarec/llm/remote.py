@@ -19,7 +19,7 @@ from corellarec.base.errors import ConfigError, RemoteError
 from corellarec.data.log import Samples
 from corellarec.llm.layout import Layout
 from corellarec.llm.score import Cost
-from corellarec.llm.server import MissingPath, Server
+from corellarec.llm.server import MissingPathError, Server
 
 # From here to 1 a double keeps fewer than four decimals of the logit.
 SURE = 1 - 1e-12
@@ -33,7 +33,7 @@ class Prompt(NamedTuple):
     """The tokens before one answer.
 
     Args:
-        sample: Index of the sample that it asks about.
+        sample: Index of the sample that it is for.
         ids: ``(length,)`` int64 token ids.
     """
 
@@ -87,7 +87,7 @@ class RemoteScorer:
 
     @cached_property
     def max_length(self) -> int:
-        """Most tokens of a prompt and its answer, asked of the server once.
+        """Most tokens of a prompt and its answer; requested from the server once.
 
         Raises:
             RemoteError: If the server does not serve the model or does not tell the length.
@@ -149,7 +149,7 @@ class RemoteScorer:
         return logits
 
     def _check_lengths(self, prompts: Sequence[Prompt]) -> None:
-        """Refuse what the server would cut without a word."""
+        """Refuse prompts that the server would truncate silently."""
         longest = max((len(prompt.ids) + 1 for prompt in prompts), default=0)
         if longest > self.max_length:
             raise RemoteError(
@@ -163,7 +163,7 @@ class RemoteScorer:
         if self._has_scoring:
             try:
                 return self._from_scores(prompts)
-            except MissingPath:
+            except MissingPathError:
                 self._has_scoring = False
         return self._from_logprobs(prompts)
 

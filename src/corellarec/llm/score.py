@@ -40,7 +40,7 @@ class Scorer(Protocol):
 
         Args:
             samples: What to score.
-            progress: Called now and then with the number of samples just answered.
+            progress: Called at intervals with the number of samples just answered.
         """
         ...
 

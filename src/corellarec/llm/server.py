@@ -1,4 +1,4 @@
-"""JSON over HTTP with a language model's server, asked again while that may help."""
+"""JSON over HTTP with a language model's server, with retries."""
 
 import os
 import random
@@ -18,7 +18,7 @@ LONGEST_WAIT_S = 60.0
 CONNECT_TIMEOUT_S = 10.0
 
 
-class MissingPath(RemoteError):
+class MissingPathError(RemoteError):
     """The server has no such path, or does not implement it."""
 
 
@@ -29,7 +29,7 @@ class Server:
         url: Where it is, ``http://host:port``; a ``/v1`` at the end is left out.
         api_key_variable: The environment variable that holds the key, if the server wants one.
         timeout_s: Longest wait for the next bytes of an answer.
-        retries: How often to ask again after a lost connection, a timeout, a 429 or a 5xx.
+        retries: Repetitions of a request after a lost connection, a timeout, a 429 or a 5xx.
 
     Raises:
         ConfigError: If ``url`` is not such a URL, or the key cannot stand in a header.
@@ -56,7 +56,7 @@ class Server:
         as the server's ``Retry-After`` says.
 
         Raises:
-            MissingPath: If the server does not have ``path``.
+            MissingPathError: If the server does not have ``path``.
             RemoteError: If it refuses, answers no object, or all attempts fail.
         """
         method, url = "GET" if body is None else "POST", self.url + path
@@ -70,9 +70,11 @@ class Server:
             else:
                 if response.is_success:
                     return _object(response)
-                reason = f"{response.status_code} {_told(response)}"
+                reason = f"{response.status_code} {_message(response)}"
                 if response.status_code in (404, 405, 501):
-                    raise MissingPath(f"{url}: {reason}: check the URL and the server's version")
+                    raise MissingPathError(
+                        f"{url}: {reason}: check the URL and the server's version"
+                    )
                 if response.status_code != 429 and response.status_code < 500:
                     raise RemoteError(f"{url}: {reason}{self._hint(response.status_code)}")
                 wait = _retry_after_s(response)
@@ -118,8 +120,8 @@ def _object(response: httpx.Response) -> dict[str, Any]:
     return answer
 
 
-def _told(response: httpx.Response) -> str:
-    """The first line of the server's own words."""
+def _message(response: httpx.Response) -> str:
+    """The first line of the server's message."""
     try:
         words = response.json()
     except ValueError:
@@ -132,7 +134,7 @@ def _told(response: httpx.Response) -> str:
 
 
 def _retry_after_s(response: httpx.Response) -> float:
-    """Seconds that the server asks to wait; 0 where it does not say."""
+    """Seconds that the server asks to wait; 0 where it gives none."""
     value = response.headers.get("Retry-After", "")
     if value.isdecimal():
         return float(value)

@@ -1,10 +1,10 @@
 """Users kept between requests: their lines stay read, and a candidate costs one short line."""
 
-from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from corellarec.llm.load import AnswerModel
 class UserState:
     """One user's lines as the model has read them.
 
-    Where lines say how well items are liked, they say it as of now.
+    Rating digits (``{liked}``) are those of the whole training split.
 
     Args:
         model: A model that reads packed rows.
@@ -25,6 +25,16 @@ class UserState:
 
     Attributes:
         items, labels: The lines that are in the state, oldest first.
+        rows: Rows of the caller's history that have been read, those no longer in the state too.
+
+    Raises:
+        ValueError: If the model does not read packed rows.
+
+    Example:
+        >>> state = UserState(model, layout)  # doctest: +SKIP
+        >>> state.extend(items=[12, 7], labels=[1, 0])  # doctest: +SKIP
+        >>> state.score([3, 44])  # doctest: +SKIP
+        tensor([ 0.3127, -1.2046])
     """
 
     def __init__(self, model: AnswerModel, layout: StreamLayout, user: int = -1) -> None:
@@ -33,6 +43,7 @@ class UserState:
         self.model, self.layout, self.user = model, layout, user
         self.items: list[int] = []
         self.labels: list[int] = []
+        self.rows = 0
         self.past = KeyValues()
 
     @property
@@ -44,7 +55,7 @@ class UserState:
         """Read further lines; only these are computed.
 
         Where they would make more than the layout's window, the state starts again from the last
-        ``history_length`` lines, as a stream's next window does.
+        ``history_length`` lines, as the stream layout's next sequence does.
 
         Args:
             items: Numbers in the item table, oldest first.
@@ -94,27 +105,31 @@ class UserState:
 
 
 class UserStates:
-    """States of the users asked about last, within a budget of memory.
+    """States of the users scored last, within a budget of memory.
 
     A state is only a copy of what the caller's history says: it is extended where the history
-    has grown, made anew where it has changed, and nothing is lost when it is put out.
+    has grown, made again where it has changed, and nothing is lost when it is evicted.
 
     Args:
         model: A model that reads packed rows.
         layout: The stream.
-        max_bytes: Most bytes of keys and values; the user asked about longest ago goes first. The
-            one being asked about stays, even where it is larger on its own.
+        max_bytes: Most bytes of keys and values; the least recently used go first. The one being
+            scored stays, even where it is larger on its own.
     """
 
     def __init__(self, model: AnswerModel, layout: StreamLayout, max_bytes: int) -> None:
-        self.model, self.layout, self.max_bytes = model, layout, max_bytes
-        self.states: OrderedDict[Hashable, UserState] = OrderedDict()
-        self._lengths: dict[Hashable, int] = {}  # lines of the history that a state goes up to
+        self.model, self.layout = model, layout
+        max_bytes = max(1, max_bytes)
+        self.states: LRUCache[Hashable, UserState] = LRUCache(
+            max_bytes,
+            # A cache refuses what is larger than itself; this way it is all there is.
+            getsizeof=lambda state: min(state.nbytes, max_bytes),
+        )
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all states."""
-        return sum(state.nbytes for state in self.states.values())
+        """Bytes of all states; of one that is larger than the budget, the budget."""
+        return int(self.states.currsize)
 
     def score(
         self,
@@ -127,27 +142,26 @@ class UserStates:
         """``(candidates,)`` logits after a user's history.
 
         Args:
-            key: Says whose state it is.
+            key: Identifies whose state it is.
             items: The whole history as item numbers, oldest first.
             labels: 0 or 1 each.
             candidates: Item numbers.
             user: The user's number in the log, for the heading.
         """
-        state, known = self.states.pop(key, None), self._lengths.get(key, 0)
+        state = self.states.pop(key, None)
         if state is not None:
-            first = known - len(state.items)
+            first = state.rows - len(state.items)
             if (
                 state.user != user
-                or list(items[first:known]) != state.items
-                or list(labels[first:known]) != state.labels
+                or list(items[first : state.rows]) != state.items
+                or list(labels[first : state.rows]) != state.labels
             ):
                 state = None
         if state is None:
             state = UserState(self.model, self.layout, user)
-            known = max(0, len(items) - self.layout.history_length)
-        state.extend(items[known:], labels[known:])
-        self.states[key], self._lengths[key] = state, len(items)
-        while len(self.states) > 1 and self.nbytes > self.max_bytes:
-            gone, _ = self.states.popitem(last=False)
-            del self._lengths[gone]
-        return state.score(candidates)
+            state.rows = max(0, len(items) - self.layout.history_length)
+        state.extend(items[state.rows :], labels[state.rows :])
+        state.rows = len(items)
+        logits = state.score(candidates)
+        self.states[key] = state  # now that it has its size
+        return logits

@@ -24,13 +24,14 @@ _RARITY = ("rare", "known", "popular")
 
 
 class StreamTemplate(Section):
-    """A user as lines."""
+    """Texts of the stream layout: a user as lines."""
 
     heading: str
     """The line before the user's lines; may name columns of the users."""
     line: str
-    """An item's line up to its answer; may name ``title``, ``popularity``, ``liked`` (how well the
-    item is liked in training, 0 to 9), columns of the items."""
+    """An item's line up to its answer; may name ``title``, ``popularity``, columns of the items,
+    and ``liked``, the rating digit of the item: its smoothed liked rate in training as a level
+    0 to 9."""
     no: str
     """The answer of a negative label, one token."""
     yes: str
@@ -38,10 +39,10 @@ class StreamTemplate(Section):
 
 
 class PaperTemplate(Section):
-    """A sample as a prompt."""
+    """Texts of the paper's layout: a sample as a prompt."""
 
     prompt: str
-    """The whole; names ``history`` and ``target``, and may name columns of the users."""
+    """The whole prompt; names ``history`` and ``target``, and may name columns of the users."""
     rated: str
     """An item of the history; names ``opinion`` and fields of an item."""
     separator: str
@@ -59,14 +60,24 @@ class PaperTemplate(Section):
 
 
 class Template(Section):
-    """How users and items become text in both layouts."""
+    """How users and items become text in both layouts.
+
+    Example:
+        >>> load_template("movies").stream.line
+        '{title} ->'
+    """
 
     stream: StreamTemplate
     paper: PaperTemplate
 
 
 def template_names() -> list[str]:
-    """The templates that come with the package."""
+    """Names of the templates that come with the package, sorted.
+
+    Example:
+        >>> template_names()
+        ['books', 'books-liked', 'items', 'items-liked', 'movies', 'movies-liked']
+    """
     with resources.as_file(resources.files("corellarec.llm") / "templates") as folder:
         return sorted(path.stem for path in folder.glob("*.toml"))
 
@@ -75,7 +86,11 @@ def load_template(name: str) -> Template:
     """A template by its name or the path of its TOML file.
 
     Raises:
-        ConfigError: If it is not there or not a template.
+        ConfigError: If it cannot be read or is not a template.
+
+    Example:
+        >>> load_template("movies").stream.yes
+        ' Yes'
     """
     if name in template_names():
         text = (resources.files("corellarec.llm") / "templates" / f"{name}.toml").read_text("utf-8")
@@ -84,7 +99,7 @@ def load_template(name: str) -> Template:
             text = Path(name).expanduser().read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
-                f"llm.template: {name!r} is neither a file that can be read nor one of "
+                f"llm.template: {name!r} is neither a readable file nor one of "
                 f"{', '.join(template_names())}"
             ) from error
     try:
@@ -98,7 +113,12 @@ def load_template(name: str) -> Template:
 
 
 def clean(text: str) -> str:
-    """Text as one printable line of at most 200 characters that cannot pose as an answer."""
+    """Text as one printable line of at most 200 characters without the arrow of an answer.
+
+    Example:
+        >>> clean("Heat -> Yes")
+        'Heat - Yes'
+    """
     return _one_line(text)[:MAX_LENGTH]
 
 
@@ -107,11 +127,15 @@ def _one_line(text: str) -> str:
 
 
 def clean_title(title: str, *, year: bool = True) -> str:
-    """A title as :func:`clean` makes it; ``(untitled)`` where nothing printable is in it.
+    """A title as :func:`clean` makes it; ``(untitled)`` where it has no printable character.
 
     Args:
         title: Any text.
         year: Whether a year in brackets at the end stays.
+
+    Example:
+        >>> clean_title("Heat (1995)", year=False)
+        'Heat'
     """
     title = _one_line(title)
     if not year:
@@ -124,6 +148,10 @@ def field_names(text: str) -> list[str]:
 
     Raises:
         ValueError: If a brace is not closed.
+
+    Example:
+        >>> field_names("{title} by {author} ({title})")
+        ['title', 'author']
     """
     return list(
         dict.fromkeys(name for _, name, _, _ in Formatter().parse(text) if name is not None)
@@ -135,24 +163,33 @@ class Fields:
 
     Args:
         columns: The values of each field, for all items or users.
+
+    Example:
+        >>> Fields({"age": ["25", "31"]}).of(1)
+        {'age': '31'}
     """
 
     def __init__(self, columns: dict[str, Sequence[str]]) -> None:
         self.columns = columns
 
     def of(self, number: int) -> dict[str, str]:
-        """One item's or user's; empty texts for -1, who is not in the log."""
+        """Values of one item or user; empty texts for -1, an unknown one."""
         if number < 0:
             return dict.fromkeys(self.columns, "")
         return {name: values[number] for name, values in self.columns.items()}
 
 
 class Texts:
-    """Fills the fields of a template from the tables of a log.
+    """Values for the fields of a template, from the tables of a log.
 
     Args:
         log: The prepared log.
         title_year: Whether titles keep their year.
+
+    Example:
+        >>> texts = Texts(log)  # doctest: +SKIP
+        >>> texts.of_items("{title} | {genres}", "stream.line").of(0)  # doctest: +SKIP
+        {'title': 'Toy Story (1995)', 'genres': 'Animation, Comedy'}
     """
 
     def __init__(self, log: Log, title_year: bool = True) -> None:
@@ -184,16 +221,16 @@ class Texts:
             place: Its name, for messages.
             others: Fields that are filled later.
         """
-        found: dict[str, Sequence[str]] = {}
+        columns: dict[str, Sequence[str]] = {}
         for name in self._fields(text, place, self.log.items, ("title", "popularity", *others)):
             match name:
                 case "title":
-                    found[name] = self.titles
+                    columns[name] = self.titles
                 case "popularity":
-                    found[name] = self.popularity
+                    columns[name] = self.popularity
                 case _ if name not in others:
-                    found[name] = _column(self.log.items[name])
-        return Fields(found)
+                    columns[name] = _column(self.log.items[name])
+        return Fields(columns)
 
     def of_users(self, text: str, place: str, *others: str) -> Fields:
         """Values of the fields that ``text`` names, of each user; arguments as for items."""
@@ -223,7 +260,7 @@ class Texts:
 
 
 def _column(column: pl.Series) -> list[str]:
-    """Its values as clean text; lists with commas, nothing where there is none."""
+    """Its values as clean text; lists with commas, empty for null."""
     return [clean(_text(value)) for value in column.to_list()]
 
 

@@ -1,4 +1,4 @@
-"""Vectors of titles: what a language model thinks while it reads them."""
+"""Vectors of titles: mean hidden states of a language model."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from corellarec.llm.layout import Text, TokenSequence
+from corellarec.llm.layout import TokenSequence
 from corellarec.llm.packing import make_batches
+from corellarec.llm.text import Text
 
 
 @torch.inference_mode()
@@ -21,8 +22,8 @@ def title_vectors(
 ) -> Tensor:
     """``(titles, hidden)`` fp32 on the CPU: the mean of the last layer over each title's tokens.
 
-    A title stands on a line of its own; the tokens before it, which take up attention that goes
-    nowhere, are not counted. An empty title is zeros.
+    A title stands on a line of its own; the tokens before it, which are
+    attention sinks, are not counted. An empty title is zeros.
 
     Args:
         titles: The texts.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,8 +18,10 @@ from corellarec.config import CRM_MODELS, Config, with_settings
 from corellarec.crm.architecture import DEEP_LAYERS, Architecture
 from corellarec.crm.batch import CrmReader
 from corellarec.crm.build import architecture, build_crm
-from corellarec.run.run import Run
-from corellarec.run.workspace import difference, load_run_config, stage_seed
+from corellarec.run.prepare import prepare_log
+from corellarec.run.records import difference, read_run_config
+from corellarec.run.stages import stage_seed
+from corellarec.run.workspace import Workspace
 from corellarec.train.checkpoint import Progress
 from corellarec.train.loop import train
 from corellarec.train.stages import CrmTask
@@ -88,6 +91,37 @@ def search_space(model: str, given: Iterable[str]) -> dict[str, Suggest]:
     return left
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A finished trial: its best validation log loss (nats), and the searched settings."""
+
+    crm_log_loss: float
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search has found.
+
+    Args:
+        model: The CRM.
+        crm_log_loss: The best validation log loss (nats) ...
+        settings: ... and the searched settings that have it.
+        trials: Trials in all.
+        cut_off: Trials that were cut off early.
+        best_file: TOML file of the best settings.
+        finished: Trials that were not cut off, best first.
+    """
+
+    model: str
+    crm_log_loss: float
+    settings: dict[str, Any]
+    trials: int
+    cut_off: int
+    best_file: str
+    finished: list[Trial]
+
+
 class Tuner:
     """A search that goes on where it stopped.
 
@@ -108,7 +142,7 @@ class Tuner:
     def __init__(
         self, config: Config, given: Iterable[str], directory: Path, console: Console
     ) -> None:
-        self.run = Run(config, directory, console)
+        self.workspace = Workspace(config, directory, console)
         self.space = search_space(config.crm.model, given)
         self.best_file = directory / "best.toml"
         self.study = self._study(directory)
@@ -123,14 +157,14 @@ class Tuner:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         directory.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
-            study_name=self.run.config.crm.model,
+            study_name=self.workspace.config.crm.model,
             storage=JournalStorage(JournalFileBackend(str(directory / "trials.log"))),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=2),
             load_if_exists=True,
         )
         # Going on with the seed of the start would repeat its first trials.
         before = len(study.get_trials(deepcopy=False))
-        seed = self.run.config.seed * 10_000 + before
+        seed = self.workspace.config.seed * 10_000 + before
         study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=6)
         if not before:
             study.enqueue_trial(self._given_values())
@@ -142,7 +176,7 @@ class Tuner:
 
         found = {}
         for name, suggest in self.space.items():
-            value = reduce(getattr, name.split("."), self.run.config)
+            value = reduce(getattr, name.split("."), self.workspace.config)
             if isinstance(value, tuple):
                 value = "-".join(map(str, value))
             with suppress(ValueError):  # not in the space: drawn, as in any other trial
@@ -150,47 +184,45 @@ class Tuner:
                 found[name] = value
         return found
 
-    def search(self, trials: int) -> dict[str, Any]:
+    def search(self, trials: int) -> SearchResult:
         """Search until so many trials are finished, those of before included.
-
-        Returns the best trial's score and settings, and those of all.
 
         Raises:
             ConfigError: If the directory was searched with other settings.
         """
-        directory = self.run.directory
+        directory = self.workspace.directory
         if (directory / "trials.log").stat().st_size and (directory / "config.toml").exists():
-            changed = difference(load_run_config(directory), self.run.config)
+            changed = difference(read_run_config(directory), self.workspace.config)
             if changed:
                 raise ConfigError(
                     f"{directory} was searched with other settings ({changed}): use another --out"
                 )
-        self.run.start()
-        self.run.prepare()
+        self.workspace.start()
+        prepare_log(self.workspace)
         while (done := len(self._finished())) < trials:
             self.study.optimize(self._objective, n_trials=1)
             last = self._finished()[-1]
             score = f"{METRIC} {last.value:.4f}" if last.state.name == "COMPLETE" else "cut off"
-            self.run.display.say(
+            self.workspace.display.say(
                 f"trial {done + 1} of {trials}: {score}; best {self.study.best_value:.4f}"
             )
             write_text(self.best_file, self._toml())
         return self.result()
 
-    def result(self) -> dict[str, Any]:
-        """The best trial and all whole ones, best first, as plain values."""
+    def result(self) -> SearchResult:
+        """The best trial and all that were finished, best first."""
         finished = self._finished()
         whole = [trial for trial in finished if trial.state.name == "COMPLETE"]
         whole.sort(key=lambda trial: trial.value)
-        return {
-            "model": self.run.config.crm.model,
-            METRIC: self.study.best_value,
-            "settings": self.study.best_params,
-            "trials": len(finished),
-            "cut_off": len(finished) - len(whole),
-            "best_file": str(self.best_file),
-            "all": [{METRIC: trial.value, **trial.params} for trial in whole],
-        }
+        return SearchResult(
+            model=self.workspace.config.crm.model,
+            crm_log_loss=self.study.best_value,
+            settings=self.study.best_params,
+            trials=len(finished),
+            cut_off=len(finished) - len(whole),
+            best_file=str(self.best_file),
+            finished=[Trial(float(trial.value), dict(trial.params)) for trial in whole],
+        )
 
     def _finished(self) -> list[Any]:
         from optuna.trial import TrialState
@@ -201,25 +233,25 @@ class Tuner:
 
     def _objective(self, trial: "BaseTrial") -> float:
         suggested = {name: suggest(trial, name) for name, suggest in self.space.items()}
-        config = with_settings(self.run.config, suggested)
+        config = with_settings(self.workspace.config, suggested)
         set_seed(config.seed)
-        reader = CrmReader(self.run.log, config.crm.history_length, self.run.device)
-        crm = build_crm(config.crm, self.run.log.features, self.run.device)
-        task = _ReportingTask(trial, crm, reader, self.run.log, config.stage1, config.seed)
+        reader = CrmReader(self.workspace.log, config.crm.history_length, self.workspace.device)
+        crm = build_crm(config.crm, self.workspace.log.features, self.workspace.device)
+        task = _ReportingTask(trial, crm, reader, self.workspace.log, config.stage1, config.seed)
         with TemporaryDirectory() as folder:
             state = train(
                 task,
                 config.stage1,
                 progress=Progress(Path(folder), "trial"),
-                seed=stage_seed(config, 1),
-                accelerator=self.run.accelerator,
+                seed=stage_seed(self.workspace, 1),
+                accelerator=self.workspace.accelerator,
             )
         return state.best["crm."]
 
     def _toml(self) -> str:
         """The best trial's settings, to go on top of the preset that was searched."""
         best = self.study.best_trial
-        tree: dict[str, Any] = {"crm": {"model": self.run.config.crm.model}}
+        tree: dict[str, Any] = {"crm": {"model": self.workspace.config.crm.model}}
         for name, value in best.params.items():
             *path, last = name.split(".")
             place = tree

@@ -1,43 +1,61 @@
-"""A run's directory: its settings, and which steps are done."""
+"""A run's directory: its settings, which steps are done, and the parts that steps share."""
 
 import hashlib
 import json
-import os
-import platform
-import shutil
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import torch
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 from rich.console import Console
+from torch import Tensor
 
-from corellarec.base.artifacts import MANIFEST, link, read_manifest, write_text
-from corellarec.base.console import Display, say_warnings
-from corellarec.base.device import pick_device
-from corellarec.base.errors import ArtifactError, ConfigError
-from corellarec.config import Config, load_config, to_toml
-from corellarec.data.preparation import Preparation
-from corellarec.data.prepare import prepare
-from corellarec.llm.lora import (
-    TunedAdapter,
-)
+from corellarec.base.artifacts import link, read_manifest, write_text
+from corellarec.base.console import Display
+from corellarec.base.device import pick_device, pick_dtype
+from corellarec.base.errors import ConfigError
+from corellarec.config import Config, to_toml
+from corellarec.crm.batch import CrmReader
+from corellarec.crm.external import external_logits
+from corellarec.data.log import Log
+from corellarec.llm.layout import Layout, build_layout
+from corellarec.llm.load import AnswerModel, load_model, load_tokenizer
+from corellarec.llm.lora import TunedAdapter, add_adapter, load_adapter
+from corellarec.llm.score import LlmScorer
 from corellarec.llm.template import load_template
+from corellarec.run.records import difference, read_run_config, read_step
+from corellarec.run.status import why_skipped
 
-CHEAP = {"distill", "cascade", "evaluate"}  # sections that a run may change
+STAGES = (1, 2, 3)
+REFITTED = {"distill", "cascade", "evaluate"}  # sections that a finished run may change
+KEYS = {
+    "stage1": ["seed", "crm", "stage1"],
+    "stage2": ["llm", "align", "stage2"],
+    "stage3": ["stage3"],
+    "scores": [],
+    "distill": ["distill"],
+    "cascade": ["cascade"],
+}
+"""Sections that each step depends on, beside those of the steps before it."""
 
 
 class Workspace:
-    """The directory of a run.
+    """The directory of a run, and what its steps share.
+
+    Steps are functions that take a workspace: :mod:`corellarec.run.steps` lists them.
 
     Args:
         config: What to do.
         directory: Where everything is written.
         console: Where progress goes.
-        neighbours: Directory of other runs, whose finished steps are taken over where they are
-            what this run would do again.
+        neighbours: Directory of other runs; their finished steps are linked where this run would
+            compute the same.
+
+    Attributes:
+        accelerator: Places models, and splits batches among processes under ``torchrun``.
+        device: Where models run.
+        display: Lines and progress bars; silent in all processes but the main one.
     """
 
     def __init__(
@@ -48,28 +66,21 @@ class Workspace:
         self.device = self.accelerator.device
         self.display = Display(console, quiet=not self.accelerator.is_main_process)
 
-    @classmethod
-    def open(cls, directory: Path, console: Console) -> Self:
-        """The run in an existing directory, with the configuration it was made with.
-
-        Raises:
-            ArtifactError: If the directory is not that of a run.
-        """
-        return cls(load_run_config(directory), directory, console)
+    # The directory.
 
     def start(self) -> None:
         """Record the configuration.
 
-        Where training has begun, only the sections ``CHEAP`` may differ: what they change is
-        fitted again from stored scores, and no training is lost.
+        Where training has begun, only the sections ``REFITTED`` may differ: what they change is
+        computed again from stored scores, and no training is lost.
 
         Raises:
             ConfigError: If the directory was made with other settings.
         """
         path = self.directory / "config.toml"
         begun = path.exists() and any(self.directory.glob("stage*"))
-        before = load_run_config(self.directory) if begun else self.config
-        if before.model_dump(exclude=CHEAP) != self.config.model_dump(exclude=CHEAP):
+        before = read_run_config(self.directory) if begun else self.config
+        if before.model_dump(exclude=REFITTED) != self.config.model_dump(exclude=REFITTED):
             raise ConfigError(
                 f"{self.directory} was made with other settings "
                 f"({difference(before, self.config)}): use another --out, or --overwrite"
@@ -78,47 +89,25 @@ class Workspace:
             write_text(path, to_toml(self.config))
         self.accelerator.wait_for_everyone()
 
-    def prepare(self) -> Preparation:
-        """Prepare the log; returns what was counted."""
-        with self.accelerator.main_process_first():
-            facts = prepare(self.config.data, self.directory / "data")
-        self.display.say(
-            f"data: {facts.rows:,} rows, {facts.users:,} users, {facts.items:,} items, "
-            f"{facts.positives:,} positives"
-        )
-        if facts.left_out_text:
-            self.display.say(f"left out: {facts.left_out_text}")
-        if not self.display.quiet:
-            say_warnings(self.display.console, facts.warnings)
-        return facts
-
     def done(self, directory: Path, key: str) -> dict[str, Any] | None:
-        """The facts of a finished step of the same key, here or beside; None if there is none.
+        """The manifest of a finished step with this key, here or in a neighbour; else None.
 
         Raises:
             ArtifactError: If it is there but damaged.
         """
-        facts = step_facts(directory, key)
+        facts = read_step(directory, key)
         if facts is None and self.neighbours:
             for other in sorted(self.neighbours.glob(f"*/{directory.relative_to(self.directory)}")):
-                if step_facts(other, key) is not None:
+                if read_step(other, key) is not None:
                     link(other, directory)
-                    return step_facts(directory, key)
+                    return read_step(directory, key)
         return facts
 
     def key(self, step: str, *more: Any) -> str:  # noqa: ANN401 (any JSON)
         """Hash of everything a step depends on: settings, data, and the steps before it."""
         config = self.config.model_dump(mode="json")
-        names = {
-            "stage1": ["seed", "crm", "stage1"],
-            "stage2": ["llm", "align", "stage2"],
-            "stage3": ["stage3"],
-            "scores": [],
-            "distill": ["distill"],
-            "cascade": ["cascade"],
-        }
-        before = list(names)[: list(names).index(step) + 1]
-        sections = [name for key in before for name in names[key]]
+        before = list(KEYS)[: list(KEYS).index(step) + 1]
+        sections = [name for key in before for name in KEYS[key]]
         if step == "scores" and self.adapter:  # no stage bears on it, and the seed draws the rows
             sections = ["llm", "seed"] if more[-1] else ["llm"]
         data = read_manifest(self.directory / "data", verify=False)["files"]
@@ -128,84 +117,59 @@ class Workspace:
             parts += [self.adapter.facts["files"]] if self.adapter else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
+    def trains(self, stage: int) -> bool:
+        """Whether a stage (1, 2 or 3) is part of this run."""
+        return not why_skipped(self.config, stage)
+
+    @property
+    def is_external(self) -> bool:
+        """Whether the CRM is known by its scores alone."""
+        return self.config.crm.model == "external"
+
+    # Parts, each read or made once.
+
+    @cached_property
+    def log(self) -> Log:
+        """The prepared log."""
+        return Log.load(self.directory / "data")
+
+    @cached_property
+    def reader(self) -> CrmReader:
+        """Builds the CRM's batches."""
+        return CrmReader(self.log, self.config.crm.history_length, self.device)
+
+    @cached_property
+    def external_logits(self) -> Tensor:
+        """``(rows of the log,)`` the external CRM's logit of each row, NaN where it has none."""
+        return external_logits(self.config.crm.external, self.log)
+
     @cached_property
     def adapter(self) -> TunedAdapter | None:
-        """The tuned adapter that is used as it is, if there is one."""
+        """The tuned adapter that ``llm.adapter`` names."""
         name = self.config.llm.adapter
         return TunedAdapter(name) if name else None
 
+    @cached_property
+    def layout(self) -> Layout:
+        """How samples become text; needs the tokenizer alone."""
+        return build_layout(self.config.llm, self.log, load_tokenizer(self.config.llm.model))
 
-def stage_seed(config: Config, number: int) -> int:
-    """The seed of a stage's steps."""
-    return config.seed * 10 + number
-
-
-def load_run_config(directory: Path) -> Config:
-    """The configuration a run was made with.
-
-    Raises:
-        ArtifactError: If the directory is not that of a run.
-    """
-    path = directory / "config.toml"
-    if not path.is_file():
-        raise ArtifactError(
-            f"{directory} is no run (it has no config.toml): `corellarec run` makes one"
-        )
-    return load_config(files=[path])
-
-
-def remove_run(directory: Path) -> None:
-    """Delete a run's directory.
-
-    Raises:
-        ArtifactError: If it is the directory of something else.
-    """
-    if directory.exists():
-        load_run_config(directory)
-        shutil.rmtree(directory)
-
-
-def step_facts(directory: Path, key: str) -> dict[str, Any] | None:
-    """The facts of a finished step of the same key; None if it is not there.
-
-    Raises:
-        ArtifactError: If it is there but damaged.
-    """
-    if not (directory / MANIFEST).exists():
-        return None
-    facts = read_manifest(directory)
-    return facts if facts.get("key") == key else None
-
-
-def difference(before: Config, after: Config) -> str:
-    """The first few settings that differ, as text; empty where none does."""
-
-    def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        leaves = {}
-        for name, value in tree.items():
-            if isinstance(value, dict):
-                leaves |= flat(value, f"{prefix}{name}.")
+    @cached_property
+    def llm(self) -> AnswerModel:
+        """The language model, with the adapter that ``llm.adapter`` names or a fresh one."""
+        config = self.config.llm
+        with self.display.waiting("loading the language model"):
+            dtype = pick_dtype(config.dtype, self.device)
+            model, _ = load_model(config.model, dtype, self.device)
+            set_seed(self.config.seed)
+            if self.adapter is None:
+                adapted = add_adapter(model, config.lora)
             else:
-                leaves[prefix + name] = value
-        return leaves
+                self.adapter.check(config, self.log)
+                adapted = load_adapter(model, self.adapter.directory)
+            return AnswerModel(adapted, self.layout.answers, config.checkpointing)
 
-    old, new = flat(before.model_dump(mode="json")), flat(after.model_dump(mode="json"))
-    changed = [
-        f"{name} was {old[name]!r}, is {new[name]!r}" for name in new if old[name] != new[name]
-    ]
-    return "; ".join(changed[:3]) + (" ..." if len(changed) > 3 else "")
-
-
-def versions() -> dict[str, str]:
-    """What the figures were made with."""
-    return {name: version(name) for name in ("corellarec", "torch", "transformers", "peft")}
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """The device and the versions that made a figure."""
-    name = platform.processor() or platform.machine()
-    if device.type == "cpu":
-        name = str(torch.cpu.get_capabilities().get("cpu_name", name))
-    elif device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    return {"device": device.type, "name": name, "cores": os.cpu_count(), **versions()}
+    @cached_property
+    def scorer(self) -> LlmScorer:
+        """Scores with the language model's present weights."""
+        return LlmScorer(self.llm, self.layout, self.config.llm.tokens_per_batch)

@@ -12,8 +12,8 @@ class Alignment(nn.Module):
 
     ``L = mean_i sum_j || g_llm_j(h_llm[i, S_j]) - g_crm_j(h_crm[i, T_j]) ||_2 ^ exponent`` with
     ``g`` fully connected, on layers brought to zero mean and unit variance: the hidden states of
-    language models have a few huge components, which would drown the other losses. The paper sums
-    over samples i; the mean keeps the weight of the loss independent of the batch size.
+    language models have a few huge components, which would dominate the other losses. The paper
+    sums over samples i; the mean keeps the weight of the loss independent of the batch size.
 
     Args:
         pairs: Layer names (language model S_j, CRM T_j); ``middle`` and ``last`` are any CRM's.

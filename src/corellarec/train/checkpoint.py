@@ -34,10 +34,11 @@ def _trained(model: nn.Module) -> dict[str, Tensor]:
         if isinstance(module, AnswerModel)
     )
     persistent = model.state_dict().keys()
-    for name, buffer in model.named_buffers():
-        if name in persistent and not name.startswith(constant):
-            trained[name] = buffer
-    return trained
+    return trained | {
+        name: buffer
+        for name, buffer in model.named_buffers()
+        if name in persistent and not name.startswith(constant)
+    }
 
 
 def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -54,7 +55,9 @@ def load_trainable(model: nn.Module, state: dict[str, Tensor], place: Path | str
     own = _trained(model)
     if own.keys() != state.keys():
         odd = sorted(own.keys() ^ state.keys())
-        raise ArtifactError(f"{place}: does not fit the configured model (first odd one: {odd[0]})")
+        raise ArtifactError(
+            f"{place}: does not fit the configured model (first difference: {odd[0]})"
+        )
     with torch.no_grad():
         for name, tensor in own.items():
             if tensor.shape != state[name].shape:
@@ -128,7 +131,7 @@ class Progress:
                 shutil.rmtree(path)
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint and its facts; a damaged one is passed over."""
+        """The newest checkpoint and its facts; damaged ones are skipped."""
         for path in sorted(self.directory.glob("step-*"), reverse=True):
             try:
                 facts = read_manifest(path)

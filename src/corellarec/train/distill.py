@@ -1,6 +1,8 @@
-"""What the language model teaches the CRM: its answers in the training labels, where it is good.
+"""Distillation: the language model's answers mixed into the CRM's training labels.
 
-Kin: Hinton et al. 2015, "Distilling the knowledge in a neural network",
+A gate weights each answer by the probability that it is better than the CRM's.
+
+See also: Hinton et al. 2015, "Distilling the knowledge in a neural network",
 https://arxiv.org/abs/1503.02531
 """
 
@@ -16,7 +18,7 @@ from corellarec.base.metrics import Floats, Labels, losses, sigmoid
 
 @dataclass(frozen=True)
 class Lesson:
-    """Rows as the gate sees them; nothing of the CRM, which knows its training rows by heart.
+    """The gate's inputs; none comes from the CRM, which has memorised its training rows.
 
     Args:
         llm_logit: ``(n,)`` the language model's calibrated logits.
@@ -31,7 +33,7 @@ class Lesson:
     liked_share: Floats
 
     def features(self) -> Floats:
-        """``(n, 4)``: how sure the language model is, and how much either model has to go by."""
+        """``(n, 4)``: the language model's confidence, and how much data either model has."""
         return np.column_stack(
             [
                 np.abs(self.llm_logit),

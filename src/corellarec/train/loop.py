@@ -1,7 +1,7 @@
 """The one training loop: steps, schedule, validation, best weights, checkpoints.
 
 Nothing random outlives a step: the batches follow from (seed, epoch) and each step seeds torch
-anew from (seed, step), so that a run continued from a checkpoint is the run that was interrupted.
+again from (seed, step), so that a run continued from a checkpoint is the run that was interrupted.
 """
 
 import math
@@ -103,8 +103,8 @@ def train(
     fused = accelerator.device.type in ("cpu", "cuda")
     optimizer = LazyAdamW(groups, weight_decay=config.weight_decay, fused=fused)
     state, best = State(), copied(trainable_state(task.model))
-    if (found := progress.newest()) is not None:
-        directory, facts = found
+    if (checkpoint := progress.newest()) is not None:
+        directory, facts = checkpoint
         load_trainable(task.model, load_tensors(directory, "model"), directory)
         load_optimizer(optimizer, load_tensors(directory, "optimizer"))
         best = load_tensors(directory, "best")

@@ -52,7 +52,7 @@ def draw_rows(log: Log, split: str, chunk: int, seed: int) -> list[Tensor]:
 
 
 def least_confident(chunks: list[Tensor], logit: Tensor) -> list[Tensor]:
-    """Chunks of rows, those first whose rows a model is least sure of on average.
+    """Chunks of rows, those first whose rows a model is least confident about on average.
 
     Args:
         chunks: Row numbers.
@@ -136,7 +136,7 @@ class CrmTask:
 
 
 class CrmBatches(Sequence[tuple[CrmBatch, Tensor]]):
-    """Batches gathered when they are asked for."""
+    """Batches gathered on access."""
 
     def __init__(
         self,
@@ -258,18 +258,18 @@ class LlmTask:
         """Log loss and AUC of the language model, and in stage 2 of the CRM on all rows.
 
         The language model is selected by the log loss of its calibrated answer: the cascade
-        calibrates it, and tuning moves the rate of yes up and down while it learns who likes what.
+        calibrates it, and tuning shifts the rate of yes while it learns preferences.
         """
-        log, found = self.model.log, {}
+        log, measured = self.model.log, {}
         if self.model.crm is not None and self.model.reader is not None:
             rows = log.rows_of("validation")
             logit = crm_logits(self.model.crm, self.model.reader, log.samples(rows))
-            found = quality("crm", log.labels(rows), logit)
+            measured = quality("crm", log.labels(rows), logit)
         label = log.labels(self.validation)
         logit = self.scorer.logits(log.samples(self.validation))
-        found |= quality("llm", label, logit)
+        measured |= quality("llm", label, logit)
         calibrated = logit.double().numpy()
         if label.min() < label.max():
             calibrated = fit_logistic(label.numpy(), calibrated)(calibrated)
         loss = metrics.log_loss(label.numpy(), metrics.sigmoid(calibrated))
-        return found | {"calibrated_llm_log_loss": loss}
+        return measured | {"calibrated_llm_log_loss": loss}

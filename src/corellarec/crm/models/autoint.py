@@ -90,7 +90,7 @@ class AutoInt(nn.Module):
 
 
 def build(config: CrmConfig, encoder: FieldEncoder) -> AutoInt:
-    """The network that the settings ask for, over the fields of ``encoder``."""
+    """The configured network over the fields of ``encoder``."""
     return AutoInt(
         encoder.fields,
         config.embedding_dim,

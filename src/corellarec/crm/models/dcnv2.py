@@ -144,7 +144,7 @@ class DCNv2(nn.Module):
 
 
 def build(config: CrmConfig, encoder: FieldEncoder) -> DCNv2:
-    """The network that the settings ask for, over the fields of ``encoder``."""
+    """The configured network over the fields of ``encoder``."""
     return DCNv2(
         encoder.fields,
         config.embedding_dim,

@@ -41,7 +41,7 @@ class DeepNetwork(nn.Module):
 
 
 def build(config: CrmConfig, encoder: FieldEncoder) -> DeepNetwork:
-    """The network that the settings ask for, over the fields of ``encoder``."""
+    """The configured network over the fields of ``encoder``."""
     return DeepNetwork(
         encoder.fields,
         config.embedding_dim,

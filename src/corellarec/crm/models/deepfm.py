@@ -41,7 +41,7 @@ class DeepFM(nn.Module):
 
 
 def build(config: CrmConfig, encoder: FieldEncoder) -> DeepFM:
-    """The network that the settings ask for, over the fields of ``encoder``."""
+    """The configured network over the fields of ``encoder``."""
     return DeepFM(
         encoder.fields,
         config.embedding_dim,

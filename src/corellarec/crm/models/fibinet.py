@@ -12,7 +12,7 @@ from corellarec.crm.model import CrmOutput, FieldEncoder
 
 
 class SqueezeExcitation(nn.Module):
-    """Weighs fields by what the mean of each says about all (SENET).
+    """Weights each field from the means of all fields (SENET).
 
     Args:
         fields: Number of fields.
@@ -91,7 +91,7 @@ class FiBiNET(nn.Module):
 
 
 def build(config: CrmConfig, encoder: FieldEncoder) -> FiBiNET:
-    """The network that the settings ask for, over the fields of ``encoder``."""
+    """The configured network over the fields of ``encoder``."""
     return FiBiNET(
         encoder.fields,
         config.embedding_dim,

@@ -89,7 +89,7 @@ class FiGNN(nn.Module):
 
 
 def build(config: CrmConfig, encoder: FieldEncoder) -> FiGNN:
-    """The network that the settings ask for, over the fields of ``encoder``."""
+    """The configured network over the fields of ``encoder``."""
     return FiGNN(encoder.fields, config.embedding_dim, **config.fignn.model_dump())
 
 

@@ -109,7 +109,7 @@ class FinalMLP(nn.Module):
 
 
 def build(config: CrmConfig, encoder: FieldEncoder) -> FinalMLP:
-    """The network that the settings ask for, over the fields of ``encoder``."""
+    """The configured network over the fields of ``encoder``."""
     return FinalMLP(
         encoder.fields,
         config.embedding_dim,

@@ -36,7 +36,7 @@ class FM(nn.Module):
 
 
 def build(config: CrmConfig, encoder: FieldEncoder) -> FM:
-    """The network that the settings ask for, over the fields of ``encoder``."""
+    """The configured network over the fields of ``encoder``."""
     return FM(config.embedding_dim)
 
 

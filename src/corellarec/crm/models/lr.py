@@ -29,7 +29,7 @@ class LogisticRegression(nn.Module):
 
 
 def build(config: CrmConfig, encoder: FieldEncoder) -> LogisticRegression:
-    """The network that the settings ask for, over the fields of ``encoder``."""
+    """The configured network over the fields of ``encoder``."""
     return LogisticRegression(encoder.fields)
 
 

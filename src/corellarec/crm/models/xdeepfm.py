@@ -87,7 +87,7 @@ class XDeepFM(nn.Module):
 
 
 def build(config: CrmConfig, encoder: FieldEncoder) -> XDeepFM:
-    """The network that the settings ask for, over the fields of ``encoder``."""
+    """The configured network over the fields of ``encoder``."""
     return XDeepFM(
         encoder.fields,
         config.embedding_dim,

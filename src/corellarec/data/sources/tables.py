@@ -102,8 +102,11 @@ def scan_table(
 def _paths(patterns: str | tuple[str, ...], section: str) -> list[Path]:
     found = []
     for pattern in (patterns,) if isinstance(patterns, str) else patterns:
-        path = os.path.expanduser(pattern)  # a name that is there may have brackets in it
-        matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
+        path = Path(pattern).expanduser()
+        if path.exists():  # a name that is there may have brackets in it
+            found.append(path)
+            continue
+        matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 (it may be absolute)
         if not matches:
             raise DataError(f"data.{section}.files: {pattern} matches no file")
         found += [Path(match) for match in matches]

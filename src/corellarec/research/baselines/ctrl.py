@@ -21,7 +21,8 @@ from corellarec.llm.layout import Layout
 from corellarec.llm.load import AnswerModel
 from corellarec.llm.packing import LlmBatch
 from corellarec.research.baselines.experiment import Experiment, Trained
-from corellarec.run.models import load_part
+from corellarec.run.stages import chunk_rows
+from corellarec.run.weights import load_part, new_crm
 from corellarec.train.align import crm_layer
 from corellarec.train.stages import CrmTask, StageOutput
 
@@ -171,14 +172,14 @@ def ctrl(experiment: Experiment) -> Trained:
     Raises:
         ConfigError: If the CRM cannot be aligned.
     """
-    run, config = experiment.run, experiment.run.config
+    run, config = experiment.workspace, experiment.workspace.config
     if run.is_external:
         raise ConfigError("ctrl aligns a CRM that is trained here, and crm.model is 'external'")
-    rows = experiment.drawn("train", experiment.rows, run.chunk)
+    rows = experiment.drawn("train", experiment.rows, chunk_rows(run))
 
     def align() -> AlignmentTask:
-        validation = experiment.drawn("validation", config.stage2.validation_rows, run.chunk)
-        crm, (llm, _, layout) = run.new_crm(), run.llm_parts
+        validation = experiment.drawn("validation", config.stage2.validation_rows, chunk_rows(run))
+        crm, llm, layout = new_crm(run), run.llm, run.layout
         set_seed(config.seed)
         model = ContrastiveModel(llm, crm, run.reader, run.log).to(run.device)
         return AlignmentTask(
@@ -187,20 +188,20 @@ def ctrl(experiment: Experiment) -> Trained:
 
     aligned = experiment.train("aligned", "LLM and CRM by contrast", align, config.stage2)
     tuned = experiment.train("tuned", "the CRM alone", lambda: tuning(experiment), config.stage1)
-    crm = run.new_crm()
+    crm = new_crm(run)
     load_part(crm, experiment.directory / "tuned", "crm.")
     return Trained(
         lambda samples, answered: crm_logits(crm, run.reader, samples),
         f"{config.crm.model}, aligned with {config.llm.model}",
         len(rows),
-        aligned["seconds"] + tuned["seconds"],
-        tuned["best"]["crm."],
+        aligned.seconds + tuned.seconds,
+        tuned.best["crm."],
     )
 
 
 def tuning(experiment: Experiment) -> CrmTask:
     """CTRL's second stage: supervised, from the aligned weights."""
-    run = experiment.run
-    crm = run.new_crm()
+    run = experiment.workspace
+    crm = new_crm(run)
     load_part(crm, experiment.directory / "aligned", "crm.")
     return CrmTask(crm, run.reader, run.log, run.config.stage1, run.config.seed)

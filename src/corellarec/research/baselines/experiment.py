@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,16 +14,20 @@ from rich.console import Console
 from torch import Tensor
 
 from corellarec.base import metrics
-from corellarec.base.artifacts import read_manifest, write_text
+from corellarec.base.artifacts import read_json, read_manifest, write_json, write_text
 from corellarec.base.bootstrap import Bootstrap, interval
-from corellarec.base.errors import ArtifactError, ConfigError
+from corellarec.base.errors import ConfigError
+from corellarec.base.machine import Machine, machine
 from corellarec.config import Config, StageConfig, to_toml
 from corellarec.data.files import write_table
 from corellarec.data.log import Samples
+from corellarec.evaluation.parts import Figure
 from corellarec.llm.template import load_template
-from corellarec.run.run import Run
-from corellarec.run.workspace import CHEAP, difference, load_run_config, machine
-from corellarec.train.loop import Task
+from corellarec.run.prepare import prepare_log
+from corellarec.run.records import difference, read_run_config
+from corellarec.run.stages import chunk_rows, train_into
+from corellarec.run.workspace import REFITTED, Workspace
+from corellarec.train.loop import State, Task
 from corellarec.train.stages import draw_rows, take
 
 METRICS = ("auc", "log_loss", "accuracy")
@@ -47,6 +51,44 @@ class Trained(NamedTuple):
     validation_log_loss: float
 
 
+@dataclass(frozen=True)
+class BaselineResult:
+    """A baseline's figures on the test rows.
+
+    Args:
+        baseline: Its name.
+        asked_rows, asked_model: What was asked for beside the settings.
+        model: What answers, in words.
+        directory: Where it lies.
+        machine: What the figures were made with.
+        rows: Training rows the language model saw.
+        seconds: Time of training.
+        validation_log_loss: Of the weights that were picked.
+        test_rows, split_rows, test_users: Rows measured, rows of the split, users measured.
+        test: AUC, log loss and accuracy, by name, with 95 % intervals.
+        ms_per_sample: Time of scoring.
+        config: All settings.
+        key: Identifies what was made.
+    """
+
+    baseline: str
+    asked_rows: int | Literal["all"]
+    asked_model: str | None
+    model: str
+    directory: str
+    machine: Machine
+    rows: int
+    seconds: float
+    validation_log_loss: float
+    test_rows: int
+    split_rows: int
+    test_users: int
+    test: dict[str, Figure]
+    ms_per_sample: float
+    config: dict[str, Any]
+    key: str
+
+
 class Experiment:
     """One baseline in its directory.
 
@@ -68,7 +110,7 @@ class Experiment:
         directory: Path,
         console: Console,
     ) -> None:
-        self.run = Run(config, directory, console)
+        self.workspace = Workspace(config, directory, console)
         self.rows: int | Literal["all"] = rows
         self.name, self.model, self.directory = name, model, directory
 
@@ -80,20 +122,20 @@ class Experiment:
     def start(self) -> None:
         """Record what is asked for, and prepare the log.
 
-        Where training has begun, only the sections ``CHEAP`` may differ from before.
+        Where training has begun, only the sections ``REFITTED`` may differ from before.
 
         Raises:
             ConfigError: If the directory holds something else, or was made with other settings.
         """
-        config, path = self.run.config, self.directory / "asked.json"
+        config, path = self.workspace.config, self.directory / "asked.json"
         if path.exists() and self._begun():
-            before, old = json.loads(path.read_text("utf-8")), load_run_config(self.directory)
+            before, old = json.loads(path.read_text("utf-8")), read_run_config(self.directory)
             changed = [
                 f"{k} was {before.get(k)!r}, is {v!r}"
                 for k, v in self.asked.items()
                 if before.get(k) != v
             ]
-            if old.model_dump(exclude=CHEAP) != config.model_dump(exclude=CHEAP):
+            if old.model_dump(exclude=REFITTED) != config.model_dump(exclude=REFITTED):
                 changed.append(difference(old, config))
             if changed:
                 raise ConfigError(
@@ -102,11 +144,11 @@ class Experiment:
                 )
         elif not path.exists() and (self.directory / "config.toml").exists():
             raise ConfigError(f"{self.directory} holds a run, not a baseline: use another --out")
-        if self.run.accelerator.is_main_process:
+        if self.workspace.accelerator.is_main_process:
             write_text(self.directory / "config.toml", to_toml(config))
             write_text(path, json.dumps(self.asked) + "\n")
-        self.run.accelerator.wait_for_everyone()
-        self.run.prepare()
+        self.workspace.accelerator.wait_for_everyone()
+        prepare_log(self.workspace)
 
     def _begun(self) -> bool:
         parts = (*self.directory.glob("*.progress"), *self.directory.glob("*/model.safetensors"))
@@ -114,33 +156,42 @@ class Experiment:
 
     def key(self, *more: Any) -> str:  # noqa: ANN401 (any JSON)
         """Hash of everything the training depends on, and of what is given."""
-        config = self.run.config
+        config = self.workspace.config
         data = read_manifest(self.directory / "data", verify=False)["files"]
         template = load_template(config.llm.template).model_dump(mode="json")
-        parts = [self.asked, config.model_dump(mode="json", exclude=CHEAP), template, data, *more]
+        parts = [
+            self.asked,
+            config.model_dump(mode="json", exclude=REFITTED),
+            template,
+            data,
+            *more,
+        ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def drawn(self, split: str, count: int | Literal["all"], chunk: int = 1) -> Tensor:
         """Random rows of a split, drawn as chunks of one user's; ascending."""
         if count == "all":
-            return self.run.log.rows_of(split)
-        return take(draw_rows(self.run.log, split, chunk, self.run.config.seed), count)[0]
+            return self.workspace.log.rows_of(split)
+        return take(draw_rows(self.workspace.log, split, chunk, self.workspace.config.seed), count)[
+            0
+        ]
 
     def train(
         self, part: str, what: str, make_task: Callable[[], Task], settings: StageConfig
-    ) -> dict[str, Any]:
-        """Train a part into the directory of its name, or find it done; returns its facts."""
-        return self.run.train_into(
+    ) -> State:
+        """Train a part into the directory of its name, or find it done."""
+        return train_into(
+            self.workspace,
             self.directory / part,
             self.key(part),
             make_task,
             settings,
             title=f"{self.name}, {part}: {what}",
-            seed=self.run.config.seed,
+            seed=self.workspace.config.seed,
         )
 
-    def done(self) -> dict[str, Any] | None:
-        """The result, if it is there and still what is asked for.
+    def done(self) -> "BaselineResult | None":
+        """The result, if it is there and made with the same settings.
 
         Raises:
             ArtifactError: If it is damaged.
@@ -148,19 +199,16 @@ class Experiment:
         path = self.directory / "baseline.json"
         if not path.exists():
             return None
-        try:
-            found = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            raise ArtifactError(f"{path} is damaged: delete it and run again") from error
-        return found if found["key"] == self._result_key() else None
+        found = read_json(path, BaselineResult)
+        return found if found.key == self._result_key() else None
 
-    def measure(self, trained: Trained) -> dict[str, Any]:
+    def measure(self, trained: Trained) -> "BaselineResult":
         """Score the test rows, and write ``scores.parquet`` and ``baseline.json``.
 
         The rows, the metrics and the resampled users are those of a run of the same settings.
         """
-        run, config = self.run, self.run.config.evaluate
-        rows = self.drawn("test", config.test_rows or "all", run.chunk)
+        run, config = self.workspace, self.workspace.config.evaluate
+        rows = self.drawn("test", config.test_rows or "all", chunk_rows(run))
         start = time.perf_counter()
         title = f"{self.name} scores {len(rows):,} test rows"
         with run.display.counting(title, len(rows)) as answered:
@@ -172,31 +220,34 @@ class Experiment:
         label = run.log.test_labels(rows, self.name).numpy()
         p = metrics.sigmoid(logit.double().numpy())
         bootstrap = Bootstrap(user, config.bootstrap, run.config.seed)
-        test: dict[str, Any] = {
-            "rows": len(rows),
-            "split_rows": len(run.log.rows_of("test")),
-            "users": len(np.unique(user)),
-        }
+        metrics_found = {}
         for name in METRICS:
-            of = metrics.METRICS[name]
             low, high = interval(bootstrap(name, label, p))
-            test[name] = {"value": of(label, p), "low": low, "high": high}
-        result = {
-            "corellarec": version("corellarec"),
-            **self.asked,
-            "model": trained.model,
-            "directory": str(self.directory),
-            "machine": machine(run.device),
-            "rows": trained.rows,
-            "seconds": trained.seconds,
-            "validation_log_loss": trained.validation_log_loss,
-            "test": test,
-            "ms_per_sample": 1e3 * seconds / max(1, len(rows)),
-            "config": run.config.model_dump(mode="json"),
-            "key": self._result_key(),
-        }
-        write_text(self.directory / "baseline.json", json.dumps(result, indent=1) + "\n")
+            metrics_found[name] = _figure(metrics.METRICS[name](label, p), low, high)
+        result = BaselineResult(
+            baseline=self.name,
+            asked_rows=self.rows,
+            asked_model=self.model,
+            model=trained.model,
+            directory=str(self.directory),
+            machine=machine(run.device),
+            rows=trained.rows,
+            seconds=trained.seconds,
+            validation_log_loss=trained.validation_log_loss,
+            test_rows=len(rows),
+            split_rows=len(run.log.rows_of("test")),
+            test_users=len(np.unique(user)),
+            test=metrics_found,
+            ms_per_sample=1e3 * seconds / max(1, len(rows)),
+            config=run.config.model_dump(mode="json"),
+            key=self._result_key(),
+        )
+        write_json(self.directory / "baseline.json", result)
         return result
 
     def _result_key(self) -> str:
-        return self.key(self.run.config.evaluate.model_dump(mode="json"))
+        return self.key(self.workspace.config.evaluate.model_dump(mode="json"))
+
+
+def _figure(value: float, low: float, high: float) -> Figure:
+    return Figure(value, low, high, smallest=value, largest=value)

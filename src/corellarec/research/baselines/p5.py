@@ -24,7 +24,7 @@ from corellarec.llm.layout import PaperLayout
 from corellarec.llm.load import load_encoder_decoder, load_tokenizer
 from corellarec.llm.template import clean, load_template
 from corellarec.research.baselines.experiment import Experiment, Trained
-from corellarec.run.models import load_part
+from corellarec.run.weights import load_part
 from corellarec.train.stages import StageOutput, quality
 
 PROMPT = "has rated: {history}. Will the user like {target}? Answer:"
@@ -223,7 +223,7 @@ def p5(experiment: Experiment) -> Trained:
 
     Rows and validation are stage 2's, the learning rate is ``LEARNING_RATE``.
     """
-    run, config = experiment.run, experiment.run.config
+    run, config = experiment.workspace, experiment.workspace.config
     with run.display.waiting("loading the model"):
         if experiment.model is None:
             tokenizer = load_tokenizer(config.llm.model)
@@ -240,12 +240,12 @@ def p5(experiment: Experiment) -> Trained:
         validation = experiment.drawn("validation", config.stage2.validation_rows)
         return P5Task(model, scorer, run.log, rows, validation, config.seed)
 
-    facts = experiment.train("trained", experiment.model or RANDOM_WEIGHTS, task, config.stage2)
+    state = experiment.train("trained", experiment.model or RANDOM_WEIGHTS, task, config.stage2)
     load_part(model, experiment.directory / "trained", "")
     return Trained(
         scorer.logits,
         experiment.model or RANDOM_WEIGHTS,
         len(rows),
-        facts["seconds"],
-        facts["best"]["model."],
+        state.seconds,
+        state.best["model."],
     )

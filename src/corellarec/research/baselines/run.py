@@ -1,14 +1,14 @@
 """A baseline from its name to its figures."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 
 from corellarec.base.errors import ConfigError
 from corellarec.config import Config, with_settings
 from corellarec.research.baselines import ctrl, p5, tallrec
-from corellarec.research.baselines.experiment import Experiment, Trained
+from corellarec.research.baselines.experiment import BaselineResult, Experiment, Trained
 
 NAMES = ("tallrec", "ctrl", "p5")
 
@@ -21,11 +21,11 @@ def run_baseline(
     model: str | None,
     directory: Path,
     console: Console,
-) -> dict[str, Any]:
+) -> BaselineResult | None:
     """Train a baseline and measure it, or find it done; returns its figures.
 
     Under ``torchrun`` every process trains; the main process alone measures, and the others return
-    nothing.
+    None.
 
     Args:
         name: One of ``NAMES``.
@@ -52,10 +52,11 @@ def run_baseline(
     experiment = Experiment(config, name, count, model, directory, console)
     experiment.start()
     if (found := experiment.done()) is not None:
-        experiment.run.display.say(f"{name}: done before")
+        experiment.workspace.display.say(f"{name}: done before")
         return found
     trained = _train(experiment)
-    return experiment.measure(trained) if experiment.run.accelerator.is_main_process else {}
+    main = experiment.workspace.accelerator.is_main_process
+    return experiment.measure(trained) if main else None
 
 
 def _count(rows: str) -> int | Literal["all"]:

@@ -4,7 +4,7 @@ Source: Bao et al. 2023, https://arxiv.org/abs/2305.00447
 """
 
 from corellarec.research.baselines.experiment import Experiment, Trained
-from corellarec.run.models import load_part
+from corellarec.run.weights import load_part
 from corellarec.train.stages import LlmStageModel, LlmTask
 
 ROWS = 64
@@ -17,7 +17,7 @@ def tallrec(experiment: Experiment) -> Trained:
 
     Few rows are drawn one by one, gone over ``EPOCHS`` times and validated once an epoch.
     """
-    run, settings = experiment.run, experiment.run.config.stage3
+    run, settings = experiment.workspace, experiment.workspace.config.stage3
     if experiment.rows != "all":
         settings = settings.model_copy(
             update={
@@ -35,12 +35,12 @@ def tallrec(experiment: Experiment) -> Trained:
         tuning.selection = {"llm.": "llm_log_loss"}  # it answers as trained
         return tuning
 
-    facts = experiment.train("tuned", "the LLM alone", task, settings)
+    state = experiment.train("tuned", "the LLM alone", task, settings)
     load_part(run.llm, experiment.directory / "tuned", "llm.")
     return Trained(
         run.scorer.logits,
         f"{run.config.llm.model} with LoRA",
         len(rows),
-        facts["seconds"],
-        facts["best"]["llm."],
+        state.seconds,
+        state.best["llm."],
     )

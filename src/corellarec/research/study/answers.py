@@ -1,6 +1,5 @@
 """What the cells of a study score, read from what they kept; the only file that reads runs."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,20 +12,24 @@ from rich.console import Console
 from torch import Tensor
 
 from corellarec.base import metrics
-from corellarec.base.artifacts import read_manifest
+from corellarec.base.artifacts import read_json
 from corellarec.base.calibrate import fit_logistic
+from corellarec.base.machine import Machine, machine
 from corellarec.base.metrics import Floats, sigmoid
 from corellarec.cascade.policy import known
+from corellarec.cascade.scores import Scores
 from corellarec.config import Config
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Log
 from corellarec.evaluation.answers import Answers
 from corellarec.evaluation.facts import data_facts
-from corellarec.evaluation.parts import DataFacts, Machine
-from corellarec.evaluation.scores import Scores
+from corellarec.evaluation.parts import DataFacts
+from corellarec.research.baselines.experiment import BaselineResult
 from corellarec.research.study.cells import Cell, Kind
-from corellarec.run.run import Run
-from corellarec.run.workspace import machine
+from corellarec.run.fit import decide
+from corellarec.run.scores import scored_rows
+from corellarec.run.weights import trained_crm
+from corellarec.run.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,10 @@ class Alone:
     ms: float
 
 
-def alone(run: Run, stage: int, rows: Tensor) -> Alone:
+def alone(run: Workspace, stage: int, rows: Tensor) -> Alone:
     """What a run's CRM, as a stage left it, answers without a language model."""
     log = run.log
-    crm = None if run.is_external else run.trained_crm(stage)
+    crm = None if run.is_external else trained_crm(run, stage)
 
     def logits(of: Tensor) -> Floats:
         if crm is None:
@@ -69,7 +72,7 @@ def alone(run: Run, stage: int, rows: Tensor) -> Alone:
     return Alone(validation, test, sigmoid(calibration(test)), loss, ms)
 
 
-def yardsticks(run: Run, rows: Tensor) -> dict[str, Floats]:
+def yardsticks(run: Workspace, rows: Tensor) -> dict[str, Floats]:
     """``(n,)`` probabilities from a single statistic, calibrated on validation.
 
     A row's own label is missing from the user's share, which therefore is low before a positive
@@ -110,7 +113,7 @@ class CellScores:
         other: Another CRM in the place of the run's, if any.
     """
 
-    run: Run
+    run: Workspace
     validation: Scores
     scored: Tensor
     test: Scores
@@ -123,7 +126,7 @@ class CellScores:
     def answers(self) -> Answers:
         """The test rows and the router, fitted on validation."""
         crm_logit = self.other.validation if self.other else None
-        return Answers(self.test, self.run.decide(self.validation, self.scored, crm_logit))
+        return Answers(self.test, decide(self.run, self.validation, crm_logit))
 
     @property
     def config(self) -> Config:
@@ -137,8 +140,7 @@ class CellScores:
 
     def facts(self) -> tuple[DataFacts, Machine]:
         """What a report says of the data and the machine."""
-        manifest = read_manifest(self.run.directory / "data", verify=False)
-        return data_facts(self.config.data, manifest), Machine(**machine(self.run.device))
+        return data_facts(self.run), machine(self.run.device)
 
     def p(self, key: str) -> Floats:
         """``(n,)`` probabilities of the test rows under a way to use both models."""
@@ -174,11 +176,18 @@ class CellScores:
 def cell_scores(cell: Cell, console: Console) -> CellScores:
     """Read what a finished cell scores."""
     run, config = cell.open(console), cell.config
-    validation, scored, _ = run.scores("validation", config.cascade.validation_rows)
-    test, rows, cost = run.scores("test", config.evaluate.test_rows)
-    count = max(1, cost["samples"])
-    llm_ms, llm_tokens = 1e3 * cost["seconds"] / count, cost["tokens"] / count
-    return CellScores(run, validation, scored, test, rows, llm_ms, llm_tokens)
+    validation = scored_rows(run, "validation", config.cascade.validation_rows)
+    test = scored_rows(run, "test", config.evaluate.test_rows)
+    cost = test.cost
+    return CellScores(
+        run,
+        validation.scores,
+        validation.rows,
+        test.scores,
+        test.rows,
+        llm_ms=1e3 * cost.seconds / max(1, cost.samples),
+        llm_tokens=cost.tokens / max(1, cost.samples),
+    )
 
 
 @dataclass(frozen=True)
@@ -202,7 +211,7 @@ class BaselineScores:
 
 def baseline_scores(cell: Cell, rows: Tensor) -> BaselineScores:
     """Read what a finished baseline scores of test rows."""
-    facts = json.loads((cell.directory / "baseline.json").read_text("utf-8"))
+    found = read_json(cell.directory / "baseline.json", BaselineResult)
     scores = pl.read_parquet(cell.directory / "scores.parquet", glob=False)
     wanted = pl.DataFrame({"row": rows.numpy()})
     joined = wanted.join(scores, on="row", how="left", maintain_order="left")
@@ -211,8 +220,8 @@ def baseline_scores(cell: Cell, rows: Tensor) -> BaselineScores:
         name=cell.name,
         p=sigmoid(logit),
         llm_share=0.0 if cell.name == "ctrl" else 1.0,
-        ms=1e3 * facts["ms_per_sample"],
-        validation_loss=facts["validation_log_loss"],
+        ms=1e3 * found.ms_per_sample,
+        validation_loss=found.validation_log_loss,
     )
 
 

@@ -15,8 +15,11 @@ from corellarec.base.errors import ConfigError
 from corellarec.config import Config, changed, load_config
 from corellarec.research.baselines.run import run_baseline
 from corellarec.research.study.spec import StudySpec
-from corellarec.run.run import STAGES, Run
-from corellarec.run.workspace import CHEAP
+from corellarec.run.distill import distill
+from corellarec.run.prepare import prepare_log
+from corellarec.run.scores import score
+from corellarec.run.stages import train_stage
+from corellarec.run.workspace import REFITTED, STAGES, Workspace
 
 Kind = Literal["method", "crm", "llm", "ablation", "baseline", "distilled"]
 MAIN = "CoReLLa"
@@ -45,9 +48,9 @@ class Cell:
         """The cell in words."""
         return f"{self.kind} {self.name}, seed {self.config.seed}"
 
-    def open(self, console: Console) -> Run:
+    def open(self, console: Console) -> Workspace:
         """The run of the cell; it takes over finished steps of the cells beside it."""
-        return Run(self.config, self.directory, console, neighbours=self.directory.parent)
+        return Workspace(self.config, self.directory, console, neighbours=self.directory.parent)
 
     def seconds(self) -> float | None:
         """Seconds that its work took, once it is done; None before."""
@@ -105,7 +108,7 @@ def _crm_alone(base: Config, preset: Config) -> Config:
 def _directory_name(kind: str, name: str, config: Config, options: dict[str, Any]) -> str:
     """A name a person can read, and a hash of everything that is trained."""
     facts = json.dumps(
-        [kind, name, config.model_dump(mode="json", exclude=CHEAP), options], sort_keys=True
+        [kind, name, config.model_dump(mode="json", exclude=REFITTED), options], sort_keys=True
     )
     words = re.sub(r"[^a-z0-9]+", "-", f"{kind} {name} {config.seed}".lower()).strip("-")
     return f"{words}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
@@ -127,12 +130,12 @@ def run_cell(cell: Cell, console: Console) -> None:
     else:
         run = cell.open(console)
         run.start()
-        run.prepare()
-        for number in STAGES if cell.kind != "crm" else (1,):
-            run.train_stage(number)
+        prepare_log(run)
+        for stage in STAGES if cell.kind != "crm" else (1,):
+            train_stage(run, stage)
         if cell.kind != "crm":
-            run.distil()
-            run.score("validation", cell.config.cascade.validation_rows)
-            run.score("test", cell.config.evaluate.test_rows)
+            distill(run)
+            score(run, "validation", cell.config.cascade.validation_rows)
+            score(run, "test", cell.config.evaluate.test_rows)
     seconds = (cell.seconds() or 0.0) + time.perf_counter() - start
     write_text(cell.directory / "cell.json", json.dumps({"seconds": seconds}) + "\n")

@@ -1,4 +1,4 @@
-"""What an evaluation starts from: rows that both models scored."""
+"""Rows that both models scored."""
 
 from dataclasses import dataclass
 
@@ -11,16 +11,20 @@ from corellarec.cascade.policy import Known
 
 @dataclass(frozen=True)
 class Scores:
-    """Rows that both models scored.
+    """Rows that both models scored, with their labels.
 
     Args:
         user: ``(n,)`` user numbers.
+        time: ``(n,)`` times, in any unit.
+        returning: ``(n,)`` whether the user has training rows.
         label: ``(n,)`` of 0 and 1.
-        known: What is known before the LLM is called, the CRM's raw logits among it.
-        llm_logit: ``(n,)`` the LLM's raw logits.
+        known: What is known before the language model is asked, the CRM's raw logits among it.
+        llm_logit: ``(n,)`` the language model's raw logits.
     """
 
     user: NDArray[np.int64]
+    time: NDArray[np.int64]
+    returning: NDArray[np.bool_]
     label: Labels
     known: Known
     llm_logit: Floats

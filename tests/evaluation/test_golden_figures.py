@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from corellarec.evaluation.answers import PREDICTORS
-from corellarec.evaluation.evaluate import evaluate
+from corellarec.evaluation.evaluate import evaluate_scores
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 METRICS = ("auc", "log_loss", "accuracy", "calibration_error")
@@ -14,7 +14,7 @@ METRICS = ("auc", "log_loss", "accuracy", "calibration_error")
 
 @pytest.fixture(scope="module")
 def result(make_scores, make_router):
-    return evaluate(make_scores(), make_router(), bootstrap=200, groups=3, seed=7)
+    return evaluate_scores(make_scores(), make_router(), bootstrap=200, groups=3, seed=7)
 
 
 def exactly(figure):

@@ -1,0 +1,91 @@
+"""Files of pairs, scored batch by batch, in memory that does not grow with the file."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+from polars.io.plugins import register_io_source
+
+from corellarec.base.errors import DataError
+from corellarec.base.frames import scan_table
+from corellarec.cascade.cascade import Cascade
+from corellarec.cascade.tables import OUTPUT_COLUMNS, numbers_of
+from corellarec.data.files import check_name
+
+BATCH = 100_000  # pairs scored at once
+
+
+@dataclass(frozen=True)
+class FileScored:
+    """What was scored.
+
+    Args:
+        pairs: Rows of the file.
+        unknown_users: Rows whose user the log does not know.
+        routed: Rows that went to the language model.
+        output: The file that was written.
+    """
+
+    pairs: int
+    unknown_users: int
+    routed: int
+    output: str
+
+
+def predict_file(
+    cascade: Cascade,
+    source: Path,
+    output: Path,
+    progress: Callable[[int], None] = lambda scored: None,
+) -> FileScored:
+    """Score the pairs of a CSV or Parquet file into another, which appears whole or not at all.
+
+    Args:
+        cascade: Scores them; its budget holds over the whole file.
+        source: A table as :meth:`Cascade.predict` takes it.
+        output: Ends in ``.csv`` or ``.parquet``; replaced if it exists.
+        progress: Called after each batch with the number of pairs scored so far.
+
+    Raises:
+        DataError: If the input cannot be used, or is the output; nothing is written then.
+    """
+    check_name(output)
+    if output.exists() and output.samefile(source):
+        raise DataError(f"{output} is the input: give the output another name")
+    table = scan_table(source, ("user", "item"))
+    schema = dict(table.collect_schema())
+    schema |= dict.fromkeys(OUTPUT_COLUMNS, pl.Float64) | {"source": pl.String}
+    pairs = unknown = routed = 0
+    failure: Exception | None = None
+
+    def scored(*_: object) -> Iterator[pl.DataFrame]:
+        nonlocal pairs, unknown, routed, failure
+        try:
+            for batch in table.collect_batches(chunk_size=BATCH, maintain_order=True):
+                found = cascade.predict(batch, name=str(source), first_row=pairs + 1)
+                pairs += found.height
+                users = found["user"].cast(pl.String)
+                unknown += int((numbers_of(users, cascade.log.users) == -1).sum())
+                routed += int((found["source"] != "crm").sum())
+                progress(pairs)
+                yield found.select(list(schema))
+        except Exception as error:
+            failure = error
+            raise
+
+    frame = register_io_source(scored, schema=schema, is_pure=False)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = output.with_name(f".{output.name}.unfinished")
+    try:
+        if output.suffix == ".csv":
+            frame.sink_csv(unfinished)
+        else:
+            frame.sink_parquet(unfinished)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        unfinished.unlink(missing_ok=True)
+        if failure is not None:  # polars wraps what is raised in a source
+            raise failure from None
+        raise DataError(f"{output} cannot be written: {str(error).splitlines()[0]}") from error
+    unfinished.replace(output)
+    return FileScored(pairs, unknown, routed, str(output))

@@ -1,0 +1,106 @@
+"""Items ranked for users: the CRM scores all candidates, the router sees the promising head."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from corellarec.base.errors import DataError
+from corellarec.base.metrics import Floats
+from corellarec.cascade.prediction import Prediction
+from corellarec.cascade.tables import numbers_of
+from corellarec.data.log import Log, Samples
+
+MIN_HEAD = 50  # candidates of a user that the router sees, at least
+
+
+def candidate_numbers(log: Log, ids: Sequence[str | int] | None) -> Tensor:
+    """``(n,)`` int64 numbers of candidates, each once; of all items where ``ids`` is None.
+
+    Raises:
+        DataError: If an item is not known.
+    """
+    if ids is None:
+        return torch.arange(log.items.height)
+    wanted = pl.Series([str(one) for one in ids], dtype=pl.String)
+    found = numbers_of(wanted, log.items)
+    if (found == -1).any():
+        place = int((found == -1).arg_true()[0])
+        raise DataError(
+            f"candidate {wanted[place]!r} is not known: give new items with their titles first "
+            "(Cascade.add_items)"
+        )
+    return torch.from_numpy(found.unique(maintain_order=True).to_numpy().copy())
+
+
+@dataclass(frozen=True)
+class Head:
+    """Each user's best candidates by the CRM.
+
+    Args:
+        user: ``(n,)`` places of the users among those asked about.
+        samples: ``(n,)`` the candidates, each user's best first.
+        crm_logit: ``(n,)`` their logits.
+    """
+
+    user: NDArray[np.int64]
+    samples: Samples
+    crm_logit: Floats
+
+
+def promising(
+    log: Log,
+    crm_logits: Callable[[Samples], Floats],
+    users: Tensor,
+    items: Tensor,
+    k: int,
+    *,
+    exclude_seen: bool,
+) -> Head:
+    """Score all candidates of some users and keep each one's ``max(50, 2 k)`` best.
+
+    Args:
+        log: Histories.
+        crm_logits: Scores samples.
+        users: ``(users,)`` int64 numbers, -1 for a new user.
+        items: ``(items,)`` int64 numbers of the candidates.
+        k: Items that will be ranked.
+        exclude_seen: Whether a user's own items are no candidates.
+    """
+    user, item = users.repeat_interleave(len(items)), items.repeat(len(users))
+    samples = log.candidates(user, item)
+    logit = crm_logits(samples).reshape(len(users), len(items))
+    if exclude_seen:
+        for row, number in enumerate(users.tolist()):
+            if number >= 0:
+                logit[row, np.isin(items.numpy(), log.items_of(number))] = -np.inf
+    best = np.argsort(-logit, axis=1, kind="stable")[:, : max(MIN_HEAD, 2 * k)]
+    place = (np.arange(len(users))[:, None] * len(items) + best).ravel()
+    place = place[np.isfinite(logit.ravel()[place])]
+    return Head(place // len(items), samples[torch.from_numpy(place)], logit.ravel()[place])
+
+
+def ranked(log: Log, ids: pl.Series, head: Head, prediction: Prediction, k: int) -> pl.DataFrame:
+    """The ``k`` best of each user's head by the cascade's answer.
+
+    Returns:
+        ``user``, ``rank`` (1 is best), ``item``, ``p``, ``p_crm``, ``p_llm``, ``source``.
+    """
+    table = pl.DataFrame(
+        {
+            "place": head.user,
+            "user": ids.gather(head.user),
+            "item": log.items["id"].gather(head.samples.item.numpy()),
+        }
+    )
+    return (
+        pl.concat([table, prediction.to_frame()], how="horizontal")
+        .sort("place", -pl.col("p"), maintain_order=True)
+        .with_columns(rank=pl.int_range(1, pl.len() + 1).over("place"))
+        .filter(pl.col("rank") <= k)
+        .select("user", "rank", "item", "p", "p_crm", "p_llm", "source")
+    )

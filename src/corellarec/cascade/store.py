@@ -1,0 +1,133 @@
+"""A cascade's directory: data alone, complete or absent, checked when read.
+
+cascade.json          settings, text template, fitted router, features, label rule
+crm.safetensors       the CRM's weights; absent where the CRM is external
+adapter/              the language model's adapter, in peft's format
+rows.parquet          the log: histories, and what users have seen
+users.parquet, items.parquet
+manifest.json         checksums
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from corellarec.base.artifacts import read_json, read_manifest, write_json, writing
+from corellarec.base.errors import ArtifactError, ConfigError
+from corellarec.cascade.router import Router
+from corellarec.config import CrmConfig, LlmConfig
+from corellarec.crm.build import build_crm
+from corellarec.data.log import Log
+from corellarec.data.preparation import Features
+from corellarec.llm.template import Template
+
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a cascade is, apart from weights and log; ``cascade.json`` holds it.
+
+    Args:
+        crm: The CRM's settings.
+        llm: The language model's.
+        template: How users and items become text.
+        router: The fitted decision.
+        features: The features and their places in the log's tables.
+        history: Which earlier rows of a user make the history.
+        positive_rating: A rating at or above this is a positive label.
+        seed: Of the run that made it.
+        format: Version of the directory's layout.
+    """
+
+    crm: CrmConfig
+    llm: LlmConfig
+    template: Template
+    router: Router
+    features: Features
+    history: Literal["all", "positives"]
+    positive_rating: float
+    seed: int
+    format: int = FORMAT
+
+
+def write_cascade(
+    directory: Path,
+    recipe: Recipe,
+    log: Log,
+    crm: nn.Module | None,
+    save_adapter: Callable[[Path], object],
+    key: str = "",
+) -> None:
+    """Write a cascade's directory, whole or not at all.
+
+    Args:
+        directory: Replaced if it exists.
+        recipe: Settings and router.
+        log: Users, items and rows.
+        crm: The CRM; None where it is external.
+        save_adapter: Writes the language model's adapter into the directory it is given.
+        key: Identifies what the cascade was made from; kept in the manifest.
+    """
+    with writing(directory, {"kind": "cascade", "key": key}) as unfinished:
+        write_json(unfinished / "cascade.json", recipe)
+        if crm is not None:
+            save_file(crm.state_dict(), unfinished / "crm.safetensors")
+        log.rows.write_parquet(unfinished / "rows.parquet")
+        log.users.write_parquet(unfinished / "users.parquet")
+        log.items.write_parquet(unfinished / "items.parquet")
+        save_adapter(unfinished / "adapter")
+
+
+def read_cascade(
+    directory: Path, device: torch.device, trust: str | None = None
+) -> tuple[Recipe, Log, nn.Module | None]:
+    """Read a cascade's directory.
+
+    Args:
+        directory: Where it is.
+        device: Where the CRM goes.
+        trust: ``package.module:Class``, if the cascade's CRM is that class of one's own: nothing
+            that a directory names is imported unless the caller names it too.
+
+    Raises:
+        ArtifactError: If the directory is missing, incomplete or damaged.
+        ConfigError: If the CRM is a class that ``trust`` does not name.
+    """
+    read_manifest(directory)
+    recipe = read_json(directory / "cascade.json", Recipe)
+    if recipe.format != FORMAT:
+        raise ArtifactError(
+            f"{directory} was written in format {recipe.format}, this version reads {FORMAT}: "
+            "`corellarec evaluate RUN` writes it again"
+        )
+    if ":" in recipe.crm.model and recipe.crm.model != trust:
+        raise ConfigError(
+            f"{directory}: its CRM is the class {recipe.crm.model}, which loading would import and "
+            f"run: if you trust it, pass trust={recipe.crm.model!r} (--trust {recipe.crm.model})"
+        )
+    log = Log(
+        *(
+            pl.read_parquet(directory / f"{name}.parquet", glob=False)
+            for name in ("rows", "users", "items")
+        ),
+        features=recipe.features,
+        history=recipe.history,
+    )
+    crm = None
+    if recipe.crm.model != "external":
+        crm = build_crm(recipe.crm, log.features, device).eval()
+        try:
+            crm.load_state_dict(load_file(directory / "crm.safetensors"))
+        except (RuntimeError, SafetensorError, OSError) as error:
+            raise ArtifactError(
+                f"{directory}: crm.safetensors does not fit its settings"
+            ) from error
+    return recipe, log, crm

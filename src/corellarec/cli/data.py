@@ -1,0 +1,189 @@
+"""Commands that read logs and models' files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corellarec.cli.options import (
+    AsJson,
+    ConfigFile,
+    Preset,
+    Settings,
+    SkipBadRows,
+    error_console,
+    model_of,
+    output_console,
+    print_json,
+    say,
+)
+
+data_app = typer.Typer(no_args_is_help=True, help="Check logs, and take out what they hold.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(fetch)
+    app.command("init-data")(init_data)
+    data_app.command()(check)
+    data_app.command()(export)
+    data_app.command("title-vectors")(write_title_vectors)
+    app.add_typer(data_app, name="data")
+
+
+def fetch(
+    preset: Preset = None, config: ConfigFile = None, settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Get the data set and the language model into the cache, and check them."""
+    from corellarec.base.cache import cache_dir
+    from corellarec.data.fetch import fetch_movielens
+    from corellarec.llm.catalog import find_model
+
+    resolved = model_of(preset, config, settings, None).config
+    data = resolved.data.path
+    if not data and not resolved.data.interactions and resolved.data.fetch != "nothing":
+        data = str(fetch_movielens(resolved.data.fetch))
+    model = find_model(resolved.llm.model)
+    if as_json:
+        print_json({"cache": str(cache_dir()), "data": data, "model": model})
+    else:
+        say(f"data: {data or 'your own'}\nmodel: {model}")
+
+
+def check(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    skip_bad_rows: SkipBadRows = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read and check a log, say what it holds and what looks wrong, and write nothing."""
+    from corellarec.base.console import say_warnings
+    from corellarec.data.prepare import build
+
+    resolved = model_of(preset, config, settings, None, skip_bad_rows).config
+    console = error_console()
+    with console.status("reading the log"):
+        found = build(resolved.data).facts
+    if as_json:
+        print_json(found)
+        return
+    output_console().print(found.summary(), highlight=False, soft_wrap=True)
+    say_warnings(console, found.warnings)
+    count = len(found.warnings)
+    say(f"{count} warning(s)" if count else "no warnings")
+
+
+def export(
+    output: Annotated[Path, typer.Option("-o", "--output", help="CSV or Parquet to write.")],
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """Write the rows of the prepared log: user, item, time, label and split.
+
+    For a CRM of your own: train it on the rows of the split `train`, add its `score` to those of
+    `validation` and `test`, and give the file as crm.external.scores.
+    """
+    import polars as pl
+
+    from corellarec.data.files import check_name, write_table
+    from corellarec.data.prepare import build
+    from corellarec.data.splits import SPLITS
+
+    check_name(output)
+    resolved = model_of(preset, config, settings, None).config
+    with error_console().status("reading the log"):
+        prepared = build(resolved.data)
+    rows = prepared.rows
+    table = rows.select(
+        user=prepared.users["id"].gather(rows["user"]),
+        item=prepared.items["id"].gather(rows["item"]),
+        time="time",
+        label="label",
+        split=pl.Series([*SPLITS, "history"]).gather(rows["split"].cast(pl.UInt32)),
+    )
+    write_table(table, output)
+    say(f"written: {output}, {table.height:,} rows")
+
+
+def write_title_vectors(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Parquet file to write.")],
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """Write a vector for each item's title: the language model's last layer, averaged.
+
+    Give the file as data.item_vectors, and the CRM reads the vectors as a further feature.
+    """
+    import polars as pl
+
+    from corellarec.base.console import Display
+    from corellarec.base.device import pick_device, pick_dtype
+    from corellarec.base.errors import DataError
+    from corellarec.data.files import write_table
+    from corellarec.data.prepare import build
+    from corellarec.llm.load import load_model
+    from corellarec.llm.title_vectors import title_vectors
+
+    if output.suffix != ".parquet":
+        raise DataError(f"{output}: the name must end in .parquet")
+    resolved = model_of(preset, config, settings, None).config
+    display = Display(error_console(), quiet=False)
+    with display.waiting("reading the log"):
+        items = build(resolved.data.model_copy(update={"item_vectors": None})).items
+    device = pick_device(resolved.device)
+    dtype = pick_dtype(resolved.llm.dtype, device)
+    with display.waiting("loading the language model"):
+        model, tokenizer = load_model(resolved.llm.model, dtype, device)
+    titles = items["title"].fill_null("").to_list()
+    with display.counting("titles", len(titles)) as read:
+        vectors = title_vectors(titles, model, tokenizer, resolved.llm.tokens_per_batch, read)
+    table = pl.DataFrame({"item": items["id"], "vector": vectors.numpy()})
+    write_table(table.filter(pl.Series(titles) != ""), output)
+    say(f"written: {output}, {table.height:,} items")
+
+
+def init_data(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Your files, or a directory of them.", metavar="PATH...")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="TOML file to write.")] = Path(
+        "corellarec.toml"
+    ),
+    user: Annotated[str | None, typer.Option(help="Column of the user's id.")] = None,
+    item: Annotated[str | None, typer.Option(help="Column of the item's id.")] = None,
+    time_column: Annotated[str | None, typer.Option("--time", help="Column of the time.")] = None,
+    rating: Annotated[str | None, typer.Option(help="Column of the rating.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the label, 0 or 1.")] = None,
+    title: Annotated[str | None, typer.Option(help="Column of the item's title.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the TOML file if it is there.")
+    ] = False,
+) -> None:
+    """Look at your own files and write a first configuration for them.
+
+    Columns are told by their names and first rows; what is guessed is printed. Read the file that
+    is written, correct it, and check it with `corellarec data check --config FILE`.
+    """
+    import tomli_w
+
+    from corellarec.base.artifacts import write_text
+    from corellarec.base.errors import ConfigError
+    from corellarec.data.wizard import propose_settings
+
+    if output.exists() and not overwrite:
+        raise ConfigError(f"{output} is there: --overwrite replaces it, -o takes another name")
+    given = {"user": user, "item": item, "time": time_column, "rating": rating, "label": label,
+             "title": title}  # fmt: skip
+    proposal = propose_settings(paths, {role: name for role, name in given.items() if name})
+    text = tomli_w.dumps(proposal.settings)
+    write_text(output, f"# Written by corellarec init-data.\n\n{text}")
+    for line in proposal.guesses:
+        say(line)
+    say(
+        f"written: {output}\nnext: corellarec data check --config {output}\n"
+        f"then: corellarec run --preset quick --config {output} --out runs/{output.stem}"
+    )

@@ -1,0 +1,199 @@
+"""Commands that use a fitted cascade, and the audit of any two scores."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from corellarec.cli.options import (
+    AsJson,
+    Device,
+    RunDirectory,
+    error_console,
+    output_console,
+    print_json,
+    say,
+)
+
+if TYPE_CHECKING:
+    from corellarec.cascade.cascade import Cascade
+
+Events = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV or Parquet file of interactions after training: user, item, label or rating, "
+        "and perhaps time; they enter the histories."
+    ),
+]
+Items = Annotated[
+    Path | None,
+    typer.Option(help="CSV or Parquet file of new items: id, title and features."),
+]
+Trust = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:CLASS",
+        help="Import this class, which the run names as its CRM; nothing else is imported.",
+    ),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    for command in (predict, recommend, audit):
+        app.command()(command)
+
+
+def predict(
+    run: RunDirectory,
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="CSV or Parquet with columns user and item.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="CSV or Parquet to write.")],
+    events: Events = None,
+    items: Items = None,
+    device: Device = "auto",
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="A vLLM server in the local LLM's place.")
+    ] = None,
+    server_model: Annotated[
+        str, typer.Option(metavar="NAME", help="The server's name for the tuned model.")
+    ] = "corellarec",
+    cache_salt: Annotated[
+        str | None, typer.Option(help="Keeps the server's cached prompts to this caller.")
+    ] = None,
+    trust: Trust = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score (user, item) pairs: adds p, p_crm, p_llm, source and entropy.
+
+    The history is what the log holds before the column `time`, or all of it where there is no such
+    column; a pair that the log holds is then scored as of its own row. Users the log does not know
+    are scored without history. The file is read in batches and may be larger than memory. Where the
+    CRM is external, the input needs its score, too. With --server the language model runs
+    elsewhere; its key, if it wants one, is in VLLM_API_KEY.
+    """
+    from corellarec.base.console import Display
+    from corellarec.cascade.cascade import Cascade
+    from corellarec.cascade.files import predict_file
+    from corellarec.cascade.router import explain
+
+    cascade = Cascade.load(
+        run,
+        device=device,
+        trust=trust,
+        server=server,
+        server_model=server_model,
+        cache_salt=cache_salt,
+    )
+    _bring_up_to_date(cascade, items, events)
+    with Display(error_console(), quiet=as_json).waiting(f"scoring {source}"):
+        found = predict_file(cascade, source, output)
+    verdict = explain(cascade.router)
+    if as_json:
+        print_json({**vars(found), "router": verdict})
+        return
+    unknown = found.unknown_users
+    say(
+        f"{found.pairs:,} pairs scored into {found.output}; the LLM answered {found.routed:,}"
+        + (f"; {unknown:,} pairs have a user that the log does not know" if unknown else "")
+    )
+    say(f"Cascade: {verdict}.")
+
+
+def recommend(
+    run: RunDirectory,
+    user: Annotated[list[str], typer.Option(help="Id of a user; may be repeated.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Items per user.")] = 10,
+    include_seen: Annotated[
+        bool, typer.Option("--include-seen", help="Rank items of the user's history, too.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="CSV or Parquet to write.")
+    ] = None,
+    events: Events = None,
+    items: Items = None,
+    device: Device = "auto",
+    trust: Trust = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rank the items of the log for users, best first."""
+    from rich.table import Table
+
+    from corellarec.cascade.cascade import Cascade
+    from corellarec.data.files import check_name, write_table
+
+    if output:
+        check_name(output)
+    cascade = Cascade.load(run, device=device, trust=trust)
+    _bring_up_to_date(cascade, items, events)
+    found = cascade.recommend(user, k, exclude_seen=not include_seen)
+    titles = dict(zip(cascade.log.items["id"], cascade.log.titles, strict=True))
+    if output:
+        write_table(found, output)
+        say(f"written: {output}, {found.height:,} rows")
+    elif as_json:
+        print_json(found.to_dicts())
+    else:
+        table = Table("user", "rank", "item", "title", "p", "source")
+        for row in found.iter_rows(named=True):
+            cells = [row["user"], str(row["rank"]), row["item"], titles[row["item"]]]
+            table.add_row(*cells, f"{row['p']:.4f}", row["source"])
+        output_console().print(table)
+
+
+def _bring_up_to_date(cascade: "Cascade", items: Path | None, events: Path | None) -> None:
+    if items:
+        say(f"{cascade.add_items(items):,} new items from {items}")
+    if events:
+        say(f"{cascade.observe(events):,} new interactions from {events}")
+
+
+def audit(
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE", help="CSV or Parquet of labelled rows and scores.")
+    ],
+    label: Annotated[str, typer.Option(help="Column of the label, 1 or 0.")] = "label",
+    crm: Annotated[str, typer.Option(help="Column of the cheap model's score.")] = "crm",
+    expert: Annotated[str, typer.Option(help="Column of the expensive model's score.")] = "llm",
+    user: Annotated[str | None, typer.Option(help="Column of the user's id.")] = None,
+    time: Annotated[str | None, typer.Option(help="Column of the time.")] = None,
+    budget: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of rows the expert may answer.")
+    ] = 0.1,
+    rows: Annotated[
+        int, typer.Option(min=0, help="Rows of random users to use if there are more; 0 is all.")
+    ] = 200_000,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="HTML report to write.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Does a second, expensive model pay? From two columns of scores and a label.
+
+    No model of ours takes part: the scores may come from anywhere. The router is fitted on one half
+    of the rows (the earlier, where there are times) and measured on the other.
+    """
+    from corellarec.evaluation.audit import audit as audit_scores
+    from corellarec.evaluation.terminal import tables
+
+    found = audit_scores(
+        source,
+        label=label,
+        crm=crm,
+        expert=expert,
+        user=user,
+        time=time,
+        budget=budget,
+        rows=rows,
+    )
+    if output:
+        found.save(output)
+    if as_json:
+        print_json(found)
+        return
+    console = output_console()
+    console.print(tables(found.evaluation))
+    console.print(found.verdict, highlight=False, soft_wrap=True)
+    if output:
+        console.print(f"Report: {output}", highlight=False, soft_wrap=True)

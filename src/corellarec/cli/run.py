@@ -1,0 +1,206 @@
+"""Commands that make a run, and those that look at one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from corellarec.cli.options import (
+    AsJson,
+    ConfigFile,
+    Out,
+    Preset,
+    RunDirectory,
+    Settings,
+    SkipBadRows,
+    model_of,
+    output_console,
+    print_json,
+    say,
+)
+
+if TYPE_CHECKING:
+    from corellarec.api import CoReLLa
+    from corellarec.evaluation.results import Evaluation
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    for command in (run, prepare, train, evaluate, report, info, adapter, models):
+        app.command()(command)
+
+
+def run(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    out: Out = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in the directory, if there is one.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the run in the directory first.")
+    ] = False,
+    adapter: Annotated[
+        str | None,
+        typer.Option(help="A tuned adapter to use as it is (llm.adapter), such as `pretrained`."),
+    ] = None,
+    skip_bad_rows: SkipBadRows = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch, prepare, train all stages, fit the cascade, evaluate, and write the report.
+
+    With --resume, settings of the sections distill, cascade and evaluate may differ from the run's:
+    these are computed again from stored scores.
+    """
+    from corellarec.base.errors import ConfigError
+    from corellarec.run.records import remove_run
+
+    given = [*(settings or []), *([f"llm.adapter={adapter}"] if adapter else [])]
+    model = model_of(preset, config, given, out, skip_bad_rows)
+    if overwrite:
+        remove_run(model.directory)
+    if not resume and (model.directory / "config.toml").exists():
+        raise ConfigError(
+            f"{model.directory} holds a run: --resume continues it, --overwrite deletes it, and "
+            "--out takes another directory"
+        )
+    model.fit()
+    if model.workspace.accelerator.is_main_process:
+        _finish(model, model.evaluate(), as_json)
+
+
+def _finish(model: "CoReLLa", found: "Evaluation", as_json: bool) -> None:
+    from corellarec.evaluation.terminal import tables
+
+    path = model.directory / "report.html"
+    found.save(path)
+    if as_json:
+        print_json(found)
+        return
+    console = output_console()
+    console.print(tables(found))
+    console.print(f"Cascade: {found.router.explanation}.", highlight=False, soft_wrap=True)
+    console.print(f"Report: {path}", highlight=False, soft_wrap=True)
+
+
+def prepare(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    out: Out = None,
+    skip_bad_rows: SkipBadRows = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prepare the log: labels, time split, vocabularies. Does nothing if it is up to date."""
+    from corellarec.run.prepare import prepare_log
+
+    workspace = model_of(preset, config, settings, out, skip_bad_rows).workspace
+    workspace.start()
+    preparation = prepare_log(workspace)
+    if as_json:
+        print_json(preparation)
+    else:
+        output_console().print(preparation.summary(), highlight=False, soft_wrap=True)
+
+
+def train(
+    stage: Annotated[int, typer.Option(min=1, max=3, help="The stage to train: 1, 2 or 3.")],
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train one stage; continues an interrupted one. The stages before it must be done."""
+    from corellarec.run.prepare import prepare_log
+    from corellarec.run.stages import train_stage
+
+    workspace = model_of(preset, config, settings, out).workspace
+    workspace.start()
+    prepare_log(workspace)
+    state = train_stage(workspace, stage)
+    if as_json:
+        print_json(state)
+
+
+def evaluate(run: RunDirectory, as_json: AsJson = False) -> None:
+    """Fit the cascade on validation data if need be, and measure it on the test split."""
+    from corellarec.api import CoReLLa
+
+    model = CoReLLa.open(run)
+    _finish(model, model.evaluate(), as_json)
+
+
+def report(run: RunDirectory, as_json: AsJson = False) -> None:
+    """Write report.html again from metrics.json, and print its tables."""
+    from corellarec.api import CoReLLa
+
+    _finish(CoReLLa.open(run), _metrics(run), as_json)
+
+
+def _metrics(run: Path) -> "Evaluation":
+    from corellarec.base.errors import ArtifactError
+    from corellarec.evaluation.results import Evaluation
+
+    path = run / "metrics.json"
+    if not path.is_file():
+        raise ArtifactError(f"{path} is not there: `corellarec evaluate {run}` writes it")
+    return Evaluation.from_json(path.read_text("utf-8"), path)
+
+
+def info(run: RunDirectory, as_json: AsJson = False) -> None:
+    """Say what a run's directory holds: which steps are done, and the figures if there are any."""
+    from corellarec.evaluation.terminal import tables
+    from corellarec.run.status import status
+
+    found = status(run)
+    evaluation = _metrics(run) if found.evaluated else None
+    if as_json:
+        print_json({"status": found, "metrics": evaluation})
+        return
+    console = output_console()
+    for step, state in found.lines():
+        console.print(f"{step:12} {state}", highlight=False)
+    if evaluation:
+        console.print(tables(evaluation))
+
+
+def adapter(
+    run: RunDirectory,
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Directory to write.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take the tuned adapter out of a run, for other runs' llm.adapter."""
+    from corellarec.api import CoReLLa
+    from corellarec.run.fit import export_adapter
+
+    facts = export_adapter(CoReLLa.open(run).workspace, output)
+    if as_json:
+        print_json({**vars(facts), "output": str(output)})
+    else:
+        say(f"{output}: validation log loss {facts.validation_log_loss:.4f}")
+
+
+def models(as_json: AsJson = False) -> None:
+    """List the language models that have a name here, and which of them are in the cache."""
+    from rich.table import Table
+
+    from corellarec.llm.catalog import listed_models
+
+    found = listed_models()
+    if as_json:
+        print_json({"models": found})
+        return
+    table = Table()
+    for name in ("name", "from", "licence", "cached"):
+        table.add_column(name, no_wrap=name == "from", overflow="fold")
+    for one in found:
+        table.add_row(one.name, one.source, one.licence, "yes" if one.cached else "no")
+    console = output_console()
+    console.print(table)
+    console.print(
+        "llm.model takes any of these names, any other causal model on the hub as owner/name, a "
+        "directory with safetensors, or a .gguf file.",
+        soft_wrap=True,
+    )

@@ -1,0 +1,84 @@
+"""The evaluation of a run on its test split."""
+
+import time
+from dataclasses import replace
+
+from corellarec.base.machine import machine
+from corellarec.crm.score import crm_logits
+from corellarec.data.log import Samples
+from corellarec.evaluation.evaluate import evaluate_scores
+from corellarec.evaluation.facts import data_facts, training_curves
+from corellarec.evaluation.parts import Costs, Distillation
+from corellarec.evaluation.results import Evaluation
+from corellarec.evaluation.segments import cuts
+from corellarec.llm.count import paper_tokens, tokens_alone
+from corellarec.llm.load import load_tokenizer
+from corellarec.run.distill import Distilled, distill
+from corellarec.run.fit import fit
+from corellarec.run.scores import ScoredRows, scored_rows
+from corellarec.run.weights import trained_crm
+from corellarec.run.workspace import Workspace
+
+COST_SAMPLE = 300  # test rows whose prompts are encoded to compare the layouts' tokens
+
+
+def evaluate_run(workspace: Workspace) -> Evaluation:
+    """Measure a run's cascade on its test split, and write ``metrics.json``.
+
+    The router is fitted on validation data before, if it is not there yet.
+    """
+    distilled, router = distill(workspace), fit(workspace)
+    config = workspace.config
+    test = scored_rows(workspace, "test", config.evaluate.test_rows)
+    costs = measure_costs(workspace, test)
+    with workspace.display.waiting("measuring, with bootstrap intervals"):
+        found = evaluate_scores(
+            test.scores,
+            router,
+            bootstrap=config.evaluate.bootstrap,
+            groups=config.evaluate.groups,
+            seed=config.seed,
+            name=str(workspace.directory),
+            costs=costs,
+            ways=cuts(workspace.log, test.rows, config.evaluate.groups),
+        )
+    found = replace(
+        found,
+        settings=config.model_dump(mode="json"),
+        data=data_facts(workspace),
+        machine=machine(workspace.device),
+        stages=training_curves(workspace),
+        distillation=_distillation(distilled),
+    )
+    found.save(workspace.directory / "metrics.json")
+    return found
+
+
+def measure_costs(workspace: Workspace, test: ScoredRows) -> Costs:
+    """Tokens a row in both layouts, and the time that each model takes for a row."""
+    log, cost = workspace.log, test.cost
+    samples = log.samples(test.rows[:: max(1, len(test.rows) // COST_SAMPLE)])
+    crm_ms = None
+    if not workspace.is_external:
+        crm, start = trained_crm(workspace), time.perf_counter()
+        crm_logits(crm, workspace.reader, log.samples(test.rows))
+        crm_ms = 1e3 * (time.perf_counter() - start) / max(1, len(test.rows))
+    return Costs(
+        crm_ms=crm_ms,
+        llm_ms=1e3 * cost.seconds / max(1, cost.samples),
+        llm_tokens=cost.tokens / max(1, cost.samples),
+        layout_tokens=layout_tokens(workspace, samples),
+    )
+
+
+def layout_tokens(workspace: Workspace, samples: Samples) -> dict[str, float]:
+    """Tokens of a sample scored alone, in the run's layout and, if it has one, the paper's."""
+    config, log = workspace.config.llm, workspace.log
+    found = {config.layout: tokens_alone(workspace.layout, samples)}
+    paper = paper_tokens(config, log, load_tokenizer(config.model), samples)
+    return found if paper is None else {"paper": paper} | found
+
+
+def _distillation(found: Distilled) -> Distillation | None:
+    losses = found.validation_log_loss
+    return Distillation(found.weight, losses) if losses else None

@@ -1,0 +1,139 @@
+"""The router of a run, fitted on validation data, and the cascade's directory."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from peft import PeftModel
+
+from corellarec.base.artifacts import read_json, read_manifest, sha256
+from corellarec.base.errors import ArtifactError
+from corellarec.base.machine import versions
+from corellarec.base.metrics import Floats
+from corellarec.cascade.fit import Population, fit_router
+from corellarec.cascade.router import Router, explain
+from corellarec.cascade.scores import Scores
+from corellarec.cascade.store import Recipe, write_cascade
+from corellarec.data.preparation import read_preparation
+from corellarec.llm.lora import save_adapter, write_adapter
+from corellarec.llm.template import load_template
+from corellarec.run.scores import known_of, scored_rows
+from corellarec.run.stages import drawn_rows, read_state
+from corellarec.run.weights import load_tuned_adapter, trained_crm
+from corellarec.run.workspace import Workspace
+
+
+def decide(workspace: Workspace, scores: Scores, crm_logit: Floats | None = None) -> Router:
+    """Fit the router on validation data.
+
+    Args:
+        workspace: The run.
+        scores: Validation rows that both models scored.
+        crm_logit: ``(rows of validation,)`` logits of all validation rows, where ``scores`` holds
+            another CRM's than the run's own.
+    """
+    log, settings = workspace.log, workspace.config.cascade
+    rows = log.rows_of("validation")
+    known = known_of(workspace, rows)
+    if crm_logit is not None:
+        known = replace(known, crm_logit=crm_logit)
+    population = Population(
+        known=known,
+        label=log.labels(rows).numpy(),
+        time=log.time[rows].numpy(),
+        returning=(log.user_train_rows[log.user[rows].long()] > 0).numpy(),
+    )
+    return fit_router(
+        scores,
+        population,
+        policy=settings.policy,
+        budget=settings.budget,
+        threshold=settings.threshold,
+        combine=settings.combine,
+        seed=workspace.config.seed,
+    )
+
+
+def fit(workspace: Workspace) -> Router:
+    """Fit the router on validation data and write the cascade's directory, or find it done."""
+    directory, config = workspace.directory / "cascade", workspace.config
+    external = []
+    if workspace.is_external:
+        external = [sha256(Path(config.crm.external.scores or "").expanduser())]
+    key = workspace.key("cascade", *external)
+    if workspace.done(directory, key) is not None:
+        return read_json(directory / "cascade.json", Recipe).router
+    validation = scored_rows(workspace, "validation", config.cascade.validation_rows)
+    router = decide(workspace, validation.scores)
+    recipe = Recipe(
+        crm=config.crm,
+        llm=config.llm,
+        template=load_template(config.llm.template),
+        router=router,
+        features=workspace.log.features,
+        history=workspace.log.history,
+        positive_rating=read_preparation(workspace.directory / "data").settings.positive_rating,
+        seed=config.seed,
+    )
+    crm = None if workspace.is_external else trained_crm(workspace)
+    load_tuned_adapter(workspace)
+    write_cascade(
+        directory,
+        recipe,
+        workspace.log,
+        crm,
+        lambda path: save_adapter(_tuned_model(workspace), path),
+        key,
+    )
+    workspace.display.say(f"cascade: {explain(router)}")
+    return router
+
+
+@dataclass(frozen=True)
+class AdapterFacts:
+    """How an adapter was tuned, and how well.
+
+    Args:
+        data: Name of the data set.
+        rows: Training rows of each stage, by its name.
+        validation_log_loss: Calibrated, on the last stage's validation rows.
+        seconds: Time of tuning.
+        corellarec, torch, transformers, peft: Versions.
+    """
+
+    data: dict[str, str]
+    rows: dict[str, int]
+    validation_log_loss: float
+    seconds: float
+    corellarec: str
+    torch: str
+    transformers: str
+    peft: str
+
+
+def export_adapter(workspace: Workspace, directory: Path) -> AdapterFacts:
+    """Write a run's tuned adapter with what must hold where it is used.
+
+    Raises:
+        ArtifactError: If no stage has tuned it.
+    """
+    tuned = [stage for stage in (2, 3) if workspace.trains(stage)]
+    if not tuned:
+        raise ArtifactError(f"{workspace.directory} tuned no language model")
+    states = [read_state(workspace.directory / f"stage{stage}") for stage in tuned]
+    read_manifest(workspace.directory / f"stage{tuned[-1]}")
+    load_tuned_adapter(workspace)
+    config = workspace.config
+    facts = AdapterFacts(
+        data={"name": config.data.path or config.data.fetch},
+        rows={f"stage{stage}": len(drawn_rows(workspace, stage)[0]) for stage in tuned},
+        validation_log_loss=states[-1].best["llm."],
+        seconds=sum(state.seconds for state in states),
+        **asdict(versions()),
+    )
+    write_adapter(directory, _tuned_model(workspace), config.llm, workspace.log, asdict(facts))
+    return facts
+
+
+def _tuned_model(workspace: Workspace) -> PeftModel:
+    assert isinstance(workspace.llm.model, PeftModel)
+    return workspace.llm.model

@@ -1,0 +1,22 @@
+"""A run's prepared log."""
+
+from corellarec.base.console import say_warnings
+from corellarec.data.preparation import Preparation
+from corellarec.data.prepare import prepare
+from corellarec.run.workspace import Workspace
+
+
+def prepare_log(workspace: Workspace) -> Preparation:
+    """Prepare the log, or find it prepared from the same source."""
+    with workspace.accelerator.main_process_first():
+        preparation = prepare(workspace.config.data, workspace.directory / "data")
+    display = workspace.display
+    display.say(
+        f"data: {preparation.rows:,} rows, {preparation.users:,} users, {preparation.items:,} "
+        f"items, {preparation.positives:,} positives"
+    )
+    if omitted := preparation.left_out_text:
+        display.say(f"left out: {omitted}")
+    if not display.quiet:
+        say_warnings(display.console, preparation.warnings)
+    return preparation

@@ -1,0 +1,45 @@
+"""A run from its settings to a fitted cascade: the main path.
+
+    prepare        the log: labels, splits, features
+    stages 1 to 3  the CRM; both models, aligned; the language model
+    distill        the CRM again, toward the language model's answers (if configured)
+    scores         the language model's logits of validation rows
+    fit            calibration, blend and router on validation data
+
+Every step finds its result if it is there already, and is a function of a
+:class:`~corellarec.run.workspace.Workspace`.
+"""
+
+from corellarec.run.distill import distill
+from corellarec.run.fit import fit
+from corellarec.run.prepare import prepare_log
+from corellarec.run.stages import train_stage
+from corellarec.run.workspace import STAGES, Workspace
+
+
+def run_steps(workspace: Workspace) -> None:
+    """Train everything and fit the cascade.
+
+    Under ``torchrun`` every process trains; the main process alone does the rest.
+
+    Raises:
+        CorellarecError: If the data, the settings or a model cannot be used.
+    """
+    workspace.start()
+    prepare_log(workspace)
+    check_inputs(workspace)
+    for stage in STAGES:
+        train_stage(workspace, stage)
+    distill(workspace)
+    if workspace.accelerator.is_main_process:
+        fit(workspace)
+
+
+def check_inputs(workspace: Workspace) -> None:
+    """Read what later steps need, so that errors come before minutes of training."""
+    with workspace.accelerator.main_process_first():
+        _ = workspace.layout
+    if workspace.adapter:
+        workspace.adapter.check(workspace.config.llm, workspace.log)
+    if workspace.is_external:
+        _ = workspace.external_logits
