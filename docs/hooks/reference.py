@@ -56,9 +56,9 @@ def _section_of(annotation: Any) -> type[Section] | None:  # noqa: ANN401 (any t
 def _description(section: type[Section], key: str) -> str:
     """The docstring under the field, or under the field of a base class that it overrides."""
     for owner in section.__mro__:
-        if issubclass(owner, Section) and (field := owner.model_fields.get(key)):
-            if field.description:
-                return _paragraph(field.description)
+        field = owner.model_fields.get(key) if issubclass(owner, Section) else None
+        if field and field.description:
+            return _paragraph(field.description)
     raise ValueError(f"{section.__name__}.{key} has no docstring: write one under the field")
 
 

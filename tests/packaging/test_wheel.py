@@ -95,12 +95,3 @@ def test_a_run(installed, tiny_settings, tmp_path):
     )  # fmt: skip
     assert json.loads(out)["rows"] > 0
     assert (tmp_path / "run" / "report.html").is_file()
-
-
-def test_the_notebook_runs_on_movielens_100k(installed, tmp_path):
-    """The Python interface, from the wheel, on real data: every cell of the tutorial."""
-    notebook = json.loads((ROOT / "docs" / "tutorials" / "python.ipynb").read_text("utf-8"))
-    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
-    script = tmp_path / "tutorial.py"
-    script.write_text("\n".join(cells) + "\nprint(report.rows, answer.pays)\n")
-    assert installed("python", str(script)).split() == ["600", "True"]
