@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from corellarec.base.errors import DataError
+from corellarec.base.frames import read_table
 from corellarec.config import ExternalConfig
-from corellarec.data.files import read_table
 from corellarec.data.log import Log
 from corellarec.data.splits import SPLITS
 from corellarec.data.times import time_parser

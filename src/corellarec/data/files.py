@@ -1,6 +1,5 @@
-"""Tables of users and items in CSV or Parquet files, read and written whole."""
+"""Names of table files, and CSV or Parquet files written whole."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -15,27 +14,6 @@ def ending(path: Path) -> str:
     """What a file's name ends in, in lower case and without ``.gz`` or ``.zst``: ``.csv``."""
     bare = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
     return bare.suffix.lower()
-
-
-def read_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
-    """A Parquet file, or a CSV file whose values stay text.
-
-    Raises:
-        DataError: If it is missing or damaged, or lacks one of ``columns``.
-    """
-    if not path.is_file():
-        raise DataError(f"{path} is not there")
-    try:
-        if ending(path) == ".parquet":
-            table = pl.read_parquet(path, glob=False)
-        else:
-            table = pl.read_csv(path, infer_schema=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    for name in columns:
-        if name not in table.columns:
-            raise DataError(f"{path}: no column {name!r}; found: {', '.join(table.columns)}")
-    return table
 
 
 def check_name(path: Path) -> None:

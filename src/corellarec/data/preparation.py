@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from corellarec.base.artifacts import MANIFEST, read_json, read_manifest
 from corellarec.config import DataConfig
@@ -46,20 +46,6 @@ class Features:
     item: Sequence[FeatureLayout]
     user_values: Sequence[ValueLayout] = ()
     item_values: Sequence[ValueLayout] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; :meth:`from_json` reads them back equal."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, facts: dict[str, Any]) -> "Features":
-        """The features of :meth:`to_json`."""
-        return cls(
-            user=[FeatureLayout(**one) for one in facts["user"]],
-            item=[FeatureLayout(**one) for one in facts["item"]],
-            user_values=[ValueLayout(**one) for one in facts["user_values"]],
-            item_values=[ValueLayout(**one) for one in facts["item_values"]],
-        )
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 import polars as pl
 
 from corellarec.base.errors import DataError
+from corellarec.base.frames import read_table
 from corellarec.data.features import check_fields
-from corellarec.data.files import read_table
 from corellarec.data.raw import Field, RawLog
 
 NAME = "vector"
