@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: coverage help setup setup-dev demo test check format docs dist docker clean
+.PHONY: coverage notebook help setup setup-dev demo test check format docs dist docker clean
 
 help:  ## Say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -48,6 +48,10 @@ format: setup-dev  ## Format the code
 
 docs: setup-dev  ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+notebook: setup-dev  ## Execute the tutorial's notebook anew
+	$(PIP) -c constraints.txt -e '.[notebook]'
+	PYTHONWARNINGS=ignore $(BIN)/jupyter execute --inplace docs/tutorials/python.ipynb
 
 dist: setup-dev  ## Build the sdist and the wheel into dist/
 	rm -rf dist

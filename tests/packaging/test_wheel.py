@@ -95,3 +95,15 @@ def test_a_run(installed, tiny_settings, tmp_path):
     )  # fmt: skip
     assert json.loads(out)["rows"] > 0
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_the_tutorial_from_python(installed, tmp_path):
+    """The notebook's cells, on MovieLens-100K with SmolLM2."""
+    notebook = json.loads((ROOT / "docs" / "tutorials" / "python.ipynb").read_text("utf-8"))
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    cells.append("print(*report.to_frame()['name'], answer.pays)")
+    script = tmp_path / "tutorial.py"
+    script.write_text("\n".join(cells), "utf-8")
+    out = installed("python", str(script))
+    assert "deployed cascade" in out
+    assert out.rstrip().endswith("True")
