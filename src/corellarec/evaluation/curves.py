@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from corellarec.base.metrics import METRICS, Floats, losses
+from corellarec.base.metrics import Floats, Labels, losses
 from corellarec.cascade.policy import Policy
 from corellarec.evaluation.figures import COMPARED_METRICS, Figures
 from corellarec.evaluation.parts import BudgetPoint, Curves, PolicyCurve
@@ -17,18 +17,14 @@ PERMUTATIONS = 5  # random orders whose mean is the random policy
 
 def routed(value: Floats, budget: float, alone: Floats, answer: Floats) -> Floats:
     """Probabilities where exactly the share ``budget`` of highest value gets the answer."""
-    return _first_routed(_order(value), budget, alone, answer)
+    chosen = _order(value)[: round(budget * len(value))]
+    p = alone.copy()
+    p[chosen] = answer[chosen]
+    return p
 
 
 def _order(value: Floats) -> NDArray[np.int64]:
     return np.argsort(-value, kind="stable")
-
-
-def _first_routed(order: NDArray[np.int64], budget: float, alone: Floats, answer: Floats) -> Floats:
-    chosen = order[: round(budget * len(order))]
-    p = alone.copy()
-    p[chosen] = answer[chosen]
-    return p
 
 
 def curves(
@@ -57,12 +53,14 @@ def curves(
     orders["random"] = [generator.random(len(alone)) for _ in range(PERMUTATIONS)]
     orders["oracle"] = [losses(figures.label, alone) - losses(figures.label, answer)]
 
+    mixture = _Mixture(figures.label, alone, answer)
+
     def quality(values: Sequence[Floats]) -> dict[str, list[float]]:
         found = np.zeros((len(COMPARED_METRICS), len(BUDGETS)))
         for order in map(_order, values):
             for place, budget in enumerate(BUDGETS):
-                p = _first_routed(order, budget, alone, answer)
-                found[:, place] += [METRICS[m](figures.label, p) for m in COMPARED_METRICS]
+                chosen = order[: round(budget * len(order))]
+                found[:, place] += [mixture.auc(chosen), mixture.log_loss(chosen)]
         return dict(zip(COMPARED_METRICS, (found / len(values)).tolist(), strict=True))
 
     lines = {name: quality(of_order) for name, of_order in orders.items()}
@@ -79,6 +77,37 @@ def curves(
         for name, line in lines.items()
     }
     return Curves(tuple(BUDGETS.tolist()), configured, policies)
+
+
+class _Mixture:
+    """Quality of two predictors mixed row by row; their scores are sorted once for all mixtures.
+
+    Args:
+        label: ``(n,)`` labels.
+        alone, answer: ``(n,)`` probabilities.
+    """
+
+    def __init__(self, label: Labels, alone: Floats, answer: Floats) -> None:
+        self._positive = label == 1
+        ranks = np.unique(np.concatenate([alone, answer]), return_inverse=True)[1]
+        self._alone, self._answer = np.split(ranks, 2)
+        self._losses = losses(label, alone), losses(label, answer)
+
+    def auc(self, chosen: NDArray[np.int64]) -> float:
+        """Area under the ROC curve where the rows ``chosen`` get the answer; NaN without both."""
+        rank = self._alone.copy()
+        rank[chosen] = self._answer[chosen]
+        positives = np.bincount(rank[self._positive], minlength=1)
+        negatives = np.bincount(rank[~self._positive], minlength=len(positives))
+        below = (negatives.cumsum() - negatives / 2)[: len(positives)]
+        pairs = positives.sum() * negatives.sum()
+        return float(positives @ below / pairs) if pairs else float("nan")
+
+    def log_loss(self, chosen: NDArray[np.int64]) -> float:
+        """Mean binary cross-entropy in nats, likewise."""
+        loss, answered = self._losses[0].copy(), self._losses[1]
+        loss[chosen] = answered[chosen]
+        return float(loss.mean())
 
 
 def at_budgets(
