@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,7 @@ from corellarec.base.errors import ConfigError
 from corellarec.config import CRM_MODELS, CrmConfig
 from corellarec.crm import models
 from corellarec.crm.batch import CrmBatch, CrmReader, Distinct
-from corellarec.crm.build import build_crm
+from corellarec.crm.build import build_crm, build_reader
 from corellarec.crm.embedding import FusedEmbedding
 from corellarec.crm.layers import Dropout
 from corellarec.crm.score import crm_logits
@@ -179,8 +180,9 @@ def own(tmp_path, monkeypatch):
 
 def small(model, **more):
     return CrmConfig(
-        model=model, embedding_dim=8, history_length=6, deep_layers=(16, 8), dtype="float32", **more
-    )
+        model=model, embedding_dim=8, history_length=6, deep_layers=(16, 8), dtype="float32",
+        stream={"width": 8, "window": 6}, **more,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*CRM_MODELS, "own"])
@@ -190,7 +192,7 @@ def test_models_name_their_layers_and_score_alike_in_any_batch(log, name, own):
     model: Any = build_crm(config, log.features, CPU).eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2)
-    reader = CrmReader(log, 6, CPU)
+    reader = build_reader(config, log, CPU)
     samples = log.samples(torch.arange(200, 260))
     out = model(reader(samples))
     assert out.logit.std() > 0
@@ -211,17 +213,18 @@ def test_every_file_of_an_architecture_is_a_model():
 
 @pytest.mark.parametrize("name", CRM_MODELS)
 def test_the_history_changes_the_answer(log, name):
-    model = build_crm(small(name), log.features, CPU).eval()
+    config = small(name)
+    model = build_crm(config, log.features, CPU).eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
+    reader = build_reader(config, log, CPU)
     samples = log.samples(log.rows_of("test")[:20])
-    with_history = crm_logits(model, CrmReader(log, 6, CPU), samples)
-    log_without = type(samples)(samples.user, samples.item, samples.end, samples.end)
-    without = crm_logits(model, CrmReader(log, 6, CPU), log_without)
+    with_history = crm_logits(model, reader, samples)
+    without = crm_logits(model, reader, replace(samples, begin=samples.end))
     assert (with_history != without).any()
 
 
-@pytest.mark.parametrize("name", ["dcnv2", "bst", "autoint"])
+@pytest.mark.parametrize("name", ["dcnv2", "bst", "autoint", "stream"])
 def test_bf16_products_are_close(log, name):
     torch.manual_seed(0)
     config = small(name)
@@ -230,7 +233,7 @@ def test_bf16_products_are_close(log, name):
         nn.init.normal_(parameter, std=0.2)
     other = build_crm(config.model_copy(update={"dtype": "bfloat16"}), log.features, CPU).eval()
     other.load_state_dict(model.state_dict())
-    reader, samples = CrmReader(log, 6, CPU), log.samples(log.rows_of("test"))
+    reader, samples = build_reader(config, log, CPU), log.samples(log.rows_of("test"))
     precise, rounded = (crm_logits(m, reader, samples).sigmoid() for m in (model, other))
     assert 0 < (precise - rounded).abs().max() < 0.02
 
@@ -249,6 +252,7 @@ def test_low_rank_and_stacked_are_settings(log):
             {"model": "autoint", "autoint": {"heads": 3}},
             r"crm \(autoint\): heads \(3\) must divide",
         ),
+        ({"model": "stream", "stream": {"heads": 3}}, "heads .3. must divide the width .64."),
         ({"model": "bst", "embedding_dim": 9}, "heads .2. must divide the embedding's width .9."),
         ({"model": "no_such:Model"}, "cannot be made: ModuleNotFoundError: No module named"),
         ({"model": "torch:Tensors"}, "cannot be made: AttributeError"),

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corellarec.data.liked import LEVELS, PRIOR_ROWS, liked_levels
+from corellarec.data.liked import LEVELS, liked_levels
+from corellarec.data.statistics import ITEM_PRIOR
 
 
 @settings(max_examples=60, deadline=None)
@@ -20,7 +21,7 @@ def test_levels_are_those_of_the_rows_before(seed, items, count):
         return
 
     def share(which):
-        return (label[which].sum() + PRIOR_ROWS * label.mean()) / (which.sum() + PRIOR_ROWS)
+        return (label[which].sum() + ITEM_PRIOR * label.mean()) / (which.sum() + ITEM_PRIOR)
 
     final = np.array([share(item[train] == i) for i in range(items)])
     edges = np.quantile(final[item[train]], np.arange(1, LEVELS) / LEVELS)

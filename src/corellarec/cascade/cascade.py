@@ -24,7 +24,8 @@ from corellarec.cascade.router import Router
 from corellarec.cascade.scores import Scores
 from corellarec.cascade.store import Recipe, read_cascade, write_cascade
 from corellarec.cascade.tables import Pairs, numbers_of, read_events, read_new, read_pairs
-from corellarec.crm.batch import CrmReader
+from corellarec.crm.batch import Reader
+from corellarec.crm.build import build_reader
 from corellarec.crm.external import score_logits
 from corellarec.data.extend import append
 from corellarec.data.log import Log, Samples
@@ -239,7 +240,7 @@ class Cascade:
         )
         row = torch.from_numpy(found["row"].to_numpy().copy())
         samples = log.samples(row)
-        reader = CrmReader(log, self.recipe.crm.history_length, self.models.device)
+        reader = build_reader(self.recipe.crm, log, self.models.device)
         crm_logit = self.models.crm_logits(reader, samples)
         return Scores(
             user=samples.user.numpy(),
@@ -298,12 +299,12 @@ class Cascade:
     # Parts of the above.
 
     def _replace(self, log: Log) -> int:
-        self._state = log, CrmReader(log, self.recipe.crm.history_length, self.models.device)
+        self._state = log, build_reader(self.recipe.crm, log, self.models.device)
         return len(log)
 
     def _answer(
         self,
-        state: tuple[Log, CrmReader],
+        state: tuple[Log, Reader],
         pairs: Pairs,
         progress: Callable[[int], None] = lambda answered: None,
         crm_logit: Floats | None = None,

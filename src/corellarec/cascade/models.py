@@ -10,7 +10,7 @@ from torch import nn
 from corellarec.base.device import pick_dtype
 from corellarec.base.metrics import Floats
 from corellarec.cascade.store import Recipe
-from corellarec.crm.batch import CrmReader
+from corellarec.crm.batch import Reader
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Log, Samples
 from corellarec.llm.layout import build_layout
@@ -40,7 +40,7 @@ class Models:
         # The CRM's reader finds distinct items in a buffer of its own.
         self._crm_lock, self._llm_lock = threading.Lock(), threading.Lock()
 
-    def crm_logits(self, reader: CrmReader, samples: Samples) -> Floats:
+    def crm_logits(self, reader: Reader, samples: Samples) -> Floats:
         """``(n,)`` raw logits of the CRM."""
         assert self.crm is not None
         with self._crm_lock:

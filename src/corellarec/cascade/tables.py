@@ -10,6 +10,7 @@ from torch import Tensor
 from corellarec.base.errors import DataError
 from corellarec.base.frames import ids_of
 from corellarec.data.extend import append
+from corellarec.data.levels import rating_levels
 from corellarec.data.log import Log
 from corellarec.data.times import time_parser
 
@@ -128,11 +129,17 @@ def read_events(
         if "time" in table.columns
         else pl.Series([now] * table.height, dtype=pl.Int64)
     )
+    label = level = read_labels(table, positive_rating, name)
+    if "rating" in table.columns and log.features.ratings:
+        rating = table["rating"].cast(pl.Float64, strict=False)
+        known = pl.Series(rating_levels(rating.fill_null(0.0).to_numpy(), log.features.ratings))
+        level = label.zip_with(rating.is_null(), known)
     rows = pl.DataFrame(
         {
             "user": numbers_of(users_ids, users).cast(pl.Int32),
             "item": item.cast(pl.Int32),
-            "label": read_labels(table, positive_rating, name),
+            "label": label,
+            "level": level,
             "time": time.cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
         }
     )

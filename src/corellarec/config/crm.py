@@ -83,6 +83,24 @@ class FinalMLPConfig(Section):
     """Heads of the bilinear fusion; divides the widths of both last layers."""
 
 
+class StreamConfig(Section):
+    """The CRM ``stream``: a causal transformer over the user's events."""
+
+    width: Positive = 64
+    """Width of embeddings and states; ``crm.embedding_dim`` is not used."""
+    layers: Positive = 2
+    """Transformer blocks."""
+    heads: Positive = 2
+    """Attention heads; divides ``width``."""
+    window: Annotated[int, Field(ge=2)] = 200
+    """Most events before a row that are read; at least half of them are, where there are so many.
+    ``crm.history_length`` is not used."""
+    dropout: Share = 0.2
+    """Dropout behind every sublayer and in the head."""
+    user_dropout: Share = 0.5
+    """As ``crm.id_dropout``, which then holds for items alone."""
+
+
 class ExternalConfig(Section):
     """A CRM that is trained elsewhere."""
 
@@ -96,7 +114,7 @@ class ExternalConfig(Section):
 
 # Each is a file in crm/models; "Adding a CRM" in docs/design.md.
 CRM_MODELS = ("lr", "fm", "deepfm", "xdeepfm", "autoint", "fibinet", "fignn", "dcnv2", "din", "bst",
-              "finalmlp")  # fmt: skip
+              "finalmlp", "stream")  # fmt: skip
 
 
 class CrmConfig(Section):
@@ -104,8 +122,8 @@ class CrmConfig(Section):
 
     model: str = "dcnv2"
     """``lr``, ``fm``, ``deepfm``, ``xdeepfm``, ``autoint``, ``fibinet``, ``fignn``, ``dcnv2``,
-    ``din``, ``bst``, ``finalmlp``; your own class as ``package.module:Class``; or ``external``,
-    a model of yours that is known by its scores alone."""
+    ``din``, ``bst``, ``finalmlp``, ``stream``; your own class as ``package.module:Class``; or
+    ``external``, a model of yours that is known by its scores alone."""
     options: dict[str, Any] = {}
     """Arguments of your own class."""
     embedding_dim: Positive = 32
@@ -134,6 +152,7 @@ class CrmConfig(Section):
     fibinet: FiBiNETConfig = FiBiNETConfig()
     fignn: FiGNNConfig = FiGNNConfig()
     finalmlp: FinalMLPConfig = FinalMLPConfig()
+    stream: StreamConfig = StreamConfig()
     external: ExternalConfig = ExternalConfig()
 
     @model_validator(mode="after")

@@ -10,9 +10,6 @@ from typing import Any, Literal
 
 from torch import nn
 
-from corellarec.config import CrmConfig
-from corellarec.crm.model import FieldEncoder
-
 DEEP_LAYERS = ((80,), (200, 80), (400, 200), (256, 128, 64))  # widths that `tune` tries
 
 
@@ -21,7 +18,9 @@ class Architecture:
     """A CRM that comes with the package: its network, and what goes around it.
 
     Args:
-        network: Makes the network over the fields of an encoder, with fresh weights.
+        network: Makes the network, with fresh weights, from ``(CrmConfig, FieldEncoder)``, or over
+            a stream from ``(CrmConfig, Features, torch.dtype)``.
+        reads: Whether the network reads the fields of a sample, or a user's events as a stream.
         history: What ``crm.history = "auto"`` means.
         has_first_order: Whether a linear term, an encoder of width 1, is added to the logit.
         is_linear: Whether the network reads fields of width 1, whatever ``crm.embedding_dim`` is.
@@ -34,7 +33,8 @@ class Architecture:
         ... # doctest: +SKIP
     """
 
-    network: Callable[[CrmConfig, FieldEncoder], nn.Module]
+    network: Callable[..., nn.Module]
+    reads: Literal["fields", "stream"] = "fields"
     history: Literal["mean", "attention", "transformer"] = "attention"
     has_first_order: bool = False
     is_linear: bool = False

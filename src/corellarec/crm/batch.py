@@ -1,6 +1,6 @@
 """What a CRM reads: a few gathers from the log's tensors, no per-sample work."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +30,33 @@ class CrmBatch(NamedTuple):
     history: Tensor
     liked: Tensor
     mask: Tensor
+
+
+class Reader(Protocol):
+    """Makes the batches of a CRM.
+
+    Attributes:
+        device: Where they are built.
+    """
+
+    device: torch.device
+
+    def parts(
+        self, samples: Samples, size: int, generator: torch.Generator | None = None
+    ) -> list[Tensor]:
+        """Indices of samples in parts of about ``size``, which are batches.
+
+        Args:
+            samples: What is to be read.
+            size: Samples in a part.
+            generator: Draws what goes together, and the order of the parts; their number does not
+                depend on it. Without it both are fixed.
+        """
+        ...
+
+    def __call__(self, samples: Samples) -> Any:  # noqa: ANN401 (what the CRM reads)
+        """The batch of ``samples``."""
+        ...
 
 
 class Distinct:
@@ -87,6 +114,17 @@ class CrmReader:
         rows = rows.clamp_(min=0).flatten()
         item, label = self.item.index_select(0, rows), self.label.index_select(0, rows)
         return item.view(mask.shape), label.view(mask.shape), mask
+
+    def parts(
+        self, samples: Samples, size: int, generator: torch.Generator | None = None
+    ) -> list[Tensor]:
+        """Indices of samples in parts of ``size``: as they come, or in an order that is drawn."""
+        count = len(samples)
+        if generator is None:
+            order = torch.arange(count)
+        else:
+            order = torch.randperm(count, generator=generator)
+        return list(order.split(size)) if count else []
 
     def __call__(self, samples: Samples) -> CrmBatch:
         """The batch of ``samples``, which may lie on the CPU."""

@@ -9,11 +9,13 @@ from torch import nn
 
 from corellarec.base.device import pick_dtype
 from corellarec.base.errors import ConfigError
-from corellarec.config import CrmConfig
+from corellarec.config import CRM_MODELS, CrmConfig
 from corellarec.crm.architecture import Architecture
+from corellarec.crm.batch import CrmReader, Reader
 from corellarec.crm.history import MeanPooling, TargetAttention, TransformerPooling
 from corellarec.crm.model import Crm, FieldEncoder
-from corellarec.data.log import Features
+from corellarec.crm.windows import StreamReader
+from corellarec.data.log import Features, Log
 
 
 def architecture(name: str) -> Architecture:
@@ -37,8 +39,12 @@ def build_crm(config: CrmConfig, features: Features, device: torch.device) -> nn
     """
     if ":" in config.model:
         return own_model(config, features).to(device)
-    model = architecture(config.model)
+    model, dtype = architecture(config.model), pick_dtype(config.dtype, device)
     try:
+        if model.reads == "stream":
+            if config.dtype == "auto" and device.type == "cpu":
+                dtype = torch.float32  # its products are too narrow for bf16 to pay
+            return model.network(config, features, dtype).to(device)
         if model.is_linear:
             encoder = FieldEncoder(features, 1, MeanPooling(), config.id_dropout)
         else:
@@ -50,7 +56,14 @@ def build_crm(config: CrmConfig, features: Features, device: torch.device) -> nn
         network = model.network(config, encoder)
     except ValueError as error:
         raise ConfigError(f"crm ({config.model}): {error}") from error
-    return Crm(encoder, network, first_order, pick_dtype(config.dtype, device)).to(device)
+    return Crm(encoder, network, first_order, dtype).to(device)
+
+
+def build_reader(config: CrmConfig, log: Log, device: torch.device) -> Reader:
+    """What makes the batches of the configured CRM."""
+    if config.model in CRM_MODELS and architecture(config.model).reads == "stream":
+        return StreamReader(log, config.stream.window, device)
+    return CrmReader(log, config.history_length, device)
 
 
 def _pooling(config: CrmConfig, model: Architecture) -> nn.Module:

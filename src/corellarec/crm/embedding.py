@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from corellarec.crm.batch import CrmBatch, Distinct
 from corellarec.crm.layers import gather, mean_of_rows
+from corellarec.crm.windows import StreamBatch
 from corellarec.data.log import FeatureLayout, Features, ValueLayout
 
 
@@ -100,24 +101,31 @@ class FusedEmbedding(nn.Module):
         features: What there is of users and items.
         dim: Width of an embedding.
         id_dropout: Share of ids dropped in training.
+        user_dropout: Share of user ids, where it is another one.
     """
 
-    def __init__(self, features: Features, dim: int, id_dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        features: Features,
+        dim: int,
+        id_dropout: float = 0.0,
+        user_dropout: float | None = None,
+    ) -> None:
         super().__init__()
         self.user = _Side(features.user, features.user_values, dim, 0)
         self.item = _Side(features.item, features.item_values, dim, self.user.end)
         self.id_dropout = id_dropout
+        self.user_dropout = id_dropout if user_dropout is None else user_dropout
         self.table = nn.Parameter(torch.randn(self.item.end, dim) * 0.01)
         self._distinct: Distinct | None = None
 
-    def forward(self, batch: CrmBatch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: CrmBatch | StreamBatch) -> tuple[Tensor, Tensor]:
         """The fields of a batch's users and of its distinct items.
 
         Returns ``(batch, user fields, dim)`` and ``(distinct items, item fields, dim)`` floats.
         """
-        drop = self.id_dropout if self.training else 0.0
-        user = self.user.numbers(batch.user_codes, drop)
-        item = self.item.numbers(batch.item_codes, drop)
+        user = self.user.numbers(batch.user_codes, self.user_dropout * self.training)
+        item = self.item.numbers(batch.item_codes, self.id_dropout * self.training)
         rows = self.table
         if torch.is_grad_enabled():
             if self._distinct is None:

@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-PRIOR_ROWS = 10  # rows of the mean that every item starts with
+from corellarec.data.statistics import ITEM_PRIOR, ordered_sums
+
 LEVELS = 10
 
 
@@ -33,21 +34,15 @@ def liked_levels(
     """
     if not len(train):
         return np.zeros(len(item), np.int8), np.zeros(items, np.int8)
-    order = np.lexsort((time[train], item[train]))
-    train, label = train[order], label[order]
-    of = item[train]
-    first = np.searchsorted(of, of)  # where the rows of each row's item begin
-    liked = np.concatenate([[0], label.cumsum(dtype=np.int64)])
+    ordered = ordered_sums(item, time, train, label, items)
     mean = label.mean()
 
-    def share(liked: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        return (liked + PRIOR_ROWS * mean) / (rows + PRIOR_ROWS)
+    def share(liked: NDArray[np.float64], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        return (liked + ITEM_PRIOR * mean) / (rows + ITEM_PRIOR)
 
-    rows = np.bincount(of, minlength=items)
-    of_items = share(liked[rows.cumsum()] - liked[rows.cumsum() - rows], rows)
-    of_rows = of_items[item]
-    of_rows[train] = share(liked[:-1] - liked[first], np.arange(len(train)) - first)
-    edges = np.quantile(of_items[of], np.arange(1, LEVELS) / LEVELS)
+    of_items = share(ordered.item_sum, ordered.item_count)
+    of_rows = share(ordered.row_sum, ordered.row_count)
+    edges = np.quantile(of_items[item[train]], np.arange(1, LEVELS) / LEVELS)
 
     def level(share: NDArray[np.float64]) -> NDArray[np.int8]:
         return np.searchsorted(edges, share, side="right").astype(np.int8)

@@ -1,7 +1,7 @@
 """The prepared log in memory; a user's history is a range of its rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from torch import Tensor
 from corellarec.data.liked import liked_levels
 from corellarec.data.preparation import FeatureLayout, Features, ValueLayout, read_preparation
 from corellarec.data.splits import HISTORY_ONLY, SPLITS
+from corellarec.data.statistics import Statistics
 
 
 @dataclass(frozen=True)
@@ -26,25 +27,27 @@ class Samples:
         item: ``(n,)`` int64, number in the item table.
         end: ``(n,)`` int64; the history is the log's history rows before this one ...
         begin: ``(n,)`` int64; ... back to the user's first.
+        row: ``(n,)`` int64; the row of the log that this is, -1 where it is none.
     """
 
     user: Tensor
     item: Tensor
     begin: Tensor
     end: Tensor
+    row: Tensor
 
     def __len__(self) -> int:
         return len(self.user)
 
     def __getitem__(self, index: Tensor | slice) -> "Samples":
-        return Samples(self.user[index], self.item[index], self.begin[index], self.end[index])
+        return Samples(*(getattr(self, column.name)[index] for column in fields(self)))
 
 
 class Log:
     """A prepared log: columns as contiguous tensors, sorted by (user, time, item).
 
     Args:
-        rows: The columns ``user``, ``item``, ``label``, ``time``, ``split``.
+        rows: The columns ``user``, ``item``, ``label``, ``time``, ``split``, and perhaps ``level``.
         users, items: The tables, with codes.
         features: The features and their places in the matrices.
         history: Whether ``all`` rows of a user make the history, or the ``positives``.
@@ -54,6 +57,9 @@ class Log:
         opened: who read labels of the test split, in order.
         time: ``(rows,)`` int64, microseconds since 1970.
         split: ``(rows,)`` int8, an index into ``SPLITS``, or 3 where a row is history only.
+        history_rows: ``(history rows,)`` int64, their row numbers.
+        history_level: what history rows say of how much an item was liked: a rating's level (see
+            :mod:`corellarec.data.levels`), or the label where there is none.
         history_user, history_item, history_label, history_time: the rows that make histories,
             all or the positive ones; :class:`Samples` counts in these. A test row's label is in
             the history of the user's later ones, as it would be in service.
@@ -71,7 +77,7 @@ class Log:
         features: Features,
         history: Literal["all", "positives"] = "all",
     ) -> None:
-        self.rows = rows
+        self.rows = rows = _with_levels(rows)
         self.history: Literal["all", "positives"] = history
         self.user = _tensor(rows["user"])
         self.item = _tensor(rows["item"])
@@ -89,11 +95,15 @@ class Log:
         self.item_values = _matrix(items, features.item_values, "values", np.float32)
         self.history_user, self.history_item = self.user, self.item
         self.history_label, self.history_time = self._label, self.time
+        self.history_level = _tensor(rows["level"])
+        self.history_rows = torch.arange(len(self.user))
         self._history_before: Tensor | None = None
         if history == "positives":
             positive = self._label == 1
+            self.history_rows = positive.nonzero().squeeze(1)
             self.history_user, self.history_item = self.user[positive], self.item[positive]
             self.history_label, self.history_time = self._label[positive], self.time[positive]
+            self.history_level = self.history_level[positive]
             self._history_before = positive.cumsum(0) - positive.long()
         counts = torch.bincount(self.history_user, minlength=users.height)
         self.user_begin = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
@@ -146,7 +156,7 @@ class Log:
         """The samples of log rows: row i's target with the user's rows before i as history."""
         user = self.user[rows].long()
         end = rows if self._history_before is None else self._history_before[rows]
-        return Samples(user, self.item[rows].long(), self.user_begin[user], end)
+        return Samples(user, self.item[rows].long(), self.user_begin[user], end, rows)
 
     def pairs(self, user: Tensor, item: Tensor, time: Tensor | None = None) -> Samples:
         """Samples of (user, item) pairs.
@@ -161,12 +171,13 @@ class Log:
             time: ``(n,)`` int64, microseconds since 1970.
         """
         begin, end = self.history_range(user)
+        row = self._latest_row(user, item)
         if time is None:
-            row = self._latest_row(user, item)
             end = torch.where(row < 0, end, self.samples(row.clamp(min=0)).end)
         else:
             end = self._first_at(time, begin, end)
-        return Samples(user, item, begin, end)
+            row = torch.where(self.time[row.clamp(min=0)] == time, row, -1)
+        return Samples(user, item, begin, end, row)
 
     def candidates(self, user: Tensor, item: Tensor) -> Samples:
         """Samples of items to offer now: all the user's rows are history, whatever the item.
@@ -175,7 +186,7 @@ class Log:
             user: ``(n,)`` int64, numbers in the user table; -1 is a user without history.
             item: ``(n,)`` int64, numbers in the item table.
         """
-        return Samples(user, item, *self.history_range(user))
+        return Samples(user, item, *self.history_range(user), torch.full_like(user, -1))
 
     def history_range(self, user: Tensor) -> tuple[Tensor, Tensor]:
         """``(n,)`` begin and end of each user's history rows; an empty range for user -1."""
@@ -219,13 +230,14 @@ class Log:
         """This log with further rows, sorted in by time; they are history and in no split.
 
         Args:
-            rows: ``user``, ``item`` (int32, numbers in ``users`` and ``items``), ``label`` (int8),
-                ``time`` (datetime in microseconds, UTC); a row that repeats the user, item and
-                time of another one is dropped.
+            rows: ``user``, ``item`` (int32, numbers in ``users`` and ``items``), ``label`` and
+                perhaps ``level`` (int8), ``time`` (datetime in microseconds, UTC); a row that
+                repeats the user, item and time of another one is dropped.
             users: The user table, this log's and perhaps more below it.
             items: The item table, likewise.
         """
-        rows = rows.with_columns(split=pl.lit(HISTORY_ONLY, pl.Int8)).select(self.rows.columns)
+        rows = _with_levels(rows).with_columns(split=pl.lit(HISTORY_ONLY, pl.Int8))
+        rows = rows.select(self.rows.columns)
         together = pl.concat([self.rows, rows]).unique(
             ["user", "time", "item"], keep="first", maintain_order=True
         )
@@ -250,9 +262,18 @@ class Log:
         )
 
     @cached_property
+    def statistics(self) -> Statistics:
+        """What the rows before a sample say of its item and its user."""
+        return Statistics(self)
+
+    @cached_property
     def titles(self) -> list[str]:
         """Title of each item in the item table; empty where it has none."""
         return self.items["title"].fill_null("").to_list()
+
+
+def _with_levels(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows if "level" in rows.columns else rows.with_columns(level="label")
 
 
 def _tensor(column: pl.Series) -> Tensor:

@@ -40,12 +40,20 @@ class ValueLayout:
 
 @dataclass(frozen=True)
 class Features:
-    """The features of users and of items: coded ones, and ones made of numbers."""
+    """The features of users and of items: coded ones, and ones made of numbers.
+
+    Args:
+        user, item: The coded ones.
+        user_values, item_values: Those made of numbers.
+        ratings: Smallest rating of each level, see :func:`corellarec.data.levels.rating_levels`;
+            empty where the log has labels alone.
+    """
 
     user: Sequence[FeatureLayout]
     item: Sequence[FeatureLayout]
     user_values: Sequence[ValueLayout] = ()
     item_values: Sequence[ValueLayout] = ()
+    ratings: Sequence[float] = ()
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from corellarec.base.errors import ArtifactError, DataError
 from corellarec.config import DataConfig
 from corellarec.data.check import check_rows, check_tables
 from corellarec.data.features import check_fields, coded_and_valued, encode, layout, value_layout
+from corellarec.data.levels import rating_edges, rating_levels
 from corellarec.data.preparation import (
     Features,
     LeftOut,
@@ -43,7 +44,7 @@ from corellarec.data.sources.recognise import read_raw, source_files
 from corellarec.data.splits import HISTORY_ONLY, SPLITS, check_splits, split_rows
 from corellarec.data.vectors import with_vectors
 
-FORMAT = 6  # raised when the prepared log changes shape, so that old ones are made anew
+FORMAT = 7  # raised when the prepared log changes shape, so that old ones are made anew
 
 
 @dataclass(frozen=True)
@@ -124,12 +125,18 @@ def build(config: DataConfig) -> Prepared:
         train_rows = np.bincount(rows[side].to_numpy()[known], minlength=len(ids))
         tables[side] = encode(ids, features, fields, side, train_rows, config.numbers)
     users, items = tables["user"], tables["item"]
+    edges, level = [], label.astype(np.int8)
+    if not raw.labelled:
+        rating = rows["value"].to_numpy()
+        edges = rating_edges(rating[split == 0])
+        level = rating_levels(rating, edges)
     rows = rows.select(
         "user",
         "item",
         label=pl.Series(label.astype(np.int8)),
         time=pl.col("time").cast(pl.Datetime("us", "UTC")),
         split=pl.Series(split),
+        level=pl.Series(level),
     )
     layouts = {}
     for side, table, fields in (
@@ -152,7 +159,7 @@ def build(config: DataConfig) -> Prepared:
         first_bad_row=read.first_skipped,
         time_unit=read.time_unit,
         history=config.history,
-        features=Features(**layouts),
+        features=Features(**layouts, ratings=edges),
         settings=config,
         warnings=(),
         seconds=0.0,

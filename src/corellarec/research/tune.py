@@ -16,8 +16,7 @@ from corellarec.base.artifacts import write_text
 from corellarec.base.errors import ConfigError
 from corellarec.config import CRM_MODELS, Config, with_settings
 from corellarec.crm.architecture import DEEP_LAYERS, Architecture
-from corellarec.crm.batch import CrmReader
-from corellarec.crm.build import architecture, build_crm
+from corellarec.crm.build import architecture, build_crm, build_reader
 from corellarec.run.prepare import prepare_log
 from corellarec.run.records import difference, read_run_config
 from corellarec.run.stages import stage_seed
@@ -71,7 +70,7 @@ def _whole_space(model: Architecture) -> dict[str, Suggest]:
         name: _layers(*values) if isinstance(values[0], tuple) else _choice(*values)
         for name, values in model.search.items()
     }
-    embedded = {} if model.is_linear else EMBEDDED
+    embedded = EMBEDDED if model.reads == "fields" and not model.is_linear else {}
     return COMMON | embedded | (DEEP if model.has_deep_part else {}) | own
 
 
@@ -235,7 +234,7 @@ class Tuner:
         suggested = {name: suggest(trial, name) for name, suggest in self.space.items()}
         config = with_settings(self.workspace.config, suggested)
         set_seed(config.seed)
-        reader = CrmReader(self.workspace.log, config.crm.history_length, self.workspace.device)
+        reader = build_reader(config.crm, self.workspace.log, self.workspace.device)
         crm = build_crm(config.crm, self.workspace.log.features, self.workspace.device)
         task = _ReportingTask(trial, crm, reader, self.workspace.log, config.stage1, config.seed)
         with TemporaryDirectory() as folder:

@@ -16,7 +16,8 @@ from corellarec.base.console import Display
 from corellarec.base.device import pick_device, pick_dtype
 from corellarec.base.errors import ConfigError
 from corellarec.config import Config, to_toml
-from corellarec.crm.batch import CrmReader
+from corellarec.crm.batch import Reader
+from corellarec.crm.build import build_reader
 from corellarec.crm.external import external_logits
 from corellarec.data.log import Log
 from corellarec.llm.layout import Layout, build_layout
@@ -134,9 +135,9 @@ class Workspace:
         return Log.load(self.directory / "data")
 
     @cached_property
-    def reader(self) -> CrmReader:
+    def reader(self) -> Reader:
         """Builds the CRM's batches."""
-        return CrmReader(self.log, self.config.crm.history_length, self.device)
+        return build_reader(self.config.crm, self.log, self.device)
 
     @cached_property
     def external_logits(self) -> Tensor:

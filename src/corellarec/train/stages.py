@@ -15,8 +15,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from corellarec.base import metrics
 from corellarec.base.calibrate import fit_logistic
 from corellarec.config import LlmStageConfig, Stage1Config, Stage2Config
-from corellarec.crm.batch import CrmBatch, CrmReader
+from corellarec.crm.batch import CrmBatch, Reader
 from corellarec.crm.score import crm_logits
+from corellarec.crm.windows import StreamBatch
 from corellarec.data.log import Log
 from corellarec.llm.load import AnswerModel
 from corellarec.llm.packing import LlmBatch
@@ -89,7 +90,7 @@ class CrmStageModel(nn.Module):
         super().__init__()
         self.crm = crm
 
-    def forward(self, batch: tuple[CrmBatch, Tensor]) -> StageOutput:
+    def forward(self, batch: tuple[CrmBatch | StreamBatch, Tensor]) -> StageOutput:
         """Binary cross-entropy of ``(batch, labels)``."""
         inputs, label = batch
         return StageOutput(binary_cross_entropy_with_logits(self.crm(inputs).logit, label), {})
@@ -110,7 +111,7 @@ class CrmTask:
     def __init__(
         self,
         crm: nn.Module,
-        reader: CrmReader,
+        reader: Reader,
         log: Log,
         config: Stage1Config,
         seed: int,
@@ -126,8 +127,10 @@ class CrmTask:
     def batches(self, epoch: int) -> Sequence[Any]:
         """Lazy batches of randomly ordered training rows."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = self.rows[torch.randperm(len(self.rows), generator=generator)]
-        return CrmBatches(self.reader, self.log, order, self.config.batch_size, self.target)
+        samples = self.log.samples(self.rows)
+        parts = self.reader.parts(samples, self.config.batch_size, generator)
+        rows = [self.rows[part] for part in parts]
+        return CrmBatches(self.reader, self.log, rows, self.target)
 
     def validate(self) -> dict[str, float]:
         """Log loss and AUC on all validation rows."""
@@ -135,19 +138,18 @@ class CrmTask:
         return quality("crm", self.log.labels(self.validation), logit)
 
 
-class CrmBatches(Sequence[tuple[CrmBatch, Tensor]]):
+class CrmBatches(Sequence[tuple[CrmBatch | StreamBatch, Tensor]]):
     """Batches gathered on access."""
 
     def __init__(
         self,
-        reader: CrmReader,
+        reader: Reader,
         log: Log,
-        rows: Tensor,
-        batch_size: int,
+        parts: Sequence[Tensor],
         target: Tensor | None = None,
     ) -> None:
         self.reader, self.log, self.target = reader, log, target
-        self.parts = rows.split(batch_size)
+        self.parts = parts
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -178,7 +180,7 @@ class LlmStageModel(nn.Module):
         log: Log,
         rows: Tensor,
         crm: nn.Module | None = None,
-        reader: CrmReader | None = None,
+        reader: Reader | None = None,
         alignment: Alignment | None = None,
         config: Stage2Config | None = None,
     ) -> None:

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from corellarec.base.errors import ConfigError
 from corellarec.config import Stage1Config, Stage2Config
-from corellarec.crm.batch import CrmReader
+from corellarec.crm.batch import Reader
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Log
 from corellarec.llm.layout import Layout
@@ -77,7 +77,7 @@ class ContrastiveModel(nn.Module):
         ConfigError: If the CRM names no layer.
     """
 
-    def __init__(self, llm: AnswerModel, crm: nn.Module, reader: CrmReader, log: Log) -> None:
+    def __init__(self, llm: AnswerModel, crm: nn.Module, reader: Reader, log: Log) -> None:
         super().__init__()
         widths: dict[str, int] = crm.layer_widths  # pyright: ignore[reportAssignmentType]
         self.layer = crm_layer("last", widths)

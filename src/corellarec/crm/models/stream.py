@@ -1,0 +1,165 @@
+"""A causal transformer over a user's events: one pass answers every row of a window."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention, silu
+
+from corellarec.config import CrmConfig
+from corellarec.crm.architecture import Architecture
+from corellarec.crm.embedding import FusedEmbedding
+from corellarec.crm.layers import Dropout, gather
+from corellarec.crm.model import CrmOutput
+from corellarec.crm.windows import StreamBatch
+from corellarec.data.levels import FIRST
+from corellarec.data.log import Features
+from corellarec.data.statistics import STATISTICS
+
+
+class StreamBlock(nn.Module):
+    """A pre-norm transformer block over events, and over samples that read the events alone.
+
+    Args:
+        width: Width of a position.
+        heads: Number of attention heads; divides ``width``.
+        dropout: Share of each sublayer's output zeroed in training.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.width, self.heads = width, heads
+        self.norms = nn.ModuleList(nn.RMSNorm(width) for _ in range(2))
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.outward = nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.dropout = Dropout(dropout)
+
+    def keys_and_values(self, events: Tensor) -> tuple[Tensor, Tensor]:
+        """Of ``(windows, events, width)``; each ``(windows, heads, events, width / heads)``."""
+        pair = self.key_value(self.norms[0](events)).unflatten(2, (2, self.heads, -1))
+        key, value = pair.permute(2, 0, 3, 1, 4)
+        return key, value
+
+    def forward(self, positions: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
+        """Let ``positions`` read the events that are ``visible``.
+
+        Args:
+            positions: ``(windows, n, width)``.
+            key: ``(windows, heads, events, width / heads)``.
+            value: Likewise.
+            visible: Bool, broadcast to ``(windows, heads, n, events)``.
+        """
+        query = self.query(self.norms[0](positions)).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        read = scaled_dot_product_attention(query, key, value, attn_mask=visible)
+        positions = positions + self.dropout(self.outward(read.transpose(1, 2).flatten(2)))
+        return positions + self.dropout(self.down(silu(self.up(self.norms[1](positions)))))
+
+
+class StreamNetwork(nn.Module):
+    """Events attend to the events before them, samples to all events before theirs.
+
+    An event is the sum of its item's fields, of what the user said of it, of its statistics and of
+    its place in the window; a sample is the sum of its item's and its user's fields, its statistics
+    and its place. Before the first event of a window stands the user. The head reads the sample's
+    last state, its item, its user, the product of state and item, and the statistics.
+
+    Args:
+        features: What there is of users and items.
+        config: The CRM's settings.
+        dtype: Type of the products; weights and sums stay in fp32.
+
+    Raises:
+        ValueError: If ``crm.stream.heads`` does not divide ``crm.stream.width``.
+
+    See also: Zhai et al. 2024 (HSTU), https://arxiv.org/abs/2402.17152; Kang and McAuley 2018
+    (SASRec), https://arxiv.org/abs/1808.09781
+    """
+
+    def __init__(self, features: Features, config: CrmConfig, dtype: torch.dtype) -> None:
+        super().__init__()
+        stream = config.stream
+        width, dropout = stream.width, stream.dropout
+        if width % stream.heads:
+            raise ValueError(f"heads ({stream.heads}) must divide the width ({width})")
+        self.dtype = dtype
+        self.embedding = FusedEmbedding(
+            features, width, config.id_dropout, user_dropout=stream.user_dropout
+        )
+        self.level = nn.Embedding(FIRST + len(features.ratings), width)
+        self.place = nn.Embedding(stream.window + 1, width)
+        for table in (self.level, self.place):
+            nn.init.normal_(table.weight, std=0.02)
+        self.event_statistics = nn.Linear(len(STATISTICS), width)
+        self.statistics = nn.Linear(len(STATISTICS), width)
+        self.start = nn.Parameter(torch.empty(width).normal_(std=0.02))
+        self.blocks = nn.ModuleList(
+            StreamBlock(width, stream.heads, dropout) for _ in range(stream.layers)
+        )
+        self.norm = nn.RMSNorm(width)
+        hidden = 2 * width
+        self.hidden = nn.Linear(4 * width + len(STATISTICS), hidden)
+        self.last = nn.Linear(hidden, width)
+        self.head = nn.Linear(width, 1)
+        self.linear = nn.Linear(len(STATISTICS), 1)
+        self.dropout = Dropout(dropout)
+        self.layer_widths = {"state": width, "hidden": hidden, "last": width}
+
+    def forward(self, batch: StreamBatch) -> CrmOutput:
+        """Score a batch's samples; fp32 logits and layers in the samples' order."""
+        device = batch.target.device.type
+        with torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
+            users, items = (fields.sum(1) for fields in self.embedding(batch))
+            state = self.states(batch, users, items)
+            item, user = gather(items, batch.target), users.unsqueeze(1).expand_as(state)
+            facts = batch.statistics.to(state.dtype)
+            read = torch.cat([state, item, user, state * item, facts], 2)
+            read = read.flatten(0, 1).index_select(0, batch.place)
+            hidden = silu(self.hidden(read))
+            last = silu(self.last(self.dropout(hidden)))
+            logit = self.head(last).squeeze(1)
+        linear = self.linear(batch.statistics).flatten().index_select(0, batch.place)
+        state = state.flatten(0, 1).index_select(0, batch.place)
+        return CrmOutput(logit.float() + linear, {"state": state, "hidden": hidden, "last": last})
+
+    def states(self, batch: StreamBatch, users: Tensor, items: Tensor) -> Tensor:
+        """``(windows, samples, width)``: what the events say of each sample."""
+        count = batch.event.shape[1]
+        events = (
+            gather(items, batch.event)
+            + self.level(batch.level)
+            + self.event_statistics(batch.event_statistics)
+            + self.place.weight[:count]
+        )
+        events = torch.cat([(users + self.start).unsqueeze(1), events], 1)
+        samples = (
+            gather(items, batch.target)
+            + users.unsqueeze(1)
+            + self.statistics(batch.statistics)
+            + self.place(batch.position)
+        )
+        earlier = torch.ones(count + 1, count + 1, dtype=torch.bool, device=events.device).tril()
+        number = torch.arange(count + 1, device=events.device)
+        visible = (number <= batch.position.unsqueeze(2)).unsqueeze(1)
+        *inner, last = self.blocks
+        for block in inner:
+            pair = block.keys_and_values(events)  # pyright: ignore[reportCallIssue]
+            samples, events = block(samples, *pair, visible), block(events, *pair, earlier)
+        pair = last.keys_and_values(events)  # pyright: ignore[reportCallIssue]
+        return self.norm(last(samples, *pair, visible))
+
+
+def build(config: CrmConfig, features: Features, dtype: torch.dtype) -> StreamNetwork:
+    """The configured network."""
+    return StreamNetwork(features, config, dtype)
+
+
+ARCHITECTURE = Architecture(
+    build,
+    reads="stream",
+    has_deep_part=False,
+    search={
+        "crm.stream.width": (32, 64, 128),
+        "crm.stream.layers": (1, 2, 3),
+        "crm.stream.dropout": (0.1, 0.2, 0.3),
+    },
+)

@@ -1,0 +1,37 @@
+"""Ratings as small codes: what a history says of how much an item was liked."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_DISTINCT = 16  # ratings that get a code each
+BUCKETS = 10  # of a log with more
+FIRST = 2  # codes 0 and 1 are a label of 0 or 1 whose rating is not known
+
+
+def rating_edges(rating: NDArray[np.floating]) -> list[float]:
+    """The smallest rating of each level, ascending: every distinct rating, or ten quantiles.
+
+    Args:
+        rating: ``(n,)`` ratings of the training rows.
+
+    Example:
+        >>> rating_edges(np.array([4.0, 1.0, 4.0, 5.0]))
+        [1.0, 4.0, 5.0]
+    """
+    distinct = np.unique(rating)
+    if len(distinct) > MAX_DISTINCT:
+        distinct = np.unique(np.quantile(rating, np.arange(BUCKETS) / BUCKETS))
+    return distinct.astype(float).tolist()
+
+
+def rating_levels(rating: NDArray[np.floating], edges: Sequence[float]) -> NDArray[np.int8]:
+    """``(n,)`` levels, from 2: that of the largest edge at or below each rating.
+
+    Example:
+        >>> rating_levels(np.array([5.0, 3.5, 0.5]), (1.0, 4.0, 5.0)).tolist()
+        [4, 2, 2]
+    """
+    place = np.searchsorted(np.asarray(edges), rating, side="right") - 1
+    return (place.clip(min=0) + FIRST).astype(np.int8)
