@@ -15,6 +15,7 @@ LLM = ("llm_scoring", "llm_tuning", "llm_candidates")
 SIZES = {
     "crm_quality": ["--set", "stage1.epochs=1", "--set", "crm.embedding_dim=8"],
     "crm_training": ["--rounds", "1", "--steps", "2", "--large", "10000"],
+    "crm_time_to_auc": ["--models", "dcnv2,stream", "--target", "0.1", "--epochs", "1"],
     "crm_zoo": ["--models", "lr,dcnv2"],
     **dict.fromkeys(LLM, ["--rows", "40", "--peer-rows", "16", "--rounds", "1"]),
     "prepare": ["--rows", "4000", "--slice", "2000", "--rounds", "1"],
@@ -26,6 +27,7 @@ SIZES = {
 KEYS = {
     "crm_quality": {"mean_auc", "runs"},
     "crm_training": {"dcnv2", "din", "large", "gemm_gflops"},
+    "crm_time_to_auc": {"target", "median_seconds", "runs"},
     "crm_zoo": {"preset", "models"},
     "llm_scoring": {"unit", "ways", "gemm_flops"},
     "llm_tuning": {"unit", "ways", "gemm_flops"},
@@ -36,6 +38,7 @@ KEYS = {
 }
 PEERS = {
     "crm_quality": "FuxiCTR",
+    "crm_time_to_auc": "DCNv2",
     "crm_training": "FuxiCTR",
     "llm_scoring": "transformers",
     "llm_tuning": "transformers and peft",
@@ -56,6 +59,7 @@ def outputs(movielens, tiny_llm, tmp_path_factory):
     inputs = {
         "crm_quality": data,
         "crm_training": data,
+        "crm_time_to_auc": data,
         "crm_zoo": [*data, "--out", folder / "zoo"],
         "second_crm": [*data, *(part for setting in (
             f"llm.model={tiny_llm}", "llm.dtype=float32", "llm.history_length=5", "llm.window=20",

@@ -224,6 +224,23 @@ def test_the_history_changes_the_answer(log, name):
     assert (with_history != without).any()
 
 
+@pytest.mark.parametrize("name", ["lr", "dcnv2", "deepfm"])
+def test_statistics_are_a_field(log, name):
+    """An item's training rows before a row change its answer where ``crm.statistics`` is on."""
+    config = small(name, statistics=True)
+    torch.manual_seed(0)
+    model: Any = build_crm(config, log.features, CPU).eval()
+    assert model.encoder.fields == build_crm(small(name), log.features, CPU).encoder.fields + 1
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    reader, samples = build_reader(config, log, CPU), log.samples(torch.arange(50))
+    batch = reader(samples)
+    assert (batch.statistics == log.statistics(samples)).all()
+    moved = batch._replace(statistics=batch.statistics + 1)
+    assert (model(batch).logit != model(moved).logit).all()
+    assert build_reader(small(name), log, CPU)(samples).statistics is None
+
+
 @pytest.mark.parametrize("name", ["dcnv2", "bst", "autoint", "stream"])
 def test_bf16_products_are_close(log, name):
     torch.manual_seed(0)

@@ -134,6 +134,10 @@ class CrmConfig(Section):
     """How the history becomes vectors: averaged, attended to by the target (DIN), or read by a
     transformer (BST). ``auto`` is the mean for ``lr`` and ``fm``, the transformer for ``bst``, and
     attention for the others."""
+    statistics: bool = False
+    """Whether what the log knows of item and user at the moment of the row is a field: shares of
+    positives, rows and mean rating of the item's training rows before it and of the user's history.
+    ``stream`` reads it always."""
     deep_layers: tuple[Positive, ...] = (200, 80)
     """Widths of the deep part."""
     dropout: Share = 0.5

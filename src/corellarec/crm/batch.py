@@ -20,6 +20,8 @@ class CrmBatch(NamedTuple):
         history: ``(batch, length)`` int64, rows of ``item_codes``, newest first.
         liked: ``(batch, length)`` int64, label of each history row.
         mask: ``(batch, length)`` bool, whether a history row exists.
+        statistics: ``(batch, 8)`` floats, the columns of
+            :data:`corellarec.data.statistics.STATISTICS`; None where ``crm.statistics`` is off.
     """
 
     user_codes: Tensor
@@ -30,6 +32,7 @@ class CrmBatch(NamedTuple):
     history: Tensor
     liked: Tensor
     mask: Tensor
+    statistics: Tensor | None = None
 
 
 class Reader(Protocol):
@@ -88,10 +91,14 @@ class CrmReader:
         log: The prepared log.
         history_length: Most rows of history.
         device: Where batches are built.
+        statistics: Whether batches have statistics of users and items.
     """
 
-    def __init__(self, log: Log, history_length: int, device: torch.device) -> None:
+    def __init__(
+        self, log: Log, history_length: int, device: torch.device, *, statistics: bool = False
+    ) -> None:
         self.device = device
+        self.statistics = log.statistics if statistics else None
         self.history_length = history_length
         self.item = log.history_item.to(device)
         self.label = log.history_label.to(device)
@@ -141,4 +148,5 @@ class CrmReader:
             history=place[:, 1:],
             liked=liked.long(),
             mask=mask,
+            statistics=self.statistics(samples).to(self.device) if self.statistics else None,
         )

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -45,14 +46,16 @@ def build_crm(config: CrmConfig, features: Features, device: torch.device) -> nn
             if config.dtype == "auto" and device.type == "cpu":
                 dtype = torch.float32  # its products are too narrow for bf16 to pay
             return model.network(config, features, dtype).to(device)
+        encode = partial(
+            FieldEncoder, features, id_dropout=config.id_dropout, statistics=config.statistics
+        )
         if model.is_linear:
-            encoder = FieldEncoder(features, 1, MeanPooling(), config.id_dropout)
+            encoder = encode(dim=1, pooling=MeanPooling())
         else:
-            pooling = _pooling(config, model)
-            encoder = FieldEncoder(features, config.embedding_dim, pooling, config.id_dropout)
+            encoder = encode(dim=config.embedding_dim, pooling=_pooling(config, model))
         first_order = None
         if model.has_first_order:
-            first_order = FieldEncoder(features, 1, MeanPooling(), config.id_dropout)
+            first_order = encode(dim=1, pooling=MeanPooling())
         network = model.network(config, encoder)
     except ValueError as error:
         raise ConfigError(f"crm ({config.model}): {error}") from error
@@ -63,7 +66,7 @@ def build_reader(config: CrmConfig, log: Log, device: torch.device) -> Reader:
     """What makes the batches of the configured CRM."""
     if config.model in CRM_MODELS and architecture(config.model).reads == "stream":
         return StreamReader(log, config.stream.window, device)
-    return CrmReader(log, config.history_length, device)
+    return CrmReader(log, config.history_length, device, statistics=config.statistics)
 
 
 def _pooling(config: CrmConfig, model: Architecture) -> nn.Module:

@@ -9,6 +9,7 @@ from corellarec.crm.batch import CrmBatch
 from corellarec.crm.embedding import FusedEmbedding
 from corellarec.crm.layers import compute_dtype, gather
 from corellarec.data.log import Features
+from corellarec.data.statistics import STATISTICS
 
 
 class CrmOutput(NamedTuple):
@@ -35,9 +36,18 @@ class FieldEncoder(nn.Module):
         pooling: Makes ``pooling.fields`` vectors of the target and the history, see
             :class:`corellarec.crm.history.MeanPooling`.
         id_dropout: Share of user and item ids dropped in training.
+        statistics: Whether the statistics of user and item are a field, the last.
     """
 
-    def __init__(self, features: Features, dim: int, pooling: nn.Module, id_dropout: float) -> None:
+    def __init__(
+        self,
+        features: Features,
+        dim: int,
+        pooling: nn.Module,
+        id_dropout: float,
+        *,
+        statistics: bool = False,
+    ) -> None:
         super().__init__()
         self.embedding = FusedEmbedding(features, dim, id_dropout)
         self.liked = nn.Parameter(torch.empty(2, dim).normal_(std=0.01))
@@ -45,6 +55,10 @@ class FieldEncoder(nn.Module):
         self.user_fields = self.embedding.user.fields
         own = self.user_fields + self.embedding.item.fields
         self.fields = own + int(pooling.fields)  # pyright: ignore[reportArgumentType]
+        self.statistics = None
+        if statistics:
+            self.statistics = nn.Linear(len(STATISTICS), dim)
+            self.fields += 1
 
     def forward(self, batch: CrmBatch) -> Tensor:
         """The fields of a batch, ``(batch, fields, dim)``."""
@@ -59,7 +73,10 @@ class FieldEncoder(nn.Module):
         history = 2 * batch.history + batch.liked
         target = gather(summed, batch.target)
         pooled = self.pooling(target, tokens, history, batch.mask)
-        return torch.cat([users, targets, pooled.to(users.dtype)], 1)
+        fields = [users, targets, pooled.to(users.dtype)]
+        if self.statistics is not None:
+            fields.append(self.statistics(batch.statistics).unsqueeze(1).to(users.dtype))
+        return torch.cat(fields, 1)
 
 
 class Crm(nn.Module):
