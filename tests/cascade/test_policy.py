@@ -30,7 +30,7 @@ def test_gain_learns_where_the_llm_knows_more():
         alone = expit(router.crm(unseen["crm"]))
         together = np.where(routed, router.answer(known(unseen), unseen_llm), alone)
         found[policy] = log_loss(unseen["label"], together)
-        assert router.to_json()["rules"].keys() == {"gain", "entropy"}
+        assert router.rules.keys() == {"gain", "entropy"}
         if policy == "gain":
             assert popular[routed].mean() > 0.95
             assert router.rule.verdict.helps

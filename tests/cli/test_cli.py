@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from html.parser import HTMLParser
 
 import polars as pl
@@ -358,6 +359,7 @@ def test_from_own_files_to_a_run(tiny_settings, monkeypatch, capsys, tmp_path):
     code, _, err = call(monkeypatch, capsys, "init-data", tmp_path, "-o", toml)
     assert code == 0, err
     assert f"corellarec data check --config {toml}" in err
+    assert tomllib.loads(toml.read_text())["llm"] == {"template": "items-liked"}
     code, _, err = call(monkeypatch, capsys, "init-data", tmp_path, "-o", toml)
     assert code == 2
     assert "--overwrite" in err
@@ -367,9 +369,11 @@ def test_from_own_files_to_a_run(tiny_settings, monkeypatch, capsys, tmp_path):
     own = [s for s in tiny_settings if not s.startswith("data.")]
     code, out, err = call(
         monkeypatch, capsys, "run", "--config", toml, "--out", tmp_path / "run",
-        *options([*own, "data.history=positives", "data.min_history=2"]), "--json",
+        *options([*own, "llm.template=movies", "data.history=positives", "data.min_history=2"]),
+        "--json",
     )  # fmt: skip
     assert code == 0, err
+    assert "llm.template = 'movies' calls your items movies" in err
     result = json.loads(out)
     assert result["data"]["rows"] == 900 - 2 * 20
     pairs = tmp_path / "pairs.csv"

@@ -3,13 +3,12 @@
 :func:`corellarec.cascade.fit.fit_router` fits it on validation data.
 """
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from corellarec.base.calibrate import LogisticMap
-from corellarec.base.errors import ArtifactError
 from corellarec.base.metrics import Floats, sigmoid
 from corellarec.cascade.blend import Blend
 from corellarec.cascade.budget import Mask, most_allowed, most_valuable
@@ -155,28 +154,6 @@ class Router:
             return sigmoid(self.llm(llm_logit))
         return sigmoid(self.blend(known, llm_logit))
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; :meth:`from_json` reads them back equal."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, facts: dict[str, Any]) -> "Router":
-        """The router of :meth:`to_json`.
-
-        Raises:
-            ArtifactError: If another version wrote it.
-        """
-        _check(cls, facts)
-        kinds = {"crm": LogisticMap, "llm": LogisticMap, "blend": Blend, "gain": Gain}
-        parts = {name: _read(kind, facts[name]) for name, kind in kinds.items()}
-        rules = {}
-        for policy, of in facts["rules"].items():
-            _check(Rule, of)
-            rules[policy] = Rule(
-                of["threshold"], _read(RoutedShare, of["share"]), _read(Verdict, of["verdict"])
-            )
-        return cls(**{**facts, **parts, "rules": rules})
-
 
 def explain(router: Router) -> str:
     """The router's rule and its verdict in one sentence."""
@@ -201,19 +178,3 @@ def explain(router: Router) -> str:
         f"they are {share.routed / share.rows:.1%} of validation (95 % confidence: less than "
         f"{share.bound:.1%} of rows like these)"
     )
-
-
-def _check(kind: type, facts: dict[str, Any]) -> None:
-    """Raise if some values are not those of a dataclass's fields."""
-    if differ := {field.name for field in fields(kind)} ^ facts.keys():
-        raise ArtifactError(
-            "the cascade was fitted by another version of corellarec "
-            f"({kind.__name__} differs in {', '.join(sorted(differ))}): "
-            "`corellarec evaluate RUN` fits it again"
-        )
-
-
-def _read(kind: type, facts: dict[str, Any]) -> Any:  # noqa: ANN401 (an instance of kind)
-    """A dataclass from its fields; lists become tuples."""
-    _check(kind, facts)
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()})

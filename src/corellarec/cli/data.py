@@ -179,10 +179,12 @@ def init_data(
     given = {"user": user, "item": item, "time": time_column, "rating": rating, "label": label,
              "title": title}  # fmt: skip
     proposal = propose_settings(paths, {role: name for role, name in given.items() if name})
-    text = tomli_w.dumps(proposal.settings)
+    # A preset's template may speak of movies.
+    text = tomli_w.dumps({"llm": {"template": "items-liked"}, **proposal.settings})
     write_text(output, f"# Written by corellarec init-data.\n\n{text}")
     for line in proposal.guesses:
         say(line)
+    say("text: the template items-liked; llm.template takes another one, or a file of your own")
     say(
         f"written: {output}\nnext: corellarec data check --config {output}\n"
         f"then: corellarec run --preset quick --config {output} --out runs/{output.stem}"

@@ -19,7 +19,7 @@ class LoraConfig(Section):
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
     """Names of the linear layers that get an adapter."""
     blocks: Count = 0
-    """Uppermost blocks that get one; below them nothing is computed backward. 0 is all blocks."""
+    """Uppermost blocks that get one, at most; below them nothing is computed backward. 0 is all."""
 
 
 class LlmConfig(Section):

@@ -30,11 +30,10 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     The adapter is fp32 whatever the frozen weights are, so that small steps are not rounded away.
 
     Raises:
-        ModelError: If the model has no layer named in ``target_modules``, or too few blocks.
+        ModelError: If the model has no layer named in ``target_modules``.
     """
-    depth, blocks = model.config.get_text_config().num_hidden_layers, config.blocks
-    if blocks > depth:
-        raise ModelError(f"llm.lora.blocks = {blocks}: the model has {depth} blocks")
+    depth = model.config.get_text_config().num_hidden_layers
+    blocks = min(config.blocks, depth)
     try:
         with _peft():
             adapted = get_peft_model(

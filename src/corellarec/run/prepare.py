@@ -5,6 +5,8 @@ from corellarec.data.preparation import Preparation
 from corellarec.data.prepare import prepare
 from corellarec.run.workspace import Workspace
 
+MOVIES = ("movies", "movies-liked")  # templates that speak of movies
+
 
 def prepare_log(workspace: Workspace) -> Preparation:
     """Prepare the log, or find it prepared from the same source."""
@@ -17,6 +19,12 @@ def prepare_log(workspace: Workspace) -> Preparation:
     )
     if omitted := preparation.left_out_text:
         display.say(f"left out: {omitted}")
+    warnings, template = preparation.warnings, workspace.config.llm.template
+    if workspace.config.data.interactions is not None and template in MOVIES:
+        warnings += (
+            f"llm.template = {template!r} calls your items movies: items-liked does not, and a "
+            "TOML file of your own says what they are",
+        )
     if not display.quiet:
-        say_warnings(display.console, preparation.warnings)
+        say_warnings(display.console, warnings)
     return preparation
