@@ -36,6 +36,7 @@ from peers import FuxiBatches, FuxiModel, columns_of, fuxi_feature_map
 
 REGULARIZERS = (0.0, 1e-5, 1e-4, 1e-3)
 CPU = torch.device("cpu")
+DCNV2 = ("crm.model=dcnv2", "stage1.learning_rate=2e-3")
 
 
 def quality(label: Tensor, p: np.ndarray) -> dict[str, float]:
@@ -104,7 +105,8 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=3, help="number of seeds")
     given = parse(options, quick={"seeds": 1})
     logging.disable(logging.INFO)
-    config, log = prepared_log([*data_settings(given), *given.set], preset="quick")
+    settings = [*DCNV2, *data_settings(given), *given.set]
+    config, log = prepared_log(settings, preset="quick")
     ours, theirs = [], []
     print(f"{'':24} {'test AUC':>9} {'log loss':>9} {'valid AUC':>9} {'seconds':>8}")
     for seed in range(given.seeds):

@@ -444,7 +444,7 @@ def test_title_vectors_become_a_feature(tiny_settings, monkeypatch, capsys, tmp_
                           "--json", *options(settings))  # fmt: skip
     assert code == 0, err
     weights = load_file(tmp_path / "r" / "stage1" / "model.safetensors")
-    assert weights["crm.encoder.embedding.item.projections.0.weight"].shape == (8, 32)
+    assert weights["crm.embedding.item.projections.0.weight"].shape == (64, 32)
 
 
 def test_a_presets_variant_has_a_directory_of_its_own(monkeypatch, capsys, tmp_path, tiny_settings):

@@ -230,7 +230,8 @@ def test_statistics_are_a_field(log, name):
     config = small(name, statistics=True)
     torch.manual_seed(0)
     model: Any = build_crm(config, log.features, CPU).eval()
-    assert model.encoder.fields == build_crm(small(name), log.features, CPU).encoder.fields + 1
+    plain: Any = build_crm(small(name), log.features, CPU)
+    assert model.encoder.fields == plain.encoder.fields + 1
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     reader, samples = build_reader(config, log, CPU), log.samples(torch.arange(50))

@@ -66,8 +66,8 @@ def test_no_such_study():
 
 
 def test_the_own_crm_is_not_listed_again(write, tmp_path):
-    spec, base = load_study(write('preset = "quick"\ncrms = ["ml-100k/dcnv2"]'))
-    with pytest.raises(ConfigError, match="ml-100k/dcnv2 is the method's own CRM"):
+    spec, base = load_study(write('preset = "quick"\ncrms = ["ml-100k/stream"]'))
+    with pytest.raises(ConfigError, match="ml-100k/stream is the method's own CRM"):
         cells(spec, base, tmp_path)
 
 

@@ -57,18 +57,18 @@ def test_the_table_holds_every_model_and_its_parts(finished):
     directory, _, result = finished
     names = [row.name for row in result.table]
     assert [row.kind for row in result.table][:3] == ["yardstick", "yardstick", "crm"]
-    assert names[2:5] == ["dcnv2", "lr", "fm"]
+    assert names[2:5] == ["stream", "lr", "fm"]
     assert {
         "ctrl",
         "tallrec",
         "calibrated LLM",
         "deployed cascade (gain, blend)",
         "calibrated LLM, on more rows",
-        "dcnv2, taught by the LLM",
+        "stream, taught by the LLM",
     } < set(names)
     assert len({row.key for row in result.table}) == len(names)
     reference = result.row(result.reference)
-    assert reference.name in ("dcnv2", "lr", "fm", "ctrl")
+    assert reference.name in ("stream", "lr", "fm", "ctrl")
     assert reference.over_reference["auc"].value == 0
     assert result.row("baseline/tallrec").rows == 40
     assert result.row("crm_calibrated").seeds == 2

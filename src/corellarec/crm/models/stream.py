@@ -65,36 +65,48 @@ class StreamNetwork(nn.Module):
 
     Args:
         features: What there is of users and items.
-        config: The CRM's settings.
+        width: Width of embeddings and states.
+        layers: Number of transformer blocks, at least 1.
+        heads: Number of attention heads; divides ``width``.
+        window: Most events that a sample reads.
+        dropout: Share of each sublayer's output, and of the head's, zeroed in training.
+        id_dropout: Share of item ids dropped in training.
+        user_dropout: Share of user ids dropped in training.
         dtype: Type of the products; weights and sums stay in fp32.
 
     Raises:
-        ValueError: If ``crm.stream.heads`` does not divide ``crm.stream.width``.
+        ValueError: If ``heads`` does not divide ``width``.
 
     See also: Zhai et al. 2024 (HSTU), https://arxiv.org/abs/2402.17152; Kang and McAuley 2018
     (SASRec), https://arxiv.org/abs/1808.09781
     """
 
-    def __init__(self, features: Features, config: CrmConfig, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        features: Features,
+        *,
+        width: int,
+        layers: int,
+        heads: int,
+        window: int,
+        dropout: float,
+        id_dropout: float,
+        user_dropout: float,
+        dtype: torch.dtype,
+    ) -> None:
         super().__init__()
-        stream = config.stream
-        width, dropout = stream.width, stream.dropout
-        if width % stream.heads:
-            raise ValueError(f"heads ({stream.heads}) must divide the width ({width})")
+        if width % heads:
+            raise ValueError(f"heads ({heads}) must divide the width ({width})")
         self.dtype = dtype
-        self.embedding = FusedEmbedding(
-            features, width, config.id_dropout, user_dropout=stream.user_dropout
-        )
+        self.embedding = FusedEmbedding(features, width, id_dropout, user_dropout)
         self.level = nn.Embedding(FIRST + len(features.ratings), width)
-        self.place = nn.Embedding(stream.window + 1, width)
+        self.place = nn.Embedding(window + 1, width)
         for table in (self.level, self.place):
             nn.init.normal_(table.weight, std=0.02)
         self.event_statistics = nn.Linear(len(STATISTICS), width)
         self.statistics = nn.Linear(len(STATISTICS), width)
         self.start = nn.Parameter(torch.empty(width).normal_(std=0.02))
-        self.blocks = nn.ModuleList(
-            StreamBlock(width, stream.heads, dropout) for _ in range(stream.layers)
-        )
+        self.blocks = nn.ModuleList(StreamBlock(width, heads, dropout) for _ in range(layers))
         self.norm = nn.RMSNorm(width)
         hidden = 2 * width
         self.hidden = nn.Linear(4 * width + len(STATISTICS), hidden)
@@ -150,7 +162,9 @@ class StreamNetwork(nn.Module):
 
 def build(config: CrmConfig, features: Features, dtype: torch.dtype) -> StreamNetwork:
     """The configured network."""
-    return StreamNetwork(features, config, dtype)
+    return StreamNetwork(
+        features, id_dropout=config.id_dropout, dtype=dtype, **config.stream.model_dump()
+    )
 
 
 ARCHITECTURE = Architecture(
