@@ -30,7 +30,7 @@ setup-dev: .venv/.installed-dev  ## Install what tests, checks and benchmarks ne
 demo: setup  ## Train both models on MovieLens-100K and write runs/quick/report.html
 	$(BIN)/corellarec run --preset quick --resume
 
-# Two processes of one thread each: the tests are many small models, and take half as long so.
+# Two processes of one thread each, so that they do not wait for each other's threads.
 test: setup-dev  ## Run the tests and print their coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov
 

@@ -9,7 +9,7 @@ from corellarec.crm.batch import Distinct
 from corellarec.data.log import Log, Samples
 from corellarec.data.statistics import STATISTICS
 
-LIKE = 16  # windows whose numbers of events differ by less may go together in training
+LIKE = 16  # histories whose lengths differ by less may change places in training
 
 
 class StreamBatch(NamedTuple):
@@ -73,9 +73,10 @@ class StreamReader:
     def parts(
         self, samples: Samples, size: int, generator: torch.Generator | None = None
     ) -> list[Tensor]:
-        """As :meth:`corellarec.crm.batch.Reader.parts`; windows of like length go together.
+        """As :meth:`corellarec.crm.batch.Reader.parts`.
 
-        A window stays whole unless it has more than ``size`` samples.
+        Windows of users with histories of like length go together. A window stays whole unless it
+        has more than ``size`` samples.
         """
         if not len(samples):
             return []
