@@ -18,6 +18,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 torch.set_num_threads(2)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the attacks (``tests/attacks``)."""
+    parser.addoption("--hard", action="store_true", help="try all attacks, not a selection")
+    parser.addoption("--seed", type=int, default=1, help="of the attacks' random choices")
+
+
 @pytest.fixture(scope="session")
 def movielens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_movielens(tmp_path_factory.mktemp("data") / "ml-100k")
