@@ -27,3 +27,18 @@ class RemoteError(ModelError):
 
 class ArtifactError(CorellarecError):
     """A file that this program wrote earlier is missing, incomplete or damaged."""
+
+
+class LockedError(CorellarecError):
+    """Another process works on the same directory or file."""
+
+
+def one_line(words: str, length: int = 300) -> str:
+    """Words from elsewhere as one line of printable characters, for a message.
+
+    Args:
+        words: Text that may hold line breaks and escape codes.
+        length: Most characters of the result; what is cut ends in ``...``.
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in words[: 4 * length]).split())
+    return line if len(line) <= length else line[: length - 3] + "..."
