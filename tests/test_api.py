@@ -61,7 +61,7 @@ def test_importing_loads_neither_torch_nor_polars():
 def test_help_loads_neither_torch_nor_polars():
     code = (
         "import sys; sys.argv = ['corellarec', '--help']\n"
-        "from corellarec.cli.main import main\n"
+        "from corellarec.cli.entry import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'polars', 'pydantic'} & set(sys.modules)), file=sys.stderr)"

@@ -1,5 +1,5 @@
 """``python -m corellarec`` is the command ``corellarec``."""
 
-from corellarec.cli.main import main
+from corellarec.cli.entry import main
 
 main()

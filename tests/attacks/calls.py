@@ -150,7 +150,7 @@ def _main(call: dict) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (call["file_size"], call["file_size"]))
     if call["patch"]:
         call["patch"]()
-    from corellarec.cli.main import main
+    from corellarec.cli.entry import main
 
     sys.argv = ["corellarec", *call["arguments"]]
     try:

@@ -72,7 +72,7 @@ def test_a_search_killed_in_the_middle_keeps_its_trials(settings, monkeypatch, c
         "    if len(calls) == 5: os._exit(9)\n"
         "    return score(self)\n"
         "tune.CrmTask.validate = validate\n"
-        "from corellarec.cli.main import main; main()"
+        "from corellarec.cli.entry import main; main()"
     )
     arguments = ["tune", "--out", str(out), "--json", *settings, "--trials", "3"]
     done = subprocess.run([sys.executable, "-c", code, *arguments], check=False,

@@ -9,9 +9,7 @@ from typing import Annotated
 
 import typer
 
-from corellarec.base.errors import CorellarecError
 from corellarec.cli import data, predict, research, run
-from corellarec.cli.options import error_console
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,14 +42,3 @@ def common(
     ] = False,
 ) -> None:
     """Options of the program itself."""
-
-
-def main() -> None:
-    """Entry point: what is the input's fault is one line on stderr and exit code 2."""
-    try:
-        app()
-    except (CorellarecError, OSError) as error:  # OSError: a full disk, a directory not ours
-        error_console().print(
-            f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
-        sys.exit(2)

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
+from corellarec.base.stop import signals_held
 from corellarec.config import StageConfig
 from corellarec.train.checkpoint import (
     Progress,
@@ -65,6 +66,8 @@ class State:
     best: dict[str, float] = field(default_factory=dict)
     best_step: dict[str, int] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    """Of each batch since the last validation, by part."""
     seconds: float = 0.0
 
 
@@ -117,7 +120,8 @@ def train(
     validation_steps = _spread(steps_per_epoch, config.evaluations)
     started = saved = time.monotonic()
 
-    def save() -> None:
+    def save(recent: list[dict[str, Tensor]]) -> None:
+        _collect(state, recent)
         if accelerator.is_main_process:
             state.seconds += time.monotonic() - started
             progress.save(
@@ -136,32 +140,34 @@ def train(
     while state.step < steps and state.waited < config.patience:
         epoch, start = divmod(state.step, steps_per_epoch)
         batches = task.batches(epoch)[accelerator.process_index :: share][:batches_per_epoch]
-        losses: list[dict[str, Tensor]] = []
+        recent: list[dict[str, Tensor]] = []
         for first in range(start * config.accumulate, len(batches), config.accumulate):
             together = batches[first : first + config.accumulate]
-            set_seed(_seed(seed, state.step * share + accelerator.process_index))
-            task.model.train()
-            factor = learning_rate_factor(state.step, steps, config.warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * factor
-            for batch in together:
-                loss, parts = model(batch)
-                accelerator.backward(loss / len(together))
-                losses.append({"loss": loss.detach(), **parts})
-            clip_gradients(model.parameters(), config.clip_norm)
-            prepared.step()
-            prepared.zero_grad()
-            state.step += 1
-            if (state.step - 1) % steps_per_epoch + 1 in validation_steps:
-                means = {
-                    name: float(torch.stack([one[name] for one in losses]).mean())
-                    for name in losses[0]
-                }
-                losses.clear()
+            validates = state.step % steps_per_epoch + 1 in validation_steps
+            with signals_held() as signals:
+                set_seed(_seed(seed, state.step * share + accelerator.process_index))
+                task.model.train()
+                factor = learning_rate_factor(state.step, steps, config.warmup)
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak"] * factor
+                for batch in together:
+                    loss, parts = model(batch)
+                    accelerator.backward(loss / len(together))
+                    recent.append({"loss": loss.detach(), **parts})
+                clip_gradients(model.parameters(), config.clip_norm)
+                prepared.step()
+                prepared.zero_grad()
+                state.step += 1
+                if signals and not validates:
+                    save(recent)
+            if validates:
+                _collect(state, recent)
+                means = {k: float(torch.tensor(v).mean()) for k, v in state.losses.items()}
+                state.losses.clear()
                 _validate(task, state, best, means)
             due = time.monotonic() - saved > CHECKPOINT_SECONDS
             if due:
-                save()
+                save(recent)
                 started = saved = time.monotonic()
             report(state.step, steps, _summary(state))
             if state.waited >= config.patience:
@@ -169,6 +175,14 @@ def train(
     state.seconds += time.monotonic() - started
     load_trainable(task.model, best, "best weights")
     return state
+
+
+def _collect(state: State, recent: list[dict[str, Tensor]]) -> None:
+    """Move the losses of recent batches into the state."""
+    for name in recent[0] if recent else ():
+        values = torch.stack([losses[name] for losses in recent]).tolist()
+        state.losses.setdefault(name, []).extend(values)
+    recent.clear()
 
 
 def _spread(steps: int, count: int) -> set[int]:
