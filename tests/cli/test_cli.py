@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import polars as pl
@@ -18,6 +19,9 @@ from safetensors.torch import load_file
 from sklearn.metrics import log_loss
 
 from command_line import call, options
+from corellarec.config import with_settings
+from corellarec.evaluation.results import Evaluation
+from corellarec.run.records import read_run_config, write_run_config
 from corellarec.train import loop
 from data.test_tables import ITEMS, write_log
 
@@ -34,7 +38,9 @@ def test_run_fills_the_directory(finished):
                  "stage2/model.safetensors", "stage3/manifest.json"):  # fmt: skip
         assert (directory / name).is_file(), name
     assert not list(directory.glob("*.progress"))
-    assert json.loads((directory / "metrics.json").read_text()) == result
+    metrics = json.loads((directory / "metrics.json").read_text())
+    assert metrics.pop("sha256")
+    assert metrics == result
     assert result["rows"] == result["data"]["splits"]["test"]["rows"]
     assert result["stages"]["stage2"]["history"][-1].keys() >= {
         "llm_log_loss", "crm_log_loss", "align_loss",
@@ -117,8 +123,11 @@ def test_report_info_and_evaluate(finished, monkeypatch, capsys):
 def test_a_run_made_on_a_gpu_can_be_looked_at_without_one(finished, monkeypatch, capsys, tmp_path):
     directory = tmp_path / "r"
     shutil.copytree(finished[0], directory)
-    config = directory / "config.toml"
-    config.write_text(config.read_text().replace('device = "cpu"', 'device = "cuda"'))
+    config = with_settings(read_run_config(directory), {"device": "cuda"})
+    write_run_config(directory, config)
+    metrics = Evaluation.from_json((directory / "metrics.json").read_text())
+    metrics = replace(metrics, settings=config.model_dump(mode="json"))
+    metrics.save(directory / "metrics.json")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for command in ("info", "report"):
         code, out, err = call(monkeypatch, capsys, command, directory)
@@ -277,7 +286,7 @@ def test_a_run_killed_at_any_moment_ends_like_an_undisturbed_one(finished, tiny_
     target = tmp_path / "r"
     command = [sys.executable, "-c",
                "from corellarec.train import loop; loop.CHECKPOINT_SECONDS = 0.0\n"
-               "from corellarec.cli.main import main; main()",
+               "from corellarec.cli.entry import main; main()",
                "run", "--out", str(target), "--resume", "--json",
                *options(tiny_settings)]  # fmt: skip
     assert loop.CHECKPOINT_SECONDS > 0

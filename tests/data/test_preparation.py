@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 
+from corellarec.base.artifacts import write_sealed
 from corellarec.base.errors import ArtifactError
 from corellarec.config import load_config
 from corellarec.data.log import Log
@@ -32,7 +33,8 @@ def test_the_log_of_another_version_is_refused_and_made_anew(prepared, tmp_path,
     shutil.copytree(prepared, folder)
     facts = json.loads((folder / "manifest.json").read_text())
     change(facts)
-    (folder / "manifest.json").write_text(json.dumps(facts))
+    del facts["sha256"]
+    write_sealed(folder / "manifest.json", json.dumps(facts, indent=1))
     with pytest.raises(ArtifactError, match=r"another version of corellarec " + message):
         Log.load(folder)
     config = load_config(settings=[f"data.path={facts['settings']['path']}"]).data

@@ -7,11 +7,11 @@ from pathlib import Path
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from corellarec.base.errors import DataError
+from corellarec.base.errors import CorellarecError, DataError
 from corellarec.base.frames import scan_table
 from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.tables import OUTPUT_COLUMNS, numbers_of
-from corellarec.data.files import check_name
+from corellarec.data.files import check_name, write_table
 
 BATCH = 100_000  # pairs scored at once
 
@@ -75,17 +75,10 @@ def predict_file(
             raise
 
     frame = register_io_source(scored, schema=schema, is_pure=False)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.with_name(f".{output.name}.unfinished")
     try:
-        if output.suffix == ".csv":
-            frame.sink_csv(unfinished)
-        else:
-            frame.sink_parquet(unfinished)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        unfinished.unlink(missing_ok=True)
+        write_table(frame, output)
+    except CorellarecError:
         if failure is not None:  # polars wraps what is raised in a source
             raise failure from None
-        raise DataError(f"{output} cannot be written: {str(error).splitlines()[0]}") from error
-    unfinished.replace(output)
+        raise
     return FileScored(pairs, unknown, routed, str(output))

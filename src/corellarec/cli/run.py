@@ -21,6 +21,7 @@ from corellarec.cli.options import (
 
 if TYPE_CHECKING:
     from corellarec.api import CoReLLa
+    from corellarec.config import Config
     from corellarec.evaluation.results import Evaluation
 
 
@@ -96,8 +97,9 @@ def prepare(
     from corellarec.run.prepare import prepare_log
 
     workspace = model_of(preset, config, settings, out, skip_bad_rows).workspace
-    workspace.start()
-    preparation = prepare_log(workspace)
+    with workspace.alone():
+        workspace.start()
+        preparation = prepare_log(workspace)
     if as_json:
         print_json(preparation)
     else:
@@ -117,9 +119,10 @@ def train(
     from corellarec.run.stages import train_stage
 
     workspace = model_of(preset, config, settings, out).workspace
-    workspace.start()
-    prepare_log(workspace)
-    state = train_stage(workspace, stage)
+    with workspace.alone():
+        workspace.start()
+        prepare_log(workspace)
+        state = train_stage(workspace, stage)
     if as_json:
         print_json(state)
 
@@ -136,17 +139,21 @@ def report(run: RunDirectory, as_json: AsJson = False) -> None:
     """Write report.html again from metrics.json, and print its tables."""
     from corellarec.api import CoReLLa
 
-    _finish(CoReLLa.open(run), _metrics(run), as_json)
+    model = CoReLLa.open(run)
+    _finish(model, _metrics(run, model.config), as_json)
 
 
-def _metrics(run: Path) -> "Evaluation":
+def _metrics(run: Path, config: "Config") -> "Evaluation":
+    """The figures of a run; they must be of its present settings."""
+    from corellarec.base.artifacts import read_sealed
     from corellarec.base.errors import ArtifactError
     from corellarec.evaluation.results import Evaluation
 
-    path = run / "metrics.json"
-    if not path.is_file():
-        raise ArtifactError(f"{path} is not there: `corellarec evaluate {run}` writes it")
-    return Evaluation.from_json(path.read_text("utf-8"), path)
+    path, remedy = run / "metrics.json", f"`corellarec evaluate {run}` writes it again"
+    found = Evaluation.from_json(read_sealed(path, remedy), path)
+    if found.settings != config.model_dump(mode="json"):
+        raise ArtifactError(f"{path} was made with other settings: {remedy}")
+    return found
 
 
 def info(run: RunDirectory, as_json: AsJson = False) -> None:
@@ -155,15 +162,15 @@ def info(run: RunDirectory, as_json: AsJson = False) -> None:
     from corellarec.run.status import status
 
     found = status(run)
-    evaluation = _metrics(run) if found.evaluated else None
     if as_json:
+        evaluation = _metrics(run, found.config) if found.evaluated else None
         print_json({"status": found, "metrics": evaluation})
         return
     console = output_console()
     for step, state in found.lines():
         console.print(f"{step:12} {state}", highlight=False)
-    if evaluation:
-        console.print(tables(evaluation))
+    if found.evaluated:
+        console.print(tables(_metrics(run, found.config)))
 
 
 def adapter(

@@ -51,7 +51,7 @@ def training_curves(workspace: Workspace) -> dict[str, TrainingCurve]:
     found = {}
     for stage in STAGES:
         if workspace.trains(stage):
-            state = read_state(workspace.directory / f"stage{stage}")
+            state = read_state(workspace, stage)
             found[f"stage{stage}"] = TrainingCurve(
                 step=state.step,
                 seconds=state.seconds,

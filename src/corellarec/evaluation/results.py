@@ -7,7 +7,7 @@ from typing import Any, Self
 import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
-from corellarec.base.artifacts import write_text
+from corellarec.base.artifacts import write_sealed, write_text
 from corellarec.base.errors import ArtifactError
 from corellarec.base.machine import Machine
 from corellarec.evaluation.parts import (
@@ -140,7 +140,10 @@ class Evaluation:
         from corellarec.evaluation.page import render  # matplotlib is not needed for the rest
 
         path = Path(path)
-        write_text(path, render(self) if path.suffix == ".html" else self.to_json())
+        if path.suffix == ".html":
+            write_text(path, render(self))
+        else:
+            write_sealed(path, self.to_json())
 
 
 def _flat(row: PredictorRow) -> dict[str, Any]:

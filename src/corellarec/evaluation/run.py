@@ -26,7 +26,18 @@ def evaluate_run(workspace: Workspace) -> Evaluation:
     """Measure a run's cascade on its test split, and write ``metrics.json``.
 
     The router is fitted on validation data before, if it is not there yet.
+
+    Raises:
+        ArtifactError: If a step before it is missing or damaged.
+        LockedError: If another process works in the directory.
     """
+    with workspace.alone():
+        found = _evaluate(workspace)
+        found.save(workspace.directory / "metrics.json")
+    return found
+
+
+def _evaluate(workspace: Workspace) -> Evaluation:
     distilled, router = distill(workspace), fit(workspace)
     config = workspace.config
     test = scored_rows(workspace, "test", config.evaluate.test_rows)
@@ -42,7 +53,7 @@ def evaluate_run(workspace: Workspace) -> Evaluation:
             costs=costs,
             ways=cuts(workspace.log, test.rows, config.evaluate.groups),
         )
-    found = replace(
+    return replace(
         found,
         settings=config.model_dump(mode="json"),
         data=data_facts(workspace),
@@ -50,8 +61,6 @@ def evaluate_run(workspace: Workspace) -> Evaluation:
         stages=training_curves(workspace),
         distillation=_distillation(distilled),
     )
-    found.save(workspace.directory / "metrics.json")
-    return found
 
 
 def measure_costs(workspace: Workspace, test: ScoredRows) -> Costs:

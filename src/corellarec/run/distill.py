@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from corellarec.base.artifacts import read_manifest, writing
+from corellarec.base.artifacts import writing
 from corellarec.base.calibrate import fit_logistic
 from corellarec.base.errors import ConfigError
 from corellarec.base.metrics import Floats
 from corellarec.cascade.policy import known
 from corellarec.crm.score import crm_logits
 from corellarec.run.scores import llm_logits, score
-from corellarec.run.stages import stage_seed, train_into
+from corellarec.run.stages import read_state, stage_seed, train_into
 from corellarec.run.weights import new_crm, trained_crm
 from corellarec.run.workspace import Workspace
 from corellarec.train.distill import Gate, Lesson, soft_targets
@@ -50,19 +50,18 @@ def distill(workspace: Workspace) -> Distilled:
             "distill.rows is done by one process: leave it 0 under torchrun, and set it with "
             "`corellarec run --resume` after that"
         )
-    validation_rows = workspace.config.cascade.validation_rows
-    key = workspace.key("distill", validation_rows)
+    key = workspace.step_key("distilled")
     if (facts := workspace.done(directory, key)) is not None:
         return Distilled(facts["weight"], facts["validation_log_loss"])
-    last = workspace.directory / ("stage2" if workspace.trains(2) else "stage1")
-    losses = {0.0: read_manifest(last)["best"]["crm."]}
-    where = {0.0: last}
+    before = 2 if workspace.trains(2) else 1
+    losses = {0.0: read_state(workspace, before).best["crm."]}
+    where = {0.0: workspace.directory / f"stage{before}"}
     for weight in settings.weights:
         where[weight] = workspace.directory / "distilling" / f"weight-{weight}"
         state = train_into(
             workspace,
             where[weight],
-            workspace.key("distill", validation_rows, weight),
+            workspace.key("distill", workspace.config.cascade.validation_rows, weight),
             lambda weight=weight: _task(workspace, weight),
             workspace.config.stage1,
             title=f"distillation, weight {weight}: the CRM alone",

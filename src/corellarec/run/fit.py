@@ -5,7 +5,7 @@ from pathlib import Path
 
 from peft import PeftModel
 
-from corellarec.base.artifacts import read_json, read_manifest, sha256
+from corellarec.base.artifacts import read_json, sha256
 from corellarec.base.errors import ArtifactError
 from corellarec.base.machine import versions
 from corellarec.base.metrics import Floats
@@ -119,8 +119,7 @@ def export_adapter(workspace: Workspace, directory: Path) -> AdapterFacts:
     tuned = [stage for stage in (2, 3) if workspace.trains(stage)]
     if not tuned:
         raise ArtifactError(f"{workspace.directory} tuned no language model")
-    states = [read_state(workspace.directory / f"stage{stage}") for stage in tuned]
-    read_manifest(workspace.directory / f"stage{tuned[-1]}")
+    states = [read_state(workspace, stage) for stage in tuned]
     load_tuned_adapter(workspace)
     config = workspace.config
     facts = AdapterFacts(

@@ -13,10 +13,11 @@ from accelerate.utils import set_seed
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from corellarec.base.artifacts import read_manifest, writing
+from corellarec.base.artifacts import writing
 from corellarec.base.errors import ConfigError
 from corellarec.base.machine import versions
 from corellarec.config import LlmStageConfig, StageConfig
+from corellarec.run.records import finished_step
 from corellarec.run.status import why_skipped
 from corellarec.run.weights import load_part, new_crm, stage1_logits, trained_crm
 from corellarec.run.workspace import Workspace
@@ -47,7 +48,7 @@ def train_stage(workspace: Workspace, stage: int) -> State | None:
     return train_into(
         workspace,
         workspace.directory / f"stage{stage}",
-        workspace.key(f"stage{stage}"),
+        workspace.step_key(f"stage{stage}"),
         lambda: stage_task(workspace, stage),
         getattr(workspace.config, f"stage{stage}"),
         title=f"stage {stage}: {TITLES[stage]}",
@@ -60,13 +61,14 @@ def stage_seed(workspace: Workspace, stage: int) -> int:
     return workspace.config.seed * 10 + stage
 
 
-def read_state(directory: Path) -> State:
-    """How a finished stage was trained.
+def read_state(workspace: Workspace, stage: int) -> State:
+    """How stage 1, 2 or 3 was trained.
 
     Raises:
-        ArtifactError: If the directory is missing or incomplete.
+        ArtifactError: If it is not done, or damaged.
     """
-    return _state(read_manifest(directory, verify=False))
+    name = f"stage{stage}"
+    return _state(finished_step(workspace.directory / name, workspace.step_key(name)))
 
 
 def train_into(
@@ -137,7 +139,8 @@ def stage_task(workspace: Workspace, stage: int) -> Task:
         parts = {"crm": crm, "reader": workspace.reader, "config": config.stage2}
         parts["alignment"] = alignment(workspace, crm)
     elif workspace.trains(2):
-        load_part(workspace.llm, workspace.directory / "stage2", "llm.")
+        directory, key = workspace.directory / "stage2", workspace.step_key("stage2")
+        load_part(workspace.llm, directory, key, "llm.")
     if not len(rows):
         raise ConfigError(
             f"stage3.rows: stage 2 takes all {len(log.rows_of('train'))} rows of the training "

@@ -23,16 +23,18 @@ def run_steps(workspace: Workspace) -> None:
     Under ``torchrun`` every process trains; the main process alone does the rest.
 
     Raises:
-        CorellarecError: If the data, the settings or a model cannot be used.
+        CorellarecError: If the data, the settings or a model cannot be used, or another process
+            works in the directory.
     """
-    workspace.start()
-    prepare_log(workspace)
-    check_inputs(workspace)
-    for stage in STAGES:
-        train_stage(workspace, stage)
-    distill(workspace)
-    if workspace.accelerator.is_main_process:
-        fit(workspace)
+    with workspace.alone():
+        workspace.start()
+        prepare_log(workspace)
+        check_inputs(workspace)
+        for stage in STAGES:
+            train_stage(workspace, stage)
+        distill(workspace)
+        if workspace.accelerator.is_main_process:
+            fit(workspace)
 
 
 def check_inputs(workspace: Workspace) -> None:

@@ -6,10 +6,10 @@ import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from corellarec.base.artifacts import read_manifest
 from corellarec.base.errors import ConfigError
 from corellarec.crm.build import build_crm
 from corellarec.crm.score import crm_logits
+from corellarec.run.records import finished_step
 from corellarec.run.workspace import Workspace
 from corellarec.train.checkpoint import load_tensors, load_trainable
 
@@ -29,7 +29,7 @@ def trained_crm(workspace: Workspace, stage: int | None = None) -> nn.Module:
     if stage is None and workspace.config.distill.rows:
         name = "distilled"
     crm = new_crm(workspace)
-    load_part(crm, workspace.directory / name, "crm.")
+    load_part(crm, workspace.directory / name, workspace.step_key(name), "crm.")
     return crm.eval()
 
 
@@ -37,17 +37,19 @@ def load_tuned_adapter(workspace: Workspace) -> None:
     """Put the last trained adapter into the workspace's language model."""
     for stage in (3, 2):
         if workspace.trains(stage):
-            load_part(workspace.llm, workspace.directory / f"stage{stage}", "llm.")
+            name = f"stage{stage}"
+            load_part(workspace.llm, workspace.directory / name, workspace.step_key(name), "llm.")
             return
 
 
-def load_part(module: nn.Module, directory: Path, prefix: str) -> None:
+def load_part(module: nn.Module, directory: Path, key: str, prefix: str) -> None:
     """Put a step's trained weights, those whose names begin with ``prefix``, into a module.
 
     Raises:
-        ArtifactError: If the directory is missing or damaged, or does not fit the module.
+        ArtifactError: If the directory is missing or damaged, has another key, or does not fit the
+            module.
     """
-    read_manifest(directory)
+    finished_step(directory, key)
     state = load_tensors(directory, "model")
     part = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
     load_trainable(module, part, directory)

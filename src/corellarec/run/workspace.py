@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,12 @@ from accelerate.utils import set_seed
 from rich.console import Console
 from torch import Tensor
 
-from corellarec.base.artifacts import link, read_manifest, write_text
+from corellarec.base.artifacts import link, read_manifest
 from corellarec.base.console import Display
 from corellarec.base.device import pick_device, pick_dtype
 from corellarec.base.errors import ConfigError
-from corellarec.config import Config, to_toml
+from corellarec.base.lock import locked
+from corellarec.config import Config
 from corellarec.crm.batch import Reader
 from corellarec.crm.build import build_reader
 from corellarec.crm.external import external_logits
@@ -25,7 +28,14 @@ from corellarec.llm.load import AnswerModel, load_model, load_tokenizer
 from corellarec.llm.lora import TunedAdapter, add_adapter, load_adapter
 from corellarec.llm.score import LlmScorer
 from corellarec.llm.template import load_template
-from corellarec.run.records import difference, read_run_config, read_step
+from corellarec.run.records import (
+    CONFIG,
+    LOCK,
+    difference,
+    read_run_config,
+    read_step,
+    write_run_config,
+)
 from corellarec.run.status import why_skipped
 
 STAGES = (1, 2, 3)
@@ -69,6 +79,19 @@ class Workspace:
 
     # The directory.
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes out of the directory.
+
+        Raises:
+            LockedError: If one works there.
+        """
+        if not self.accelerator.is_main_process:
+            yield
+            return
+        with locked(self.directory / LOCK, f"the run in {self.directory}"):
+            yield
+
     def start(self) -> None:
         """Record the configuration.
 
@@ -78,8 +101,7 @@ class Workspace:
         Raises:
             ConfigError: If the directory was made with other settings.
         """
-        path = self.directory / "config.toml"
-        begun = path.exists() and any(self.directory.glob("stage*"))
+        begun = (self.directory / CONFIG).exists() and any(self.directory.glob("stage*"))
         before = read_run_config(self.directory) if begun else self.config
         if before.model_dump(exclude=REFITTED) != self.config.model_dump(exclude=REFITTED):
             raise ConfigError(
@@ -87,7 +109,7 @@ class Workspace:
                 f"({difference(before, self.config)}): use another --out, or --overwrite"
             )
         if self.accelerator.is_main_process:
-            write_text(path, to_toml(self.config))
+            write_run_config(self.directory, self.config)
         self.accelerator.wait_for_everyone()
 
     def done(self, directory: Path, key: str) -> dict[str, Any] | None:
@@ -117,6 +139,12 @@ class Workspace:
             parts.append(load_template(self.config.llm.template).model_dump(mode="json"))
             parts += [self.adapter.facts["files"]] if self.adapter else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def step_key(self, name: str) -> str:
+        """The key of what trains: ``stage1`` to ``stage3``, or ``distilled``."""
+        if name == "distilled":
+            return self.key("distill", self.config.cascade.validation_rows)
+        return self.key(name)
 
     def trains(self, stage: int) -> bool:
         """Whether a stage (1, 2 or 3) is part of this run."""

@@ -189,7 +189,7 @@ def ctrl(experiment: Experiment) -> Trained:
     aligned = experiment.train("aligned", "LLM and CRM by contrast", align, config.stage2)
     tuned = experiment.train("tuned", "the CRM alone", lambda: tuning(experiment), config.stage1)
     crm = new_crm(run)
-    load_part(crm, experiment.directory / "tuned", "crm.")
+    load_part(crm, experiment.directory / "tuned", experiment.key("tuned"), "crm.")
     return Trained(
         lambda samples, answered: crm_logits(crm, run.reader, samples),
         f"{config.crm.model}, aligned with {config.llm.model}",
@@ -203,5 +203,5 @@ def tuning(experiment: Experiment) -> CrmTask:
     """CTRL's second stage: supervised, from the aligned weights."""
     run = experiment.workspace
     crm = new_crm(run)
-    load_part(crm, experiment.directory / "aligned", "crm.")
+    load_part(crm, experiment.directory / "aligned", experiment.key("aligned"), "crm.")
     return CrmTask(crm, run.reader, run.log, run.config.stage1, run.config.seed)

@@ -14,17 +14,23 @@ from rich.console import Console
 from torch import Tensor
 
 from corellarec.base import metrics
-from corellarec.base.artifacts import read_json, read_manifest, write_json, write_text
+from corellarec.base.artifacts import (
+    read_json,
+    read_manifest,
+    read_sealed,
+    to_tree,
+    write_sealed,
+)
 from corellarec.base.bootstrap import Bootstrap, interval
 from corellarec.base.errors import ConfigError
 from corellarec.base.machine import Machine, machine
-from corellarec.config import Config, StageConfig, to_toml
+from corellarec.config import Config, StageConfig
 from corellarec.data.files import write_table
 from corellarec.data.log import Samples
 from corellarec.evaluation.parts import Figure
 from corellarec.llm.template import load_template
 from corellarec.run.prepare import prepare_log
-from corellarec.run.records import difference, read_run_config
+from corellarec.run.records import difference, read_run_config, write_run_config
 from corellarec.run.stages import chunk_rows, train_into
 from corellarec.run.workspace import REFITTED, Workspace
 from corellarec.train.loop import State, Task
@@ -129,7 +135,8 @@ class Experiment:
         """
         config, path = self.workspace.config, self.directory / "asked.json"
         if path.exists() and self._begun():
-            before, old = json.loads(path.read_text("utf-8")), read_run_config(self.directory)
+            before = json.loads(read_sealed(path, f"delete {path} and run again"))
+            old = read_run_config(self.directory)
             changed = [
                 f"{k} was {before.get(k)!r}, is {v!r}"
                 for k, v in self.asked.items()
@@ -145,8 +152,8 @@ class Experiment:
         elif not path.exists() and (self.directory / "config.toml").exists():
             raise ConfigError(f"{self.directory} holds a run, not a baseline: use another --out")
         if self.workspace.accelerator.is_main_process:
-            write_text(self.directory / "config.toml", to_toml(config))
-            write_text(path, json.dumps(self.asked) + "\n")
+            write_run_config(self.directory, config)
+            write_sealed(path, json.dumps(self.asked, indent=1) + "\n")
         self.workspace.accelerator.wait_for_everyone()
         prepare_log(self.workspace)
 
@@ -199,7 +206,7 @@ class Experiment:
         path = self.directory / "baseline.json"
         if not path.exists():
             return None
-        found = read_json(path, BaselineResult)
+        found = read_result(self.directory)
         return found if found.key == self._result_key() else None
 
     def measure(self, trained: Trained) -> "BaselineResult":
@@ -242,11 +249,23 @@ class Experiment:
             config=run.config.model_dump(mode="json"),
             key=self._result_key(),
         )
-        write_json(self.directory / "baseline.json", result)
+        text = json.dumps(to_tree(result), indent=1) + "\n"
+        write_sealed(self.directory / "baseline.json", text)
         return result
 
     def _result_key(self) -> str:
         return self.key(self.workspace.config.evaluate.model_dump(mode="json"))
+
+
+def read_result(directory: Path) -> BaselineResult:
+    """The result of a baseline.
+
+    Raises:
+        ArtifactError: If it is missing or damaged.
+    """
+    path = directory / "baseline.json"
+    read_sealed(path, f"delete {path} and run again")
+    return read_json(path, BaselineResult)
 
 
 def _figure(value: float, low: float, high: float) -> Figure:

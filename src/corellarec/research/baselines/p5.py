@@ -241,7 +241,7 @@ def p5(experiment: Experiment) -> Trained:
         return P5Task(model, scorer, run.log, rows, validation, config.seed)
 
     state = experiment.train("trained", experiment.model or RANDOM_WEIGHTS, task, config.stage2)
-    load_part(model, experiment.directory / "trained", "")
+    load_part(model, experiment.directory / "trained", experiment.key("trained"), "")
     return Trained(
         scorer.logits,
         experiment.model or RANDOM_WEIGHTS,

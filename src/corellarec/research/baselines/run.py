@@ -50,13 +50,14 @@ def run_baseline(
     default = tallrec.ROWS if name == "tallrec" else config.stage2.rows
     count = _count(str(default) if rows is None else rows)
     experiment = Experiment(config, name, count, model, directory, console)
-    experiment.start()
-    if (found := experiment.done()) is not None:
-        experiment.workspace.display.say(f"{name}: done before")
-        return found
-    trained = _train(experiment)
-    main = experiment.workspace.accelerator.is_main_process
-    return experiment.measure(trained) if main else None
+    with experiment.workspace.alone():
+        experiment.start()
+        if (found := experiment.done()) is not None:
+            experiment.workspace.display.say(f"{name}: done before")
+            return found
+        trained = _train(experiment)
+        main = experiment.workspace.accelerator.is_main_process
+        return experiment.measure(trained) if main else None
 
 
 def _count(rows: str) -> int | Literal["all"]:

@@ -36,7 +36,7 @@ def tallrec(experiment: Experiment) -> Trained:
         return tuning
 
     state = experiment.train("tuned", "the LLM alone", task, settings)
-    load_part(run.llm, experiment.directory / "tuned", "llm.")
+    load_part(run.llm, experiment.directory / "tuned", experiment.key("tuned"), "llm.")
     return Trained(
         run.scorer.logits,
         f"{run.config.llm.model} with LoRA",

@@ -12,7 +12,6 @@ from rich.console import Console
 from torch import Tensor
 
 from corellarec.base import metrics
-from corellarec.base.artifacts import read_json
 from corellarec.base.calibrate import fit_logistic
 from corellarec.base.machine import Machine, machine
 from corellarec.base.metrics import Floats, sigmoid
@@ -24,7 +23,7 @@ from corellarec.data.log import Log
 from corellarec.evaluation.answers import Answers
 from corellarec.evaluation.facts import data_facts
 from corellarec.evaluation.parts import DataFacts
-from corellarec.research.baselines.experiment import BaselineResult
+from corellarec.research.baselines.experiment import read_result
 from corellarec.research.study.cells import Cell, Kind
 from corellarec.run.fit import decide
 from corellarec.run.scores import scored_rows
@@ -211,7 +210,7 @@ class BaselineScores:
 
 def baseline_scores(cell: Cell, rows: Tensor) -> BaselineScores:
     """Read what a finished baseline scores of test rows."""
-    found = read_json(cell.directory / "baseline.json", BaselineResult)
+    found = read_result(cell.directory)
     scores = pl.read_parquet(cell.directory / "scores.parquet", glob=False)
     wanted = pl.DataFrame({"row": rows.numpy()})
     joined = wanted.join(scores, on="row", how="left", maintain_order="left")

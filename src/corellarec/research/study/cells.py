@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from corellarec.base.artifacts import write_text
+from corellarec.base.artifacts import read_sealed, write_sealed
 from corellarec.base.errors import ConfigError
 from corellarec.config import Config, changed, load_config
 from corellarec.research.baselines.run import run_baseline
@@ -55,7 +55,9 @@ class Cell:
     def seconds(self) -> float | None:
         """Seconds that its work took, once it is done; None before."""
         path = self.directory / "cell.json"
-        return json.loads(path.read_text("utf-8"))["seconds"] if path.exists() else None
+        if not path.exists():
+            return None
+        return json.loads(read_sealed(path, f"delete {path} and run again"))["seconds"]
 
 
 def cells(spec: StudySpec, base: Config, directory: Path) -> list[Cell]:
@@ -129,13 +131,14 @@ def run_cell(cell: Cell, console: Console) -> None:
         )
     else:
         run = cell.open(console)
-        run.start()
-        prepare_log(run)
-        for stage in STAGES if cell.kind != "crm" else (1,):
-            train_stage(run, stage)
-        if cell.kind != "crm":
-            distill(run)
-            score(run, "validation", cell.config.cascade.validation_rows)
-            score(run, "test", cell.config.evaluate.test_rows)
+        with run.alone():
+            run.start()
+            prepare_log(run)
+            for stage in STAGES if cell.kind != "crm" else (1,):
+                train_stage(run, stage)
+            if cell.kind != "crm":
+                distill(run)
+                score(run, "validation", cell.config.cascade.validation_rows)
+                score(run, "test", cell.config.evaluate.test_rows)
     seconds = (cell.seconds() or 0.0) + time.perf_counter() - start
-    write_text(cell.directory / "cell.json", json.dumps({"seconds": seconds}) + "\n")
+    write_sealed(cell.directory / "cell.json", json.dumps({"seconds": seconds}, indent=1) + "\n")
