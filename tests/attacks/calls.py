@@ -1,5 +1,6 @@
 """The command line in forked processes, which cost no import, and what became of each call."""
 
+import json
 import multiprocessing
 import os
 import resource
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 GIB = 1 << 30
+TIMES = ("seconds", "_ms", ".ms")  # parts of names of figures that a clock decides
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 _forks = multiprocessing.get_context("forkserver")
@@ -165,3 +167,18 @@ def _main(call: dict) -> None:
 def settings(given: Sequence[str], *more: str) -> list[str]:
     """Settings as options of the command line."""
     return [part for setting in (*given, *more) for part in ("--set", setting)]
+
+
+def figures(directory: Path) -> dict[str, str]:
+    """A run's figures by name, without its own name, its checksum and times of the clock."""
+    found = {}
+
+    def collect(tree: object, name: str) -> None:
+        if isinstance(tree, dict | list):
+            for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+                collect(value, f"{name}.{key}")
+        elif name not in (".name", ".sha256") and not any(part in name for part in TIMES):
+            found[name] = repr(tree)
+
+    collect(json.loads((directory / "metrics.json").read_text()), "")
+    return found

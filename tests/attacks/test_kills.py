@@ -1,30 +1,13 @@
-"""Runs that are killed at random moments resume to the same result."""
+"""Commands that are killed at random moments leave nothing that a later one trips over."""
 
 import hashlib
-import json
 import shutil
 import time
 from pathlib import Path
 
-from calls import Call, call, settings
+from calls import Call, call, figures, settings
 
-TIMES = ("seconds", "_ms", ".ms")
 UNEQUAL = ("manifest.json", "metrics.json", "report.html", ".lock")  # of clocks and processes
-
-
-def figures(directory: Path) -> dict[str, str]:
-    """A run's figures by name, without its own name and times of the clock."""
-    found = {}
-
-    def collect(tree: object, name: str) -> None:
-        if isinstance(tree, dict | list):
-            for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
-                collect(value, f"{name}.{key}")
-        elif name not in (".name", ".sha256") and not any(part in name for part in TIMES):
-            found[name] = repr(tree)
-
-    collect(json.loads((directory / "metrics.json").read_text()), "")
-    return found
 
 
 def digests(directory: Path) -> dict[str, str]:
@@ -70,3 +53,55 @@ def test_killed_runs(attack, tmp_path, scratch, tiny_settings):
             attack.note("other result", sorted(odd)[:5], bad=True)
         else:
             attack.note("same result")
+
+
+def test_killed_commands(attack, tmp_path, scratch, finished, tiny_settings):
+    """Each output is absent or whole, and the same command then ends as if nothing had been."""
+    base, _ = finished
+    pairs = tmp_path / "pairs.csv"
+    lines = [f"{1 + i % 40},{1 + i % 49}" for i in range(3000)]
+    pairs.write_text("user,item\n" + "\n".join(lines) + "\n")
+    run, out = tmp_path / "run", tmp_path / "out"
+    commands = {
+        "prepare": (["prepare", *settings(tiny_settings), "--out", out], "data/manifest.json"),
+        "evaluate": (["evaluate", run], "metrics.json"),
+        "predict": (["predict", base, pairs, "-o", out / "scored.csv"], "scored.csv"),
+        "adapter": (["adapter", run, out / "adapter"], "adapter/manifest.json"),
+        "export": (["data", "export", *settings(tiny_settings), "-o", out / "e.csv"], "e.csv"),
+    }
+    expected: dict[str, tuple[object, float]] = {}
+    for number in range(attack.times(1, 15)):
+        for name, (command, made) in commands.items():
+            shutil.rmtree(out, ignore_errors=True)
+            shutil.rmtree(run, ignore_errors=True)
+            shutil.copytree(base, run)
+            if name == "evaluate":
+                (run / "metrics.json").unlink()
+                shutil.rmtree(run / "scores")
+                shutil.rmtree(run / "cascade")
+            path = (run if name == "evaluate" else out) / made
+            if number == 0:
+                began = time.monotonic()
+                assert call(command, scratch).kind == "done"
+                expected[name] = content(path), time.monotonic() - began
+                continue
+            running = Call(command, scratch)
+            time.sleep(attack.random.uniform(0.05, expected[name][1]))
+            running.kill()
+            running.wait()
+            was_there = path.exists()
+            if was_there and content(path) != expected[name][0]:
+                attack.note("partial output", name, bad=True)
+                continue
+            again = call(command, scratch)
+            same = again.kind == "done" and content(path) == expected[name][0]
+            attack.note("then whole" if same else again.kind, f"{name} {again.text}", bad=not same)
+
+
+def content(path: Path) -> object:
+    """What a file says that no clock decides."""
+    if path.name == "metrics.json":
+        return figures(path.parent)
+    if path.name == "manifest.json":
+        return digests(path.parent)
+    return path.read_text()

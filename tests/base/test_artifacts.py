@@ -1,11 +1,24 @@
+import hashlib
 import json
 import math
+import tomllib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from corellarec.base.artifacts import read_json, read_manifest, write_json, write_text, writing
+from corellarec.base.artifacts import (
+    read_json,
+    read_manifest,
+    read_sealed,
+    whole,
+    write_json,
+    write_sealed,
+    write_text,
+    writing,
+)
 from corellarec.base.errors import ArtifactError
 
 
@@ -117,3 +130,84 @@ def test_a_file_that_is_absent_or_no_json_is_named(tmp_path):
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(ArtifactError, match=r"x\.json is damaged"):
         read_json(tmp_path / "x.json", Facts)
+
+
+TEXTS = {"x.json": '{\n "a": [1, 2.5],\n "b": "\\u00e9"\n}\n', "x.toml": 'a = 1\n\n[b]\nc = "é"\n'}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_sealed_text_stays_what_it_is(tmp_path, name):
+    write_sealed(tmp_path / name, TEXTS[name])
+    text = read_sealed(tmp_path / name, "write it again")
+    if name == "x.json":
+        assert json.loads(text) == json.loads(TEXTS[name]) | {"sha256": json.loads(text)["sha256"]}
+    else:
+        assert tomllib.loads(text) == tomllib.loads(TEXTS[name])
+
+
+@given(st.sampled_from(sorted(TEXTS)), st.integers(0), st.integers(0, 7))
+def test_every_flipped_bit_of_a_sealed_text_is_noticed(tmp_path_factory, name, place, bit):
+    path = tmp_path_factory.mktemp("sealed") / name
+    write_sealed(path, TEXTS[name])
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] ^= 1 << bit
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="write it again"):
+        read_sealed(path, "write it again")
+
+
+def test_a_text_cut_short_or_without_checksum_is_noticed(tmp_path):
+    path = tmp_path / "x.toml"
+    write_sealed(path, TEXTS["x.toml"])
+    path.write_text(path.read_text()[:-5])
+    with pytest.raises(ArtifactError, match="has changed since it was written: do"):
+        read_sealed(path, "do")
+    path.write_text(TEXTS["x.toml"])
+    with pytest.raises(ArtifactError, match="an older version of corellarec wrote it: do"):
+        read_sealed(path, "do")
+    with pytest.raises(ArtifactError, match="is not there: do"):
+        read_sealed(tmp_path / "y", "do")
+
+
+def manifest(directory, files):
+    write_sealed(directory / "manifest.json", json.dumps({"files": files}, indent=1) + "\n")
+
+
+def test_a_manifest_names_files_inside_its_directory(tmp_path):
+    (tmp_path / "a").mkdir()
+    secret = tmp_path / "secret"
+    secret.write_text("s")
+    digest = hashlib.sha256(b"s").hexdigest()
+    for name in (str(secret), "../secret", "x/../../secret", "a\0b"):
+        manifest(tmp_path / "a", {name: digest})
+        with pytest.raises(ArtifactError, match="outside"):
+            read_manifest(tmp_path / "a")
+    (tmp_path / "a" / "link").symlink_to(secret)
+    manifest(tmp_path / "a", {"link": digest})
+    with pytest.raises(ArtifactError, match="a link that leads outside"):
+        read_manifest(tmp_path / "a")
+
+
+@pytest.mark.parametrize("files", [{}, [], {"x": 5}, None, 3])
+def test_a_manifest_lists_files_and_their_checksums(tmp_path, files):
+    manifest(tmp_path, files)
+    with pytest.raises(ArtifactError, match=r"manifest\.json (lists no files|is damaged): delete"):
+        read_manifest(tmp_path)
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    path, victim = tmp_path / "x", tmp_path / "victim"
+    write_text(path, "old")
+    victim.write_text("precious")
+    (tmp_path / ".x.unfinished").symlink_to(victim)
+
+    def stopped_halfway():
+        with whole(path) as unfinished:
+            unfinished.write_text("ne")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        stopped_halfway()
+    assert path.read_text() == "old"
+    assert victim.read_text() == "precious"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["victim", "x"]

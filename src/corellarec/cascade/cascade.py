@@ -22,7 +22,7 @@ from corellarec.cascade.prediction import Prediction
 from corellarec.cascade.ranking import candidate_numbers, promising, ranked
 from corellarec.cascade.router import Router
 from corellarec.cascade.scores import Scores
-from corellarec.cascade.store import Recipe, read_cascade, write_cascade
+from corellarec.cascade.store import Recipe, check_run, read_cascade, write_cascade
 from corellarec.cascade.tables import Pairs, numbers_of, read_events, read_new, read_pairs
 from corellarec.crm.batch import Reader
 from corellarec.crm.build import build_reader
@@ -84,9 +84,11 @@ class Cascade:
             ModelError: Later, when a row is first routed and the language model cannot be loaded.
         """
         path, torch_device = Path(directory), pick_device(device)
-        if (path / "cascade" / "cascade.json").is_file():
-            path = path / "cascade"
+        run = path if (path / "cascade" / "cascade.json").is_file() else None
+        path = path / "cascade" if run else path
         recipe, log, crm = read_cascade(path, torch_device, trust)
+        if run:
+            check_run(run, recipe)
 
         adapter = path / "adapter"
         load_llm = (

@@ -19,10 +19,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from corellarec.base.artifacts import read_json, read_manifest, write_json, writing
+from corellarec.base.artifacts import (
+    read_json,
+    read_manifest,
+    read_sealed,
+    write_json,
+    writing,
+)
 from corellarec.base.errors import ArtifactError, ConfigError
 from corellarec.cascade.router import Router
-from corellarec.config import CrmConfig, LlmConfig
+from corellarec.config import CrmConfig, LlmConfig, load_config
 from corellarec.crm.build import build_crm
 from corellarec.data.log import Log
 from corellarec.data.preparation import Features
@@ -131,3 +137,18 @@ def read_cascade(
                 f"{directory}: crm.safetensors does not fit its settings"
             ) from error
     return recipe, log, crm
+
+
+def check_run(run: Path, recipe: Recipe) -> None:
+    """Check that the cascade in a run's directory is that run's.
+
+    Raises:
+        ArtifactError: If it was made with other settings, or the run's have changed.
+    """
+    path, remedy = run / "config.toml", f"`corellarec evaluate {run}` writes the cascade again"
+    if not path.exists():
+        return
+    read_sealed(path, "put the file back as it was, or load the cascade's own directory")
+    config = load_config(files=[path])
+    if (config.crm, config.llm, config.seed) != (recipe.crm, recipe.llm, recipe.seed):
+        raise ArtifactError(f"{run / 'cascade'} was made with other settings than {path}: {remedy}")
