@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: help notebook setup setup-dev demo test check format docs dist docker clean
+.PHONY: help notebook setup setup-dev demo test test-hard check format docs dist docker clean
 
 help:  ## Say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -33,6 +33,10 @@ demo: setup  ## Train both models on MovieLens-100K and write runs/quick/report.
 # Two processes of one thread each, so that they do not wait for each other's threads.
 test: setup-dev  ## Run the tests and print their coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov
+
+SEED = 1
+test-hard: setup-dev  ## Try every attack on files, inputs, disks and servers: up to an hour; SEED=7 for others
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/attacks --hard --seed $(SEED) --numprocesses 2
 
 check: setup-dev  ## Lint, check types, check that imports point down
 	$(BIN)/ruff check .
