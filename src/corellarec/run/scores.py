@@ -12,6 +12,7 @@ from torch import Tensor
 
 from corellarec.base.artifacts import writing
 from corellarec.base.metrics import Floats
+from corellarec.base.stored import read_stored
 from corellarec.cascade.policy import Known, known
 from corellarec.cascade.scores import Scores
 from corellarec.llm.score import Cost
@@ -22,6 +23,7 @@ from corellarec.run.workspace import Workspace
 from corellarec.train.stages import draw_rows, take
 
 PIECE = 20_000  # rows scored between two writings
+COLUMNS = {"row": pl.Int64(), "llm_logit": pl.Float32()}
 Split = Literal["train", "validation", "test"]
 
 
@@ -96,7 +98,7 @@ def _score_piece(
             )
     else:
         answered(len(rows))
-    return pl.read_parquet(directory / "scores.parquet", glob=False), Cost(**facts["cost"])
+    return read_stored(directory / "scores.parquet", COLUMNS), Cost(**facts["cost"])
 
 
 def scored_rows(workspace: Workspace, split: Split, count: int) -> ScoredRows:
@@ -119,7 +121,7 @@ def scored_rows(workspace: Workspace, split: Split, count: int) -> ScoredRows:
 def llm_logits(workspace: Workspace, split: Split) -> tuple[Tensor, Floats]:
     """``(n,)`` rows of a split that the language model scored, and its logits."""
     path = workspace.directory / "scores" / split / "scores.parquet"
-    table = pl.read_parquet(path, glob=False)
+    table = read_stored(path, COLUMNS)
     rows = torch.from_numpy(table["row"].to_numpy().copy())
     return rows, table["llm_logit"].cast(pl.Float64).to_numpy()
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from corellarec.base.artifacts import read_manifest, writing
 from corellarec.base.errors import ArtifactError
+from corellarec.base.stored import read_tensors
 from corellarec.llm.load import AnswerModel
 
 
@@ -100,13 +100,7 @@ def load_tensors(directory: Path, name: str) -> dict[str, Tensor]:
     Raises:
         ArtifactError: If the file is missing or not safetensors.
     """
-    path = directory / f"{name}.safetensors"
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ArtifactError(
-            f"{path} cannot be read ({error}): delete {directory} and run again"
-        ) from error
+    return read_tensors(directory / f"{name}.safetensors")
 
 
 class Progress:

@@ -15,6 +15,7 @@ from corellarec.base import metrics
 from corellarec.base.calibrate import fit_logistic
 from corellarec.base.machine import Machine, machine
 from corellarec.base.metrics import Floats, sigmoid
+from corellarec.base.stored import read_stored
 from corellarec.cascade.policy import known
 from corellarec.cascade.scores import Scores
 from corellarec.config import Config
@@ -211,7 +212,8 @@ class BaselineScores:
 def baseline_scores(cell: Cell, rows: Tensor) -> BaselineScores:
     """Read what a finished baseline scores of test rows."""
     found = read_result(cell.directory)
-    scores = pl.read_parquet(cell.directory / "scores.parquet", glob=False)
+    columns = {"row": pl.Int64(), "logit": pl.Float32()}
+    scores = read_stored(cell.directory / "scores.parquet", columns)
     wanted = pl.DataFrame({"row": rows.numpy()})
     joined = wanted.join(scores, on="row", how="left", maintain_order="left")
     logit = joined["logit"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
