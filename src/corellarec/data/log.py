@@ -16,6 +16,7 @@ from corellarec.data.liked import liked_levels
 from corellarec.data.preparation import FeatureLayout, Features, ValueLayout, read_preparation
 from corellarec.data.splits import HISTORY_ONLY, SPLITS
 from corellarec.data.statistics import Statistics
+from corellarec.data.stored_log import read_tables
 
 
 @dataclass(frozen=True)
@@ -116,14 +117,8 @@ class Log:
             ArtifactError: If the directory is missing, incomplete or damaged.
         """
         facts = read_preparation(directory)
-        return cls(
-            *(
-                pl.read_parquet(directory / f"{name}.parquet", glob=False)
-                for name in ("rows", "users", "items")
-            ),
-            features=facts.features,
-            history=facts.history,
-        )
+        tables = read_tables(directory, facts.features)
+        return cls(*tables, features=facts.features, history=facts.history)
 
     def __len__(self) -> int:
         return len(self.user)

@@ -3,11 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
 
 from corellarec.base.artifacts import MANIFEST, read_json, read_manifest
+from corellarec.base.numbers import Finite, Positive
 from corellarec.config import DataConfig
+from corellarec.data.levels import MAX_DISTINCT
 
 
 @dataclass(frozen=True)
@@ -21,8 +26,8 @@ class FeatureLayout:
     """
 
     name: str
-    vocabulary: int
-    width: int
+    vocabulary: Positive
+    width: Positive
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,13 @@ class ValueLayout:
     """
 
     name: str
-    width: int
+    width: Positive
+
+
+def _ascending(ratings: Sequence[float]) -> Sequence[float]:
+    if any(a >= b for a, b in pairwise(ratings)):
+        raise ValueError("the smallest ratings of the levels must ascend")
+    return ratings
 
 
 @dataclass(frozen=True)
@@ -43,17 +54,19 @@ class Features:
     """The features of users and of items: coded ones, and ones made of numbers.
 
     Args:
-        user, item: The coded ones.
+        user, item: The coded ones, the id first.
         user_values, item_values: Those made of numbers.
         ratings: Smallest rating of each level, see :func:`corellarec.data.levels.rating_levels`;
             empty where the log has labels alone.
     """
 
-    user: Sequence[FeatureLayout]
-    item: Sequence[FeatureLayout]
+    user: Annotated[Sequence[FeatureLayout], Field(min_length=1)]
+    item: Annotated[Sequence[FeatureLayout], Field(min_length=1)]
     user_values: Sequence[ValueLayout] = ()
     item_values: Sequence[ValueLayout] = ()
-    ratings: Sequence[float] = ()
+    ratings: Annotated[
+        Sequence[Finite], Field(max_length=MAX_DISTINCT), AfterValidator(_ascending)
+    ] = ()
 
 
 @dataclass(frozen=True)
