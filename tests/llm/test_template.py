@@ -1,7 +1,9 @@
+import tomllib
 from pathlib import Path
 
 import polars as pl
 import pytest
+import tomli_w
 import torch
 from transformers import AutoTokenizer
 
@@ -9,7 +11,7 @@ from corellarec.base.errors import ConfigError
 from corellarec.config import LlmConfig
 from corellarec.data.log import Log
 from corellarec.llm.layout import StreamLayout, build_layout
-from corellarec.llm.template import Texts, clean, load_template, template_names
+from corellarec.llm.template import Texts, clean, field_names, load_template, template_names
 
 TEMPLATE = """
 [stream]
@@ -110,6 +112,12 @@ def test_attributes_cannot_break_a_line(log, tokenizer, own):
             r"paper.prompt names \{targets\}; there are: history, target",
         ),
         (("saw:", "saw {:"), "stream.heading: "),
+        (
+            ('line = "{title} | {genres} | {popularity}:"', 'line = "{popularity}"'),
+            "needs the title",
+        ),
+        (('yes = " Yes"', 'yes = " No"'), "no and yes must differ"),
+        (('separator = "; "', f'separator = "{"x" * 10_001}"'), "paper.separator: .*10000 char"),
         (('yes = " Yes"', ""), "stream.yes: Field required"),
         (('no = " No"', 'nein = " No"'), "stream"),
         (("[paper]", "[paper"), "not valid TOML"),
@@ -121,6 +129,29 @@ def test_what_is_wrong_with_a_template_is_said(log, tokenizer, tmp_path, change,
     layout = "paper" if "paper" in message else "stream"
     with pytest.raises(ConfigError, match=message):
         build_layout(LlmConfig(template=str(path), layout=layout), log, tokenizer)
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["{title:>9}", "{title:d}", "{title!r}", "{title.real}", "{title[0]}", "{title:{age}}", "{}",
+     "{0}", "{title", "{{title}"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "place", ["stream.heading", "stream.line", "paper.prompt", "paper.rated", "paper.target"]
+)
+def test_fields_are_bare_names(own, place, field):
+    """A format could make a text of any length; an attribute leads to other values."""
+    tree = tomllib.loads(Path(own).read_text())
+    part, name = place.split(".")
+    tree[part][name] += field
+    Path(own).write_text(tomli_w.dumps(tree))
+    with pytest.raises(ConfigError, match=rf"{place}: ") as error:
+        load_template(own)
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_may_be_any_other_text():
+    assert field_names("{release date} {{}} {prix-é} {_}") == ["release date", "prix-é", "_"]
 
 
 def test_a_template_that_is_not_there():

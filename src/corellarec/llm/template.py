@@ -7,56 +7,109 @@ from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
-from pydantic import ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from corellarec.base.errors import ConfigError
 from corellarec.config import Section
 from corellarec.data.log import Log
 
 MAX_LENGTH = 200  # characters of one value
+MAX_TEXT = 10_000  # characters of a text of a template
 UNTITLED = "(untitled)"
 # Everything that could break a line, hide text, or turn its direction.
 _UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff]+")
 _RARITY = ("rare", "known", "popular")
+_BARE = re.compile(r"(?!\d+$)[^.\[\]{}]+")
+
+
+def field_names(text: str) -> list[str]:
+    """The fields that a text names, each once.
+
+    Raises:
+        ValueError: If a brace is not closed, or holds anything but a bare name: a format could
+            make a text of any length, and attributes or places in a list lead to other values.
+
+    Example:
+        >>> field_names("{title} by {author} ({title})")
+        ['title', 'author']
+    """
+    names = []
+    for _, name, form, conversion in Formatter().parse(text):
+        if name is None:
+            continue
+        if form or conversion or not _BARE.fullmatch(name):
+            raise ValueError(f"{{{name}}}: a field is a bare name such as {{title}}")
+        names.append(name)
+    return list(dict.fromkeys(names))
+
+
+def _names_fields(text: str) -> str:
+    field_names(text)
+    return text
+
+
+def _has_tokens(text: str) -> bool:
+    """Whether a text is not empty, whatever its fields hold; a title never is empty."""
+    return "title" in field_names(text) or any(words for words, *_ in Formatter().parse(text))
+
+
+Plain = Annotated[str, Field(max_length=MAX_TEXT)]
+WithFields = Annotated[Plain, AfterValidator(_names_fields)]
 
 
 class StreamTemplate(Section):
     """Texts of the stream layout: a user as lines."""
 
-    heading: str
+    heading: WithFields
     """The line before the user's lines; may name columns of the users."""
-    line: str
+    line: WithFields
     """An item's line up to its answer; may name ``title``, ``popularity``, columns of the items,
     and ``liked``, the rating digit of the item: its smoothed liked rate in training as a level
     0 to 9."""
-    no: str
+    no: Plain
     """The answer of a negative label, one token."""
-    yes: str
+    yes: Plain
     """The answer of a positive one."""
+
+    @model_validator(mode="after")
+    def _can_be_answered(self) -> "StreamTemplate":
+        if not _has_tokens(self.line):
+            raise ValueError("line: it needs the title, or words of its own")
+        if self.no == self.yes:
+            raise ValueError("no and yes must differ")
+        return self
 
 
 class PaperTemplate(Section):
     """Texts of the paper's layout: a sample as a prompt."""
 
-    prompt: str
+    prompt: WithFields
     """The whole prompt; names ``history`` and ``target``, and may name columns of the users."""
-    rated: str
+    rated: WithFields
     """An item of the history; names ``opinion`` and fields of an item."""
-    separator: str
+    separator: Plain
     """Between two items of the history."""
-    disliked: str
+    disliked: Plain
     """The opinion where the label is negative."""
-    liked: str
+    liked: Plain
     """The opinion where it is positive."""
-    target: str
+    target: WithFields
     """The target item."""
-    no: str
+    no: Plain
     """The answer of a negative label, one token."""
-    yes: str
+    yes: Plain
     """The answer of a positive one."""
+
+    @model_validator(mode="after")
+    def _can_be_answered(self) -> "PaperTemplate":
+        if not _has_tokens(self.prompt):
+            raise ValueError("prompt: it needs words of its own")
+        if self.no == self.yes:
+            raise ValueError("no and yes must differ")
+        return self
 
 
 class Template(Section):
@@ -109,7 +162,8 @@ def load_template(name: str) -> Template:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"llm.template {name}: {place}: {first['msg']}") from error
+        problem = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"llm.template {name}: {place}: {problem}") from error
 
 
 def clean(text: str) -> str:
@@ -141,21 +195,6 @@ def clean_title(title: str, *, year: bool = True) -> str:
     if not year:
         title = re.sub(r"(?<=.) \(\d{4}\)$", "", title)
     return title[:MAX_LENGTH] or UNTITLED
-
-
-def field_names(text: str) -> list[str]:
-    """The fields that a text names, each once.
-
-    Raises:
-        ValueError: If a brace is not closed.
-
-    Example:
-        >>> field_names("{title} by {author} ({title})")
-        ['title', 'author']
-    """
-    return list(
-        dict.fromkeys(name for _, name, _, _ in Formatter().parse(text) if name is not None)
-    )
 
 
 class Fields:
@@ -246,11 +285,7 @@ class Texts:
             for name in table.columns
             if name not in hidden and not name.endswith(("_code", "_values"))
         ]
-        try:
-            names = field_names(text)
-        except ValueError as error:
-            raise ConfigError(f"llm.template: {place}: {error}") from error
-        known = [*others, *columns]
+        names, known = field_names(text), [*others, *columns]
         for name in names:
             if name not in known:
                 raise ConfigError(
