@@ -50,7 +50,7 @@ def test_layers_are_named_and_checked(tiny_llm):
     for name in ("3", "0", "first"):
         with pytest.raises(ValueError, match="last, middle, 1 to 2"):
             model.layer_number(name)
-    ids = torch.randint(0, 300, (1, 5))
+    ids = torch.randint(0, 200, (1, 5))
     out = model(padded(ids, torch.tensor([0]), torch.tensor([4])), ["last", "1"])
     hidden = model.base(input_ids=ids, output_hidden_states=True).hidden_states
     torch.testing.assert_close(out.layers["1"], hidden[1][:, 4])
@@ -158,6 +158,56 @@ def test_code_from_the_hub_is_never_run(tiny_llm, tmp_path):
     (folder / "ours.py").write_text("raise SystemExit('this code was run')")
     with pytest.raises(ModelError, match="code of its own, which is never run"):
         load_model(str(folder), torch.float32, CPU)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_a_directory_that_names_code_is_refused(tiny_llm, tmp_path, file):
+    folder = tmp_path / "m"
+    shutil.copytree(tiny_llm, folder)
+    settings = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(settings | {"auto_map": {"AutoConfig": "ours.Config"}}))
+    with pytest.raises(ModelError, match=rf"{file}: the model has code of its own"):
+        find_model(str(folder))
+    for content in ("[]", "{", "[" * 200_000):
+        (folder / file).write_text(content)
+        with pytest.raises(ModelError, match=rf"{file} is no JSON object"):
+            find_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    "name", ["evil/model", "../model", "a/b c", "a\0b/c", "~nobody-x/y", "x" * 5000]
+)
+def test_an_unknown_model_of_the_hub_is_not_fetched_unasked(name, monkeypatch):
+    def reached(*arguments, **more):
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("corellarec.llm.load.AutoTokenizer.from_pretrained", reached)
+    with pytest.raises(ModelError):
+        load_model(name, torch.float32, CPU, fetch=False)
+
+
+def test_a_model_in_the_hubs_cache_is_found_without_the_hub(tiny_llm, monkeypatch):
+    def cached(repository, file):
+        return str(tiny_llm / file) if repository == "owner/name" else None
+
+    monkeypatch.setattr("corellarec.llm.catalog.try_to_load_from_cache", cached)
+    assert find_model("owner/name", fetch=False) == str(tiny_llm)
+    assert find_model("owner/name") == "owner/name"
+    with pytest.raises(ModelError, match=r"not in the cache.*pass llm='owner/x' \(--llm owner/x\)"):
+        find_model("owner/x", fetch=False)
+
+
+@pytest.mark.parametrize("how", ["width", "a number that is text", "layers"])
+def test_a_configuration_that_does_not_fit_is_an_error_of_one_line(tiny_llm, tmp_path, how):
+    folder = tmp_path / "m"
+    shutil.copytree(tiny_llm, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    change = {"width": {"hidden_size": 64}, "a number that is text": {"hidden_size": "x"},
+              "layers": {"num_hidden_layers": None}}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(settings | change[how]))
+    with pytest.raises(ModelError) as error:
+        load_model(str(folder), torch.float32, CPU)
+    assert "\n" not in str(error.value)
 
 
 def test_dtype():

@@ -64,6 +64,7 @@ class Cascade:
         *,
         device: str = "auto",
         trust: str | None = None,
+        llm: str | None = None,
         server: str | None = None,
         server_model: str = "corellarec",
         cache_salt: str | None = None,
@@ -74,6 +75,9 @@ class Cascade:
             directory: Where it is.
             device: ``auto``, ``cpu`` or ``cuda``.
             trust: ``package.module:Class`` of the CRM, if it is a class of your own.
+            llm: The language model that the cascade was tuned on: a directory, or a name on the
+                hub, which is fetched. By default it is the one that the cascade names, if that is
+                a known model, a directory, or in the hub's cache: nothing else is fetched.
             server: URL of a vLLM server that answers in the language model's place.
             server_model: Its name for the tuned model.
             cache_salt: Keeps the server's cached prompts to this caller.
@@ -92,9 +96,9 @@ class Cascade:
 
         adapter = path / "adapter"
         load_llm = (
-            partial(connect, recipe, server, server_model, cache_salt)
+            partial(connect, recipe, server, server_model, cache_salt, llm)
             if server
-            else partial(load_local, recipe, log, adapter, torch_device)
+            else partial(load_local, recipe, log, adapter, torch_device, llm)
         )
         return cls(recipe, log, Models(crm, load_llm, torch_device), adapter)
 

@@ -65,10 +65,22 @@ class Models:
             return self._scorer[1].logits(samples, progress).double().numpy()
 
 
-def load_local(recipe: Recipe, log: Log, adapter: Path, device: torch.device) -> MakeScorer:
-    """The language model of a recipe, in this process."""
+def load_local(
+    recipe: Recipe, log: Log, adapter: Path, device: torch.device, llm: str | None
+) -> MakeScorer:
+    """The language model of a recipe, in this process.
+
+    Args:
+        recipe: Names a model, which is not fetched unless it is a known one.
+        log: The cascade's.
+        adapter: Directory of the adapter.
+        device: Where the model goes.
+        llm: The model that the caller names, which may be fetched.
+    """
     config = recipe.llm
-    model, tokenizer = load_model(config.model, pick_dtype(config.dtype, device), device)
+    model, tokenizer = load_model(
+        llm or config.model, pick_dtype(config.dtype, device), device, fetch=llm is not None
+    )
     layout = build_layout(config, log, tokenizer, recipe.template)
     answers = AnswerModel(load_adapter(model, adapter), layout.answers)
 
@@ -79,9 +91,11 @@ def load_local(recipe: Recipe, log: Log, adapter: Path, device: torch.device) ->
     return make
 
 
-def connect(recipe: Recipe, url: str, model: str, cache_salt: str | None) -> MakeScorer:
-    """The language model of a recipe, on a vLLM server."""
-    tokenizer = load_tokenizer(recipe.llm.model)
+def connect(
+    recipe: Recipe, url: str, model: str, cache_salt: str | None, llm: str | None
+) -> MakeScorer:
+    """The language model of a recipe, on a vLLM server; its tokenizer here, as in load_local."""
+    tokenizer = load_tokenizer(llm or recipe.llm.model, fetch=llm is not None)
 
     def make(log: Log) -> Scorer:
         layout = build_layout(recipe.llm, log, tokenizer, recipe.template)

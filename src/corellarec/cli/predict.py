@@ -36,6 +36,14 @@ Trust = Annotated[
         help="Import this class, which the run names as its CRM; nothing else is imported.",
     ),
 ]
+Llm = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The language model that the run was tuned on, to fetch it from the hub, or its "
+        "directory.",
+    ),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -63,6 +71,7 @@ def predict(
         str | None, typer.Option(help="Keeps the server's cached prompts to this caller.")
     ] = None,
     trust: Trust = None,
+    llm: Llm = None,
     as_json: AsJson = False,
 ) -> None:
     """Score (user, item) pairs: adds p, p_crm, p_llm, source and entropy.
@@ -82,6 +91,7 @@ def predict(
         run,
         device=device,
         trust=trust,
+        llm=llm,
         server=server,
         server_model=server_model,
         cache_salt=cache_salt,
@@ -115,6 +125,7 @@ def recommend(
     items: Items = None,
     device: Device = "auto",
     trust: Trust = None,
+    llm: Llm = None,
     as_json: AsJson = False,
 ) -> None:
     """Rank the items of the log for users, best first."""
@@ -125,7 +136,7 @@ def recommend(
 
     if output:
         check_name(output)
-    cascade = Cascade.load(run, device=device, trust=trust)
+    cascade = Cascade.load(run, device=device, trust=trust, llm=llm)
     _bring_up_to_date(cascade, items, events)
     found = cascade.recommend(user, k, exclude_seen=not include_seen)
     titles = dict(zip(cascade.log.items["id"], cascade.log.titles, strict=True))

@@ -1,17 +1,23 @@
 """Known language models, and how a name becomes a directory of safetensors."""
 
 import gc
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging
 
 from corellarec.base.artifacts import MANIFEST, read_manifest, writing
 from corellarec.base.cache import cache_dir, check, console, download_wheel, extract
 from corellarec.base.errors import ModelError
+
+LONGEST_NAME = 1024  # characters of a path, or of a name on the hub
+LONGEST_SETTINGS = 16 << 20  # bytes of a config.json
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def listed_models() -> list[ListedModel]:
     return found
 
 
-def find_model(name: str, setting: str = "llm.model") -> str:
+def find_model(name: str, setting: str = "llm.model", *, fetch: bool = True) -> str:
     """The local directory, or hub name, that transformers can load for ``name``.
 
     A known wheel model is fetched and converted to bf16 safetensors in the cache on first use, a
@@ -98,10 +104,12 @@ def find_model(name: str, setting: str = "llm.model") -> str:
     Args:
         name: Of a known model, a directory, a ``.gguf`` file, or ``owner/name`` on the hub.
         setting: The setting that holds the name, for messages.
+        fetch: Whether a model of the hub that is not known may be fetched. Without it the model
+            must be in the hub's cache.
 
     Raises:
         FetchError: If the wheel cannot be obtained.
-        ModelError: If a directory or file cannot be a model.
+        ModelError: If a directory or file cannot be a model, or the model may not be fetched.
     """
     logging.disable_progress_bar()  # ours are enough
     logging.set_verbosity_error()
@@ -110,7 +118,11 @@ def find_model(name: str, setting: str = "llm.model") -> str:
         return known.repository
     if isinstance(known, WheelModel):
         return str(_from_wheel(name.lower(), known))
-    path = Path(name).expanduser()
+    if len(name) > LONGEST_NAME or "\0" in name:
+        raise ModelError(
+            f"{setting}: {name[:40]!r} is no name of a model: it is too long, or binary"
+        )
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 (Path's own raises for unknown users)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{setting}: {path} does not exist: check the path")
@@ -125,12 +137,33 @@ def find_model(name: str, setting: str = "llm.model") -> str:
             f"{setting}: {name!r} is no directory, .gguf file, or owner/name on the hub; "
             f"known models: {', '.join(KNOWN_MODELS)}"
         )
-    return name
+    return name if fetch else _cached(name, setting)
+
+
+def _cached(name: str, setting: str) -> str:
+    """The directory of a hub's model in the cache."""
+    try:
+        config = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:  # no name that the hub could have
+        config = None
+    if not isinstance(config, str):
+        raise ModelError(
+            f"{setting} is {name!r}, which is not in the cache, and is fetched only if you ask for "
+            f"it: pass llm={name!r} (--llm {name}), or the directory where you have it"
+        )
+    _check_directory(Path(config).parent)
+    return str(Path(config).parent)
 
 
 def _check_directory(path: Path) -> None:
     if not (path / "config.json").is_file():
         raise ModelError(f"{path} has no config.json: not the directory of a model")
+    for file in (path / "config.json", path / "tokenizer_config.json"):
+        if file.is_file() and "auto_map" in _settings(file):
+            raise ModelError(
+                f"{file}: the model has code of its own, which is never run: choose a model of "
+                "another family, or remove auto_map if transformers knows this one"
+            )
     if list(path.glob("*.safetensors")):
         return
     if list(path.glob("*.bin")):
@@ -139,6 +172,18 @@ def _check_directory(path: Path) -> None:
             "save_pretrained(..., safe_serialization=True)"
         )
     raise ModelError(f"{path} has no weights (*.safetensors): copy the whole model directory")
+
+
+def _settings(file: Path) -> dict[str, object]:
+    """A JSON object of a model's directory."""
+    try:
+        if file.stat().st_size <= LONGEST_SETTINGS:
+            settings = json.loads(file.read_bytes())
+            if isinstance(settings, dict):
+                return settings
+    except (OSError, ValueError, RecursionError):
+        pass  # told below
+    raise ModelError(f"{file} is no JSON object: copy the whole model directory again")
 
 
 def _from_wheel(name: str, known: WheelModel) -> Path:
@@ -179,8 +224,6 @@ def _converted(gguf: Path, target: Path) -> Path:
                 gguf.parent, gguf_file=gguf.name, trust_remote_code=False
             )
         except Exception as error:  # the reader raises many unrelated types
-            if isinstance(error, PROGRAMMING_ERRORS):
-                raise
             raise ModelError(f"{gguf} cannot be read as GGUF ({first_line(error)})") from error
         with writing(target, {"source": gguf.name}) as unfinished:
             model.save_pretrained(unfinished)
@@ -188,10 +231,6 @@ def _converted(gguf: Path, target: Path) -> Path:
     del model
     gc.collect()
     return target
-
-
-# What a wrong call of ours raises; a bad file raises anything else.
-PROGRAMMING_ERRORS = (MemoryError, TypeError, AttributeError)
 
 
 def first_line(error: BaseException) -> str:

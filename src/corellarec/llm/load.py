@@ -18,7 +18,7 @@ from transformers import (
 
 from corellarec.base.errors import ConfigError, ModelError
 from corellarec.llm.attention import Plan, enable_packing
-from corellarec.llm.catalog import PROGRAMMING_ERRORS, find_model, first_line
+from corellarec.llm.catalog import find_model, first_line
 from corellarec.llm.head import AnswerHead
 from corellarec.llm.layout import TokenSequence
 from corellarec.llm.packing import LlmBatch, make_batches
@@ -159,7 +159,7 @@ class AnswerModel(nn.Module):
 
 
 def load_model(
-    name: str, dtype: torch.dtype, device: torch.device
+    name: str, dtype: torch.dtype, device: torch.device, *, fetch: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model, in evaluation mode, and its tokenizer.
 
@@ -167,6 +167,7 @@ def load_model(
         name: As :func:`find_model` takes it.
         dtype: Of the weights.
         device: Where they go.
+        fetch: As for :func:`find_model`.
 
     Raises:
         ModelError: If the model or its tokenizer is absent, gated, damaged, or not causal.
@@ -176,8 +177,8 @@ def load_model(
         ...     "smollm2-135m-instruct", torch.bfloat16, torch.device("cpu")
         ... )  # doctest: +SKIP
     """
-    tokenizer = load_tokenizer(name)
-    with _explained(name) as place:
+    tokenizer = load_tokenizer(name, fetch=fetch)
+    with _explained(name, fetch=fetch) as place:
         model = AutoModelForCausalLM.from_pretrained(
             place, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
@@ -207,12 +208,15 @@ def load_encoder_decoder(
     return model, tokenizer
 
 
-def load_tokenizer(name: str, setting: str = "llm.model") -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name: str, setting: str = "llm.model", *, fetch: bool = True
+) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer.
 
     Args:
         name: As :func:`find_model` takes it.
         setting: The setting that holds the name, for messages.
+        fetch: As for :func:`find_model`.
 
     Raises:
         ModelError: If it is absent, gated or damaged.
@@ -221,19 +225,17 @@ def load_tokenizer(name: str, setting: str = "llm.model") -> PreTrainedTokenizer
         >>> load_tokenizer("smollm2-135m-instruct").vocab_size  # doctest: +SKIP
         49152
     """
-    with _explained(name, setting) as place:
+    with _explained(name, setting, fetch=fetch) as place:
         return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
 
 
 @contextmanager
-def _explained(name: str, setting: str = "llm.model") -> Iterator[str]:
+def _explained(name: str, setting: str = "llm.model", *, fetch: bool = True) -> Iterator[str]:
     """Where a model is; errors of loading it become one line with a remedy."""
-    place = find_model(name, setting)
+    place = find_model(name, setting, fetch=fetch)
     try:
         yield place
     except Exception as error:  # transformers, hub and safetensors raise many unrelated types
-        if isinstance(error, PROGRAMMING_ERRORS):
-            raise
         raise ModelError(
             f"{setting} {name!r} cannot be loaded ({first_line(error)}): {_remedy(error, place)}"
         ) from error
