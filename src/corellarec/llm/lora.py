@@ -7,19 +7,27 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import (
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from corellarec.base.artifacts import read_manifest, writing
+from corellarec.base.artifacts import MANIFEST, read_manifest, writing
 from corellarec.base.errors import ConfigError, ModelError
-from corellarec.config import LlmConfig, LoraConfig
+from corellarec.base.numbers import Share
+from corellarec.base.stored import read_tensors, unusable
+from corellarec.config import LlmConfig, LoraConfig, Section
 from corellarec.data.log import Log
-from corellarec.llm.template import load_template, template_names
+from corellarec.llm.template import Template, load_template, template_names
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -56,10 +64,83 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     return adapted
 
 
+class SavedAdapter(BaseModel):
+    """What an ``adapter_config.json`` may set; all else must be as in peft's plain LoRA."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    r: Annotated[int, Field(ge=1, le=16_384)]
+    """Rank of each update."""
+    lora_alpha: Annotated[float, Field(gt=0.0, le=1e6)]
+    """The update is scaled by ``lora_alpha / r``."""
+    lora_dropout: Share = 0.0
+    """Dropout on its input."""
+    target_modules: Annotated[list[str], Field(min_length=1, max_length=100)]
+    """Names of the layers that have an update."""
+    layers_to_transform: Annotated[list[int], Field(max_length=10_000)] | None = None
+    """Numbers of the blocks that have one; None is all."""
+    auto_mapping: dict[str, str] | None = None
+    """What peft would import; not read."""
+    base_model_name_or_path: str | None = None
+    """Not read."""
+    inference_mode: bool = True
+    """Not read."""
+    peft_version: str = ""
+    """Not read."""
+
+
 def load_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
-    """Add the adapter saved in ``directory``, for scoring."""
-    with _peft():
-        return PeftModel.from_pretrained(model, directory)
+    """Add the adapter saved in ``directory``, for scoring, in fp32.
+
+    Memory is allocated once its weights are known to fit the model.
+
+    Raises:
+        ArtifactError: If it is missing or damaged, is more than a plain LoRA, or does not fit the
+            model.
+    """
+    saved, place = _read_settings(directory), directory / "adapter_model.safetensors"
+    try:
+        with _peft():
+            adapted = get_peft_model(
+                model,
+                PeftLoraConfig(
+                    r=saved.r,
+                    lora_alpha=saved.lora_alpha,  # pyright: ignore[reportArgumentType]
+                    lora_dropout=saved.lora_dropout,
+                    target_modules=saved.target_modules,
+                    layers_to_transform=saved.layers_to_transform,
+                    inference_mode=True,
+                ),
+                low_cpu_mem_usage=True,  # on the meta device
+            )
+    except ValueError as error:
+        names = ", ".join(saved.target_modules[:10])
+        raise unusable(
+            place, f"does not fit the model, which has no layer named {names}"
+        ) from error
+    assert isinstance(adapted, PeftModel)
+    expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    tensors = {name: tensor.float() for name, tensor in read_tensors(place, expected).items()}
+    set_peft_model_state_dict(adapted, tensors, low_cpu_mem_usage=True)
+    return adapted.eval()
+
+
+def _read_settings(directory: Path) -> SavedAdapter:
+    """The settings of a saved adapter, if it is a plain LoRA."""
+    path = directory / "adapter_config.json"
+    try:
+        saved = SavedAdapter.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise unusable(path, f"cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        raise unusable(path, f"{place}: {first['msg']}") from error
+    plain = PeftLoraConfig().to_dict() | {"peft_type": "LORA"}
+    for name, value in (saved.model_extra or {}).items():
+        if value not in (None, False, {}, []) and value != plain.get(name):
+            raise unusable(path, f"{name} is set, and only a plain LoRA is read")
+    return saved
 
 
 @contextmanager
@@ -73,6 +154,23 @@ def _peft() -> Iterator[None]:
 def save_adapter(model: PeftModel, directory: Path) -> None:
     """Write the adapter alone, in peft's format; nothing is looked up on the hub."""
     model.save_pretrained(str(directory), save_embedding_layers=False)
+
+
+class TunedLlm(Section):
+    """What an adapter was tuned with, and works with alone."""
+
+    model: str
+    layout: Literal["stream", "paper"]
+    title_year: bool
+    template: Template
+
+
+class Tuned(BaseModel):
+    """What an adapter's manifest says of its training."""
+
+    llm: TunedLlm
+    trained_until: AwareDatetime
+    """Time of the last label that it saw."""
 
 
 class TunedAdapter:
@@ -89,6 +187,12 @@ class TunedAdapter:
         packaged = Path(str(resources.files("corellarec.llm") / "adapters" / "ml-100k"))
         self.directory = packaged if name == "pretrained" else Path(name).expanduser()
         self.facts = read_manifest(self.directory)
+        try:
+            self.tuned = TypeAdapter(Tuned).validate_json(json.dumps(self.facts), strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise unusable(self.directory / MANIFEST, f"{place}: {first['msg']}") from error
 
     def check(self, config: LlmConfig, log: Log) -> None:
         """Check that these settings and this log may use it.
@@ -98,18 +202,17 @@ class TunedAdapter:
                 tuned on rows that it would be evaluated on.
         """
         own = wanted(config)
-        for key, value in self.facts["llm"].items():
-            if own[key] != value:
+        for key, value in self.tuned.llm:
+            if getattr(own, key) != value:
                 if key == "template":
-                    named = (n for n in template_names() if load_template(n).model_dump() == value)
-                    value = next(named, None)
+                    value = next((n for n in template_names() if load_template(n) == value), None)
                 remedy = f"set llm.{key} = {json.dumps(value)}"
                 raise ConfigError(
                     f"llm.adapter: it was tuned with another llm.{key}: "
                     + (remedy if value is not None else "take that one")
                 )
         judged = log.time[torch.cat([log.rows_of("validation"), log.rows_of("test")])]
-        until = datetime.fromisoformat(self.facts["trained_until"])
+        until = self.tuned.trained_until
         first = EPOCH + timedelta(microseconds=int(judged.min()))
         if first <= until:
             raise ConfigError(
@@ -118,11 +221,14 @@ class TunedAdapter:
             )
 
 
-def wanted(config: LlmConfig) -> dict[str, Any]:
+def wanted(config: LlmConfig) -> TunedLlm:
     """What an adapter depends on."""
-    names = ("model", "layout", "title_year")
-    template = load_template(config.template)
-    return {name: getattr(config, name) for name in names} | {"template": template.model_dump()}
+    return TunedLlm(
+        model=config.model,
+        layout=config.layout,
+        title_year=config.title_year,
+        template=load_template(config.template),
+    )
 
 
 def write_adapter(
@@ -140,7 +246,7 @@ def write_adapter(
     last = int(log.time[log.rows_of("train")].max())
     facts = facts | {
         "kind": "adapter",
-        "llm": wanted(config),
+        "llm": wanted(config).model_dump(),
         "trained_until": (EPOCH + timedelta(microseconds=last)).isoformat(),
     }
     with writing(directory, facts) as unfinished:
