@@ -8,6 +8,7 @@ from scipy.special import expit
 
 from corellarec.base.errors import DataError
 from corellarec.base.metrics import Floats, Labels
+from corellarec.base.numbers import Weight
 
 PENALTY = 1e3  # inverse strength of the ridge penalty
 CONSTANT = 1e-9  # an input with a smaller deviation carries no information
@@ -30,8 +31,8 @@ class LogisticMap:
     Source: Platt 1999, "Probabilistic outputs for support vector machines"
     """
 
-    weights: tuple[float, ...]
-    bias: float
+    weights: tuple[Weight, ...]
+    bias: Weight
 
     def __call__(self, *inputs: Floats) -> Floats:
         """Map ``len(weights)`` arrays to one of logits."""

@@ -1,11 +1,14 @@
 """The blend: both models' logits to one, fitted on validation data."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from corellarec.base.calibrate import LogisticMap, bounded, fit_logistic
 from corellarec.base.metrics import Floats, Labels
+from corellarec.base.numbers import Weight
 from corellarec.cascade.policy import Known
 
 
@@ -26,9 +29,9 @@ class Blend:
         longest: Rows of history at which t is 1, at least 1.
     """
 
-    weights: tuple[float, ...]
-    bias: float
-    longest: float
+    weights: Annotated[tuple[Weight, ...], Field(min_length=6, max_length=6)]
+    bias: Weight
+    longest: Annotated[Weight, Field(ge=1.0)]
 
     def __call__(self, known: Known, llm_logit: Floats) -> Floats:
         """Logits ``(n,)`` of the blend."""

@@ -6,14 +6,16 @@ learnt: the log loss that routing the row is expected to save.
 
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from sklearn.linear_model import Ridge, RidgeCV
 
 from corellarec.base.calibrate import LogisticMap
 from corellarec.base.metrics import Floats, entropy, losses, sigmoid
+from corellarec.base.numbers import Weight
 from corellarec.data.log import Log, Samples
 
 Policy = Literal["gain", "entropy"]
@@ -27,6 +29,7 @@ FEATURES = (
     "share liked",
 )
 PRODUCTS = tuple(combinations_with_replacement(range(len(FEATURES)), 2))
+TERMS = len(FEATURES) + len(PRODUCTS)
 PENALTIES = np.logspace(-1, 7, 17)
 PENALTY_ROWS = 100_000  # rows that choose among them, at most
 
@@ -87,6 +90,11 @@ def known(log: Log, samples: Samples, crm_logit: Floats, history_length: int) ->
     )
 
 
+OfFeatures = Annotated[
+    tuple[Weight, ...], Field(min_length=len(FEATURES), max_length=len(FEATURES))
+]
+
+
 @dataclass(frozen=True)
 class Gain:
     """Log loss (nats) that routing a row is expected to save: a polynomial of the second degree.
@@ -100,10 +108,10 @@ class Gain:
         high: ``(6,)`` largest value of each.
     """
 
-    weights: tuple[float, ...]
-    bias: float
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    weights: Annotated[tuple[Weight, ...], Field(min_length=TERMS, max_length=TERMS)]
+    bias: Weight
+    low: OfFeatures
+    high: OfFeatures
 
     def __call__(self, features: Floats) -> Floats:
         """Expected gain ``(n,)`` of rows with ``(n, 6)`` features."""

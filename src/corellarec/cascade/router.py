@@ -4,15 +4,17 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import AfterValidator, Field
 
 from corellarec.base.calibrate import LogisticMap
 from corellarec.base.metrics import Floats, sigmoid
+from corellarec.base.numbers import Count, Finite, Positive, Share
 from corellarec.cascade.blend import Blend
 from corellarec.cascade.budget import Mask, most_allowed, most_valuable
-from corellarec.cascade.policy import Gain, Known, Policy, value
+from corellarec.cascade.policy import POLICIES, Gain, Known, Policy, value
 
 Combine = Literal["blend", "replace"]
 MIN_ROUTED = 30  # fewer routed validation rows cannot show a gain
@@ -30,9 +32,9 @@ class Verdict:
     """
 
     helps: bool
-    routed: int
-    gain: float
-    bound: float
+    routed: Count
+    gain: Finite
+    bound: Finite
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ class RoutedShare:
     Source: Clopper and Pearson 1934, https://doi.org/10.1093/biomet/26.4.404
     """
 
-    routed: int
-    rows: int
-    bound: float
+    routed: Count
+    rows: Positive
+    bound: Share
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,18 @@ class Rule:
         verdict: Whether routing them lowers the log loss.
     """
 
-    threshold: float
+    threshold: Finite
     share: RoutedShare
     verdict: Verdict
+
+
+def _of_one_logit(found: LogisticMap) -> LogisticMap:
+    if len(found.weights) != 1:
+        raise ValueError(f"a calibration has one weight, not {len(found.weights)}")
+    return found
+
+
+Calibration = Annotated[LogisticMap, AfterValidator(_of_one_logit)]
 
 
 @dataclass(frozen=True)
@@ -90,14 +101,14 @@ class Router:
     """
 
     policy: Policy
-    budget: float
+    budget: Share
     hard: bool
     combine: Combine
-    crm: LogisticMap
-    llm: LogisticMap
+    crm: Calibration
+    llm: Calibration
     blend: Blend
     gain: Gain
-    rules: dict[Policy, Rule]
+    rules: Annotated[dict[Policy, Rule], Field(min_length=len(POLICIES))]
 
     @property
     def rule(self) -> Rule:

@@ -8,18 +8,17 @@ users.parquet, items.parquet
 manifest.json         checksums
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import polars as pl
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from corellarec.base.artifacts import (
+    MANIFEST,
     read_json,
     read_manifest,
     read_sealed,
@@ -27,14 +26,26 @@ from corellarec.base.artifacts import (
     writing,
 )
 from corellarec.base.errors import ArtifactError, ConfigError
+from corellarec.base.numbers import Count, Finite
+from corellarec.base.stored import read_tensors
 from corellarec.cascade.router import Router
 from corellarec.config import CrmConfig, LlmConfig, load_config
 from corellarec.crm.build import build_crm
 from corellarec.data.log import Log
 from corellarec.data.preparation import Features
+from corellarec.data.stored_log import read_tables
 from corellarec.llm.template import Template
 
 FORMAT = 2
+CRM = "crm.safetensors"
+FILES = (
+    "cascade.json",
+    "rows.parquet",
+    "users.parquet",
+    "items.parquet",
+    "adapter/adapter_config.json",
+    "adapter/adapter_model.safetensors",
+)
 
 
 @dataclass(frozen=True)
@@ -59,8 +70,8 @@ class Recipe:
     router: Router
     features: Features
     history: Literal["all", "positives"]
-    positive_rating: float
-    seed: int
+    positive_rating: Finite
+    seed: Count
     format: int = FORMAT
 
 
@@ -85,7 +96,7 @@ def write_cascade(
     with writing(directory, {"kind": "cascade", "key": key}) as unfinished:
         write_json(unfinished / "cascade.json", recipe)
         if crm is not None:
-            save_file(crm.state_dict(), unfinished / "crm.safetensors")
+            save_file(crm.state_dict(), unfinished / CRM)
         log.rows.write_parquet(unfinished / "rows.parquet")
         log.users.write_parquet(unfinished / "users.parquet")
         log.items.write_parquet(unfinished / "items.parquet")
@@ -107,7 +118,7 @@ def read_cascade(
         ArtifactError: If the directory is missing, incomplete or damaged.
         ConfigError: If the CRM is a class that ``trust`` does not name.
     """
-    read_manifest(directory)
+    listed = read_manifest(directory)["files"]
     recipe = read_json(directory / "cascade.json", Recipe)
     if recipe.format != FORMAT:
         raise ArtifactError(
@@ -119,24 +130,40 @@ def read_cascade(
             f"{directory}: its CRM is the class {recipe.crm.model}, which loading would import and "
             f"run: if you trust it, pass trust={recipe.crm.model!r} (--trust {recipe.crm.model})"
         )
-    log = Log(
-        *(
-            pl.read_parquet(directory / f"{name}.parquet", glob=False)
-            for name in ("rows", "users", "items")
-        ),
-        features=recipe.features,
-        history=recipe.history,
-    )
+    _check_names(directory, recipe, listed)
+    tables = read_tables(directory, recipe.features)
+    log = Log(*tables, features=recipe.features, history=recipe.history)
     crm = None
     if recipe.crm.model != "external":
-        crm = build_crm(recipe.crm, log.features, device).eval()
-        try:
-            crm.load_state_dict(load_file(directory / "crm.safetensors"))
-        except (RuntimeError, SafetensorError, OSError) as error:
-            raise ArtifactError(
-                f"{directory}: crm.safetensors does not fit its settings"
-            ) from error
+        crm = _read_crm(directory / CRM, recipe, device)
     return recipe, log, crm
+
+
+def _check_names(directory: Path, recipe: Recipe, listed: Mapping[str, str]) -> None:
+    """Refuse a directory that lacks a file, or has one without a checksum."""
+    wanted = FILES if recipe.crm.model == "external" else (*FILES, CRM)
+    for name in wanted:
+        if name not in listed:
+            raise ArtifactError(
+                f"{directory / MANIFEST} does not list {name}: the directory is incomplete, "
+                "`corellarec evaluate RUN` writes it again"
+            )
+
+
+def _read_crm(path: Path, recipe: Recipe, device: torch.device) -> nn.Module:
+    """The CRM, for which memory is allocated once its weights are known to fit its settings."""
+    expected = None
+    if ":" not in recipe.crm.model:
+        with torch.device("meta"):
+            meta = build_crm(recipe.crm, recipe.features, torch.device("meta"))
+        expected = meta.state_dict()
+    state = read_tensors(path, expected)
+    crm = build_crm(recipe.crm, recipe.features, device).eval()
+    try:
+        crm.load_state_dict(state)
+    except RuntimeError as error:  # the weights of a class of one's own
+        raise ArtifactError(f"{path} does not fit the class {recipe.crm.model}") from error
+    return crm
 
 
 def check_run(run: Path, recipe: Recipe) -> None:
