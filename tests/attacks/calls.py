@@ -17,6 +17,10 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "HF_HUB_OFFLIN
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["preloaded"])
+# In Python 3.11 the server does not get its parent's path, and would silently import nothing.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 
 @dataclass(frozen=True)
