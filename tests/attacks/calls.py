@@ -15,12 +15,11 @@ GIB = 1 << 30
 TIMES = ("seconds", "_ms", ".ms")  # parts of names of figures that a clock decides
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
+# The fork server takes its path from the environment, not from this process.
+_paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+os.environ["PYTHONPATH"] = os.pathsep.join(_paths)
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["preloaded"])
-# In Python 3.11 the server does not get its parent's path, and would silently import nothing.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import polars as pl
@@ -18,13 +20,18 @@ from calls import Outcome, call
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
-from corellarec.base.artifacts import MANIFEST, write_sealed, writing
+from corellarec.base.artifacts import MANIFEST, write_manifest, write_sealed, writing
+from corellarec.base.errors import CorellarecError
+from corellarec.cascade.cascade import Cascade
 from corellarec.config import CrmConfig
 from corellarec.crm.build import build_crm
 from corellarec.data.preparation import Features
+from corellarec.llm.load import load_model
+from corellarec.llm.lora import load_adapter
 
 Tree = dict[str, Any]
 SECONDS = 20.0
+CPU = torch.device("cpu")
 NAN, INFINITY = float("nan"), float("inf")
 ESCAPES = "\x1b[2J\u202e"
 
@@ -538,7 +545,7 @@ def place(finished, tmp_path_factory) -> Path:
     tree["crm"]["model"] = "dcnv2"
     (place / "base" / "cascade.json").write_text(json.dumps(tree))
     features = TypeAdapter(Features).validate_python(tree["features"])
-    crm = build_crm(CrmConfig.model_validate(tree["crm"]), features, torch.device("cpu"))
+    crm = build_crm(CrmConfig.model_validate(tree["crm"]), features, CPU)
     save_file(crm.state_dict(), place / "base" / "crm.safetensors")
     pairs = [f"{1 + i % 40},{1 + i % 49}\n" for i in range(50)]
     (place / "pairs.csv").write_text("user,item\n" + "".join(pairs))
@@ -608,3 +615,76 @@ def test_hostile_cascade(attack, place):
             f"{name}: {found.seconds:.1f} s, {found.memory >> 20} MiB, {found.last_line[:200]}",
             bad=kind not in ("refused", "harmless"),
         )
+
+
+ODD = (
+    NAN, INFINITY, -INFINITY, -1, 0, 1, 1e308, 1e-320, 10**30, 2**31, 2**63, -(2**63), 10**400, 0.5,
+    "", "x", "\0", "\u202e", "x" * 5000, "../x", "{title:>9}", "all", True, False, None, [], {},
+    [[]], [1, "a"], [1.0, 2.0], {"a": {"b": {}}},
+)  # fmt: skip
+
+
+def leaves(tree: object, place: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """Places of all values of a JSON tree, those within others too."""
+    parts = tree.items() if isinstance(tree, dict) else enumerate(tree)  # pyright: ignore
+    found = []
+    for key, value in parts:
+        found.append((*place, key))
+        if isinstance(value, dict | list):
+            found += leaves(value, (*place, key))
+    return found
+
+
+def mutated(content: bytes, random: Random) -> bytes:
+    """Bytes with a few of them changed, left out or put in."""
+    made = bytearray(content)
+    for _ in range(random.choice((1, 1, 2, 5, 20))):
+        at = random.randrange(len(made) + 1)
+        match random.randrange(5):
+            case 0:
+                made[at : at + 1] = random.randbytes(1)
+            case 1:
+                del made[at : at + random.choice((1, 3, 50))]
+            case 2:
+                made[at:at] = random.randbytes(random.choice((1, 4, 40)))
+            case 3:
+                made[at : at + 40] = bytes(40)
+            case _:
+                made = made[:at]
+    return bytes(made)
+
+
+def test_fuzzed_cascade(attack, place, tiny_llm):
+    """In process: any value of cascade.json, any bytes of a file."""
+    make(place, "json", lambda tree: None)
+    whole = {p: p.read_bytes() for p in (place / "made").rglob("*.*") if p.name != MANIFEST}
+    whole = {path: content for path, content in whole.items() if path.suffix != ".md"}
+    pairs = {"user": ["1", "2", "no one"], "item": ["1", "2", "3"]}
+    for number in range(attack.times(120, 5000)):
+        path = attack.random.choice(list(whole))
+        if attack.random.random() < 0.5:
+            path = place / "made" / "cascade.json"
+            tree = json.loads(whole[path])
+            *steps, last = spot = attack.random.choice(leaves(tree))
+            part = tree
+            for step in steps:
+                part = part[step]
+            part[last] = value = attack.random.choice(ODD)
+            what, content = f"{spot} = {value!r:.40}", json.dumps(tree).encode()
+        else:
+            what, content = f"{path.name}, try {number}", mutated(whole[path], attack.random)
+        path.write_bytes(content)
+        write_manifest(place / "made")
+        try:
+            cascade = Cascade.load(place / "made", device="cpu")
+            cascade.router = replace(cascade.router, budget=0.0, hard=True)
+            cascade.predict(pairs)
+            if path.parent.name == "adapter":
+                load_adapter(load_model(str(tiny_llm), torch.float32, CPU)[0], path.parent)
+            attack.note("answered")
+        except CorellarecError as error:
+            several = "\n" in str(error)
+            attack.note("several lines" if several else "refused", f"{what}: {error}", bad=several)
+        except Exception as error:
+            attack.note("traceback", f"{what}: {error!r:.200}", bad=True)
+        path.write_bytes(whole[path])
