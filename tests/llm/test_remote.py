@@ -1,3 +1,4 @@
+import asyncio
 import math
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -10,7 +11,7 @@ from vllm_server import ADAPTER, BASE, VllmServer
 from corellarec.base.errors import ConfigError, RemoteError
 from corellarec.llm.layout import PaperLayout, StreamLayout
 from corellarec.llm.load import AnswerModel, load_model
-from corellarec.llm.remote import RemoteScorer
+from corellarec.llm.remote import RemoteScorer, UnansweredError
 from corellarec.llm.score import LlmScorer
 
 CPU = torch.device("cpu")
@@ -49,7 +50,11 @@ def expected(llm, layout, samples):
 def waits(monkeypatch):
     """Seconds that the client waited between attempts; none pass."""
     waits = []
-    monkeypatch.setattr("corellarec.llm.server.sleep", waits.append)
+
+    async def sleep(seconds):
+        waits.append(seconds)
+
+    monkeypatch.setattr("corellarec.llm.server.sleep", sleep)
     return waits
 
 
@@ -145,13 +150,47 @@ def test_a_wait_of_an_hour_is_an_error(server, layout, samples, waits):
     assert waits == []
 
 
-def test_a_dropped_connection_and_a_timeout_are_asked_again(
+def test_a_dropped_connection_is_asked_again(server, layout, samples, expected, waits):
+    server.faults[MODELS].append("drop")
+    server.faults[SCORING].extend(["drop", None, "drop"])
+    assert_agrees(one_at_a_time(layout, server).logits(samples), expected)
+    assert len(waits) == 3
+
+
+def test_a_request_has_a_deadline_and_what_was_answered_before_is_kept(
     server, layout, samples, expected, waits
 ):
-    server.faults[MODELS].append("drop")
-    server.faults[SCORING].extend(["drop", None, "stall"])
-    assert_agrees(one_at_a_time(layout, server, timeout_s=0.2).logits(samples), expected)
-    assert len(waits) == 3
+    server.faults[SCORING].extend([None, None, "stall"])
+    with pytest.raises(UnansweredError, match="no whole answer in 0.2 s, attempt 1 of 5") as caught:
+        one_at_a_time(layout, server, timeout_s=0.2).logits(samples)
+    answered = ~caught.value.logits.isnan()
+    assert int(answered.sum()) == 2
+    assert_agrees(caught.value.logits[answered], expected[answered])
+
+
+def test_a_job_has_a_deadline(server, layout, samples):
+    server.faults[SCORING].extend([None, "stall"])
+    with pytest.raises(UnansweredError, match="answered 1 of 12 samples in 0.3 s: give the job"):
+        one_at_a_time(layout, server, job_timeout_s=0.3).logits(samples)
+
+
+def test_waits_count_as_time(server, layout, samples):
+    server.faults[SCORING].append((429, {}, {"Retry-After": "7"}))
+    with pytest.raises(RemoteError, match=r"429 .*asks to wait 7 s\) in 0.3 s"):
+        one_at_a_time(layout, server, timeout_s=0.3).logits(samples)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, math.nan])
+def test_a_time_that_is_none(server, layout, seconds):
+    with pytest.raises(ConfigError, match="must be above 0 s"):
+        remote(layout, server, timeout_s=seconds)
+
+
+def test_in_an_event_loop(server, layout, samples, expected):
+    async def notebook():
+        return remote(layout, server).logits(samples)
+
+    assert_agrees(asyncio.run(notebook()), expected)
 
 
 def test_giving_up_says_what_to_check(server, layout, samples, waits):
@@ -214,12 +253,110 @@ def test_the_base_model_is_a_model_too(server, layout, samples, expected):
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000", "ftp://x", "http://", "http://u:pw@x", "http://x:y"]
+    "url",
+    [
+        "localhost:8000",
+        "ftp://x",
+        "file:///etc/passwd",
+        "http://",
+        "http://u:s3cret@x",
+        "http://s3cret@x",
+        "http://x:s3cret",
+        "http://x/?key=s3cret",
+        "http://x/v1?",
+        "http://x/#s3cret",
+        "http://x/\x1b[31m",
+    ],
 )
 def test_a_wrong_url(layout, url):
-    with pytest.raises(ConfigError, match="the language model's server") as caught:
+    with pytest.raises(
+        ConfigError, match="the language model's server: .*localhost:8000"
+    ) as caught:
         RemoteScorer(layout, url, ADAPTER)
-    assert "pw" not in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("url", "may"),
+    [
+        ("https://llm.example", True),
+        ("http://llm.example", False),
+        ("https://localhost:8000", False),
+        ("https://x.localhost", False),
+        ("https://127.0.0.9", False),
+        ("https://[::1]", False),
+        ("https://10.0.0.1", True),
+    ],
+)
+def test_a_proxy_may_see_no_key_and_is_not_asked_for_this_machine(layout, url, may, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    asked = RemoteScorer(layout, url, ADAPTER).server.connect()._mounts
+    assert bool(asked) == may
+    monkeypatch.setenv("NO_PROXY", "*")
+    assert not RemoteScorer(layout, url, ADAPTER).server.connect()._mounts
+
+
+def test_a_proxy_or_certificates_that_cannot_be_used(layout, samples, monkeypatch, tmp_path):
+    monkeypatch.setenv("HTTPS_PROXY", "ftp://u:s3cret@x")
+    with pytest.raises(ConfigError, match=r"a proxy of the environment \(HTTPS_PROXY") as caught:
+        RemoteScorer(layout, "https://llm.example", ADAPTER).logits(samples)
+    assert "s3cret" not in str(caught.value)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    with pytest.raises(ConfigError, match="the certificates of SSL_CERT_FILE"):
+        RemoteScorer(layout, "https://llm.example", ADAPTER)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("bad \x1b[31m red\r\nmore", "400 bad [31m red"),
+        ({"detail": "no \x07bell"}, "400 no bell"),
+        ({"message": "your key sesame123?"}, "400 your key [the key]?"),
+        ({"error": {"message": "x" * 1000}}, "400 " + "x" * 297 + "..."),
+        ({"detail": [{"loc": "x"}]}, '400 {"detail": [{"loc": "x"}]}'),
+        ("", "400 Bad Request"),
+        ("[" * 100_000, "400 " + "[" * 297 + "..."),
+    ],
+)
+def test_a_servers_words_are_one_line_without_the_key(
+    server, layout, samples, body, words, monkeypatch
+):
+    monkeypatch.setenv("VLLM_API_KEY", "sesame123")
+    server.faults[MODELS].append((400, body, {}))
+    with pytest.raises(RemoteError) as caught:
+        remote(layout, server).logits(samples)
+    assert str(caught.value) == f"{server.url}/v1/models: {words}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "[]",
+        '{"data": 1}',
+        '{"data": [1]}',
+        '{"data": [{"id": ["x"]}]}',
+        '{"data": [{"id": 5}]}',
+        '{"data": [{"id": "corellarec", "parent": ["x"]}]}',
+        '{"data": [{"id": "corellarec", "max_model_len": true}]}',
+        '{"data": [{"id": "corellarec", "max_model_len": 1e3}]}',
+        '{"data": [{"id": "corellarec", "max_model_len": 1' + "0" * 5000 + "}]}",
+        '{"data": [{"id": "\\ud800"}]}',
+        "[" * 100_000,
+        '{"data":' * 100_000,
+        b"\xff\xfe",
+        '{"data": "' + "x" * (5 << 20) + '"}',
+    ],
+    ids=lambda body: repr(body[:50]),
+)
+def test_an_answer_that_is_none_is_one_line(server, layout, samples, body):
+    server.faults[MODELS].append((200, body, {}))
+    with pytest.raises(RemoteError, match=r"/v1/models: .*: is it vLLM\?$") as caught:
+        remote(layout, server).logits(samples)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
 
 
 def test_a_url_may_end_in_v1(server, layout, samples, expected):
@@ -349,13 +486,20 @@ def test_a_saturated_score_without_a_logprob_is_an_error(server, layout, samples
         scorer.logits(samples)
 
 
-@pytest.mark.parametrize("score", [None, math.nan, "0.5", 1.5, -0.1])
+@pytest.mark.parametrize("score", [None, math.nan, math.inf, 1.5, -0.1, 10**400])
 def test_a_score_that_is_no_probability_is_an_error(server, layout, samples, score):
     server.alter = set_score(3, score)
     sample = [int(i) for s in layout.encode(samples) for i in s.samples][3]
     scorer = remote(layout, server, prompts_per_request=12)
     with pytest.raises(RemoteError, match=f"sample {sample}: .* not a number from 0 to 1"):
         scorer.logits(samples)
+
+
+@pytest.mark.parametrize("score", ["0.5", True, [0.5], {}])
+def test_a_score_of_another_type_is_an_error(server, layout, samples, score):
+    server.alter = set_score(3, score)
+    with pytest.raises(RemoteError, match=r"scoring: data.3.score: Input should be a valid number"):
+        remote(layout, server, prompts_per_request=12).logits(samples)
 
 
 @pytest.mark.parametrize("endpoint", [SCORING, COMPLETIONS])
@@ -366,7 +510,7 @@ def test_shuffled_answers_find_their_samples(server, layout, samples, expected, 
     assert_agrees(remote(layout, server).logits(samples), expected)
 
 
-@pytest.mark.parametrize("wrong", [0, 99, None, [1]])
+@pytest.mark.parametrize("wrong", [0, 99, -1, None, [1], True, 1.0, "1"])
 @pytest.mark.parametrize("endpoint", [SCORING, COMPLETIONS])
 def test_a_wrong_index_is_an_error(server, layout, samples, endpoint, wrong):
     if endpoint == COMPLETIONS:
@@ -377,7 +521,7 @@ def test_a_wrong_index_is_an_error(server, layout, samples, endpoint, wrong):
             answer.get("data", answer.get("choices"))[1]["index"] = wrong
 
     server.alter = alter
-    with pytest.raises(RemoteError, match=r"expected one answer in '\w+' to each of 5 prompts"):
+    with pytest.raises(RemoteError, match=r"one answer to each of 5 prompts|1.index: Input"):
         remote(layout, server, parallel=1).logits(samples)
 
 
@@ -386,5 +530,5 @@ def test_a_missing_or_surplus_answer_is_an_error(server, layout, samples):
         server.alter = lambda path, answer, change=change: (
             change(answer["data"]) if path == SCORING else None
         )
-        with pytest.raises(RemoteError, match="expected one answer in 'data'"):
+        with pytest.raises(RemoteError, match="expected one answer to each"):
             remote(layout, server, parallel=1).logits(samples)

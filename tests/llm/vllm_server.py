@@ -142,7 +142,8 @@ class Handler(BaseHTTPRequestHandler):
         status, content, headers = answer if isinstance(answer, tuple) else (200, answer, {})
         if status == 200:
             server.alter(path, content)
-        data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+        text = content if isinstance(content, str | bytes) else json.dumps(content)
+        data = text.encode() if isinstance(text, str) else text
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

@@ -3,24 +3,27 @@
 Source: https://docs.vllm.ai/en/latest/serving/online_serving/generative_scoring/
 """
 
+import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import cached_property
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, NamedTuple, TypeVar
 
+import httpx
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, FailFast, Field
 from torch import Tensor
 
-from corellarec.base.errors import ConfigError, RemoteError
+from corellarec.base.deadline import run_within
+from corellarec.base.errors import ConfigError, RemoteError, one_line
 from corellarec.data.log import Samples
 from corellarec.llm.layout import Layout
 from corellarec.llm.score import Cost
 from corellarec.llm.server import MissingPathError, Server
 
+T = TypeVar("T")
 # From here to 1 a double keeps fewer than four decimals of the logit.
 SURE = 1 - 1e-12
 # vLLM writes this where a log-probability is minus infinity.
@@ -41,6 +44,60 @@ class Prompt(NamedTuple):
     ids: NDArray[np.int64]
 
 
+class UnansweredError(RemoteError):
+    """The server failed; what it answered before is kept.
+
+    Args:
+        message: What failed.
+        logits: ``(n,)`` fp32, NaN where there is no answer.
+    """
+
+    def __init__(self, message: str, logits: Tensor) -> None:
+        super().__init__(message)
+        self.logits = logits
+
+
+# What is read of the server's answers. Lists stop at their first fault: each fault takes memory.
+
+
+class _Card(BaseModel):
+    id: str
+    parent: str | None = None
+    max_model_len: int | None = None
+
+
+class _Cards(BaseModel):
+    data: Annotated[list[_Card], FailFast()]
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int | None = None
+
+
+class _Score(BaseModel):
+    index: int
+    score: float | None = None
+
+
+class _Scores(BaseModel):
+    data: Annotated[list[_Score], FailFast()]
+    usage: _Usage | None = None
+
+
+class _Logprobs(BaseModel):
+    top_logprobs: Annotated[list[dict[str, float | None]], FailFast()]
+
+
+class _Choice(BaseModel):
+    index: int
+    logprobs: _Logprobs | None = None
+
+
+class _Choices(BaseModel):
+    data: Annotated[list[_Choice], FailFast(), Field(alias="choices")]
+    usage: _Usage | None = None
+
+
 class RemoteScorer:
     """Scores samples on a vLLM server; stands where :class:`~corellarec.llm.score.LlmScorer` can.
 
@@ -54,13 +111,14 @@ class RemoteScorer:
         model: Its name for the model, or for the adapter.
         api_key_variable: The environment variable that holds the key, if the server wants one.
         cache_salt: Keeps this caller's cached prefixes from callers with another; a secret.
-        timeout_s: Longest wait for the next bytes of an answer.
-        retries: How often a request is repeated after a lost connection, a timeout, a 429 or a 5xx.
+        timeout_s: Seconds that a request may take, with its repetitions and the waits between.
+        job_timeout_s: Seconds that all requests of one call may take.
+        retries: How often a request is repeated after a lost connection, a 429 or a 5xx.
         parallel: Requests under way at once.
         prompts_per_request: Prompts in one request.
 
     Raises:
-        ConfigError: If the URL, the key or the salt cannot be used.
+        ConfigError: If the URL, the key, the salt or a time cannot be used.
     """
 
     def __init__(
@@ -71,44 +129,26 @@ class RemoteScorer:
         *,
         api_key_variable: str = "VLLM_API_KEY",
         cache_salt: str | None = None,
-        timeout_s: float = 60.0,
+        timeout_s: float = 120.0,
+        job_timeout_s: float = 3600.0,
         retries: int = 4,
         parallel: int = 8,
         prompts_per_request: int = 32,
     ) -> None:
         if cache_salt is not None and not _is_salt(cache_salt):
             raise ConfigError("cache_salt must have 1 to 128 characters and none of @ / \\ or NUL")
-        self.layout, self.model = layout, model
+        if not min(timeout_s, job_timeout_s) > 0:
+            raise ConfigError(
+                f"a server's time must be above 0 s, found {timeout_s:g} for a request and "
+                f"{job_timeout_s:g} for a job"
+            )
+        self.layout, self.model, self.job_timeout_s = layout, model, job_timeout_s
         self.parallel, self.prompts_per_request = parallel, prompts_per_request
         self.server = Server(url, api_key_variable, timeout_s, retries)
         self.cost = Cost()
         self._common = {"model": model} | ({"cache_salt": cache_salt} if cache_salt else {})
         self._has_scoring = True
-
-    @cached_property
-    def max_length(self) -> int:
-        """Most tokens of a prompt and its answer; requested from the server once.
-
-        Raises:
-            RemoteError: If the server does not serve the model or does not tell the length.
-        """
-        listed = self.server.ask("/v1/models").get("data")
-        listed = listed if isinstance(listed, list) else []
-        cards = {card["id"]: card for card in listed if isinstance(card, dict) and "id" in card}
-        if self.model not in cards:
-            raise RemoteError(
-                f"{self.server.url} serves no model {self.model!r}; there are: "
-                f"{', '.join(cards) or 'none'}"
-            )
-        card = cards[self.model]
-        # An adapter's card leaves the length to its base model's.
-        parent = cards.get(card.get("parent"), {})
-        length = card.get("max_model_len") or parent.get("max_model_len")
-        if not isinstance(length, int):
-            raise RemoteError(
-                f"{self.server.url} does not tell the max_model_len of {self.model!r}: is it vLLM?"
-            )
-        return length
+        self._longest: int | None = None
 
     def logits(
         self, samples: Samples, progress: Callable[[int], None] = lambda answered: None
@@ -120,8 +160,8 @@ class RemoteScorer:
             progress: Called after each request with the number of samples it answered.
 
         Raises:
-            RemoteError: If a prompt is too long, the server fails, or an answer is not a number;
-                nothing is scored then.
+            UnansweredError: If a prompt is too long, the server fails or takes too long, or an
+                answer is not a number; no further requests are made then.
         """
         start = time.perf_counter()
         prompts = [
@@ -129,45 +169,83 @@ class RemoteScorer:
             for sequence in (one.whole() for one in self.layout.encode(samples))
             for place, sample in zip(sequence.places, sequence.samples, strict=True)
         ]
-        self._check_lengths(prompts)
         logits = torch.full((len(samples),), float("nan"))
-        size = self.prompts_per_request
-        with ThreadPoolExecutor(self.parallel) as pool:
-            requests = {
-                pool.submit(self._score, chunk): [prompt.sample for prompt in chunk]
-                for chunk in (prompts[i : i + size] for i in range(0, len(prompts), size))
-            }
-            try:
-                for request in as_completed(requests):
-                    logits[requests[request]] = torch.tensor(request.result())
-                    progress(len(requests[request]))
-            finally:
-                pool.shutdown(cancel_futures=True)
+        try:
+            run_within(self.job_timeout_s, self._fill(logits, prompts, progress))
+        except TimeoutError as error:
+            answered = int((~logits.isnan()).sum())
+            raise UnansweredError(
+                f"{self.server.url} answered {answered} of {len(samples)} samples in "
+                f"{self.job_timeout_s:g} s: give the job more time, or the server",
+                logits,
+            ) from error
+        except RemoteError as error:
+            raise UnansweredError(str(error), logits) from error
         self.cost.samples += len(samples)
         self.cost.tokens += sum(len(prompt.ids) for prompt in prompts)
         self.cost.seconds += time.perf_counter() - start
         return logits
 
-    def _check_lengths(self, prompts: Sequence[Prompt]) -> None:
+    async def _fill(
+        self, logits: Tensor, prompts: Sequence[Prompt], progress: Callable[[int], None]
+    ) -> None:
+        """Ask for all prompts, several requests at once; the first failure ends all."""
+        size = self.prompts_per_request
+        requests = iter([prompts[i : i + size] for i in range(0, len(prompts), size)])
+
+        async def work(client: httpx.AsyncClient) -> None:
+            for request in requests:
+                found = await self._score(client, request)
+                logits[[prompt.sample for prompt in request]] = torch.tensor(found)
+                progress(len(request))
+
+        async with self.server.connect() as client:
+            await self._check_lengths(client, prompts)
+            await asyncio.gather(*(work(client) for _ in range(self.parallel)))
+
+    async def _check_lengths(self, client: httpx.AsyncClient, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts that the server would truncate silently."""
+        if self._longest is None:
+            self._longest = await self._max_length(client)
         longest = max((len(prompt.ids) + 1 for prompt in prompts), default=0)
-        if longest > self.max_length:
+        if longest > self._longest:
             raise RemoteError(
                 f"a prompt and its answer have {longest} tokens, {self.model!r} at "
-                f"{self.server.url} takes {self.max_length}: lower llm.history_length (and "
+                f"{self.server.url} takes {self._longest}: lower llm.history_length (and "
                 "llm.window, in the stream layout), or raise the server's --max-model-len"
             )
 
-    def _score(self, prompts: Sequence[Prompt]) -> list[float]:
+    async def _max_length(self, client: httpx.AsyncClient) -> int:
+        """Most tokens of a prompt and its answer."""
+        listed = await self.server.ask(client, "/v1/models", _Cards)
+        cards = {card.id: card for card in listed.data}
+        if self.model not in cards:
+            raise RemoteError(
+                f"{self.server.url} serves no model {self.model!r}; there are: "
+                f"{one_line(', '.join(cards)) or 'none'}"
+            )
+        card = cards[self.model]
+        # An adapter's card leaves the length to its base model's.
+        parent = cards.get(card.parent or "", card)
+        length = card.max_model_len or parent.max_model_len
+        if length is None:
+            raise RemoteError(
+                f"{self.server.url} does not tell the max_model_len of {self.model!r}: is it vLLM?"
+            )
+        return length
+
+    async def _score(self, client: httpx.AsyncClient, prompts: Sequence[Prompt]) -> list[float]:
         """Logits of the prompts of one request."""
         if self._has_scoring:
             try:
-                return self._from_scores(prompts)
+                return await self._from_scores(client, prompts)
             except MissingPathError:
                 self._has_scoring = False
-        return self._from_logprobs(prompts)
+        return await self._from_logprobs(client, prompts)
 
-    def _from_scores(self, prompts: Sequence[Prompt]) -> list[float]:
+    async def _from_scores(
+        self, client: httpx.AsyncClient, prompts: Sequence[Prompt]
+    ) -> list[float]:
         """Logits by ``/generative_scoring``, which gives p(yes) / (p(yes) + p(no))."""
         no, yes = self.layout.answers
         shared = _shared_length(prompts)
@@ -177,11 +255,12 @@ class RemoteScorer:
             "label_token_ids": [yes, no],
             "apply_softmax": True,
         }
-        answer = self.server.ask("/generative_scoring", self._common | body)
+        answer = await self.server.ask(client, "/generative_scoring", _Scores, self._common | body)
+        entries = self._in_order({entry.index: entry for entry in answer.data}, answer, prompts)
         logits, unsure = [0.0] * len(prompts), []
-        for i, entry in enumerate(self._entries(answer, "data", prompts)):
-            p = entry.get("score")
-            if not isinstance(p, float | int) or not 0 <= p <= 1:
+        for i, entry in enumerate(entries):
+            p = entry.score
+            if p is None or not 0 <= p <= 1:
                 raise RemoteError(
                     f"sample {prompts[i].sample}: {self.server.url} scores it {p!r}, "
                     "not a number from 0 to 1: check the server's log and its --dtype"
@@ -191,12 +270,14 @@ class RemoteScorer:
             else:
                 unsure.append(i)
         if unsure:
-            found = self._from_logprobs([prompts[i] for i in unsure])
+            found = await self._from_logprobs(client, [prompts[i] for i in unsure])
             for i, logit in zip(unsure, found, strict=True):
                 logits[i] = logit
         return logits
 
-    def _from_logprobs(self, prompts: Sequence[Prompt]) -> list[float]:
+    async def _from_logprobs(
+        self, client: httpx.AsyncClient, prompts: Sequence[Prompt]
+    ) -> list[float]:
         """Logits by ``/v1/completions``, which gives log p(yes) and log p(no)."""
         body = {
             "prompt": [prompt.ids.tolist() for prompt in prompts],
@@ -211,21 +292,18 @@ class RemoteScorer:
             "top_k": -1,
             "repetition_penalty": 1.0,
         }
-        answer = self.server.ask("/v1/completions", self._common | body)
+        answer = await self.server.ask(client, "/v1/completions", _Choices, self._common | body)
+        choices = self._in_order({choice.index: choice for choice in answer.data}, answer, prompts)
         return [
             self._logprob_difference(prompt, choice)
-            for prompt, choice in zip(
-                prompts, self._entries(answer, "choices", prompts), strict=True
-            )
+            for prompt, choice in zip(prompts, choices, strict=True)
         ]
 
-    def _logprob_difference(self, prompt: Prompt, choice: dict[str, Any]) -> float:
-        try:
-            given = choice["logprobs"]["top_logprobs"][0]
-            no, yes = (float(given[f"token_id:{token}"]) for token in self.layout.answers)
-        except (KeyError, IndexError, TypeError, ValueError):
-            no = yes = math.nan
-        if not NO_LOGPROB < min(no, yes) <= max(no, yes) < math.inf:
+    def _logprob_difference(self, prompt: Prompt, choice: _Choice) -> float:
+        given = choice.logprobs.top_logprobs if choice.logprobs else []
+        first = given[0] if given else {}
+        no, yes = (first.get(f"token_id:{token}") for token in self.layout.answers)
+        if no is None or yes is None or not NO_LOGPROB < min(no, yes) <= max(no, yes) < math.inf:
             raise RemoteError(
                 f"sample {prompt.sample}: {self.server.url} gives no log-probabilities of both "
                 "answers: check that it serves the tuned model, and that its vLLM knows "
@@ -233,30 +311,23 @@ class RemoteScorer:
             )
         return yes - no
 
-    def _entries(
-        self, answer: dict[str, Any], key: str, prompts: Sequence[Prompt]
-    ) -> list[dict[str, Any]]:
+    def _in_order(
+        self, by_index: dict[int, T], answer: _Scores | _Choices, prompts: Sequence[Prompt]
+    ) -> Iterator[T]:
         """The answer's entries in the prompts' order, if each is there once and was read whole."""
-        entries = answer.get(key)
-        by_index: dict[int, dict[str, Any]] = {}
-        if isinstance(entries, list) and len(entries) == len(prompts):
-            for entry in entries:
-                if isinstance(entry, dict) and isinstance(entry.get("index"), int):
-                    by_index[entry["index"]] = entry
-        if by_index.keys() != set(range(len(prompts))):
+        if len(answer.data) != len(prompts) or by_index.keys() != set(range(len(prompts))):
             raise RemoteError(
-                f"{self.server.url}: expected one answer in {key!r} to each of {len(prompts)} "
-                "prompts: is it vLLM?"
+                f"{self.server.url}: expected one answer to each of {len(prompts)} prompts, found "
+                f"{len(answer.data)} to {len(by_index)}: is it vLLM?"
             )
         sent = sum(len(prompt.ids) for prompt in prompts)
-        usage = answer.get("usage")
-        read = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+        read = answer.usage.prompt_tokens if answer.usage else None
         if read is not None and read != sent:
             raise RemoteError(
                 f"{self.server.url} read {read} tokens where {sent} were sent: check its "
                 "--max-model-len, and what stands between it and here"
             )
-        return [by_index[i] for i in range(len(prompts))]
+        return (by_index[i] for i in range(len(prompts)))
 
 
 def _is_salt(text: str) -> bool:
