@@ -118,6 +118,55 @@ def test_a_server_answers_in_the_llms_place(load, finished, tiny_llm):
     assert there["p_llm"].to_numpy() == pytest.approx(here, abs=1e-3)
 
 
+@pytest.fixture
+def failing(tiny_llm, finished):
+    """A server that answers one request, of 32 pairs or of those left, and refuses the others."""
+    model, _ = load_model(str(tiny_llm), torch.float32, torch.device("cpu"))
+    with VllmServer(load_adapter(model, finished[0] / "cascade" / "adapter")) as server:
+        server.faults["/generative_scoring"].extend([None] + [(400, "no", {})] * 50)
+        yield server
+
+
+def test_rows_that_a_failing_server_does_not_answer_are_the_crms(load, failing):
+    cascade = load(server=failing.url, server_model=ADAPTER, on_server_error="crm")
+    found = cascade.predict(pairs(100))
+    there = found["source"] == "blend"
+    assert there.sum() in (4, 32)  # one request
+    assert (found["p_llm"].is_not_null() == there).all()
+    assert ((found["p"] == found["p_crm"]) == ~there).all()
+    assert cascade.models.unanswered == 100 - there.sum()
+    assert cascade.models.server_error.endswith("/generative_scoring: 400 no")
+    assert found["p"].is_not_nan().all()
+
+
+def test_a_failing_server_raises_unless_the_crm_may_answer(load, failing):
+    cascade = load(server=failing.url, server_model=ADAPTER)
+    with pytest.raises(cr.RemoteError, match="400 no"):
+        cascade.predict(pairs(100))
+    assert cascade.models.unanswered == 0
+    with pytest.raises(cr.ConfigError, match="'crm' or 'fail', not 'never'"):
+        load(on_server_error="never")
+
+
+def test_evaluation_takes_no_crms_answers_for_the_llms(load, failing):
+    cascade = load(server=failing.url, server_model=ADAPTER, on_server_error="crm")
+    rows = pairs(100).with_columns(label=pl.lit(1), time=pl.lit("2030-01-01").str.to_datetime())
+    with pytest.raises(cr.RemoteError, match="400 no"):
+        cascade.score_labelled(rows)
+
+
+def test_the_file_says_how_many_rows_the_server_did_not_answer(
+    load, failing, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(files, "BATCH", 40)
+    pairs(100).write_csv(tmp_path / "in.csv")
+    cascade = load(server=failing.url, server_model=ADAPTER, on_server_error="crm")
+    found = predict_file(cascade, tmp_path / "in.csv", tmp_path / "out.csv")
+    assert found.routed in (8, 32)  # one request of the first batch
+    assert (found.pairs, found.unanswered) == (100, 100 - found.routed)
+    assert "400 no" in found.server_error
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_file_in_batches_is_scored_as_a_whole(load, tmp_path, monkeypatch, suffix):
     whole = load(budget=0.3).predict(pairs(100))

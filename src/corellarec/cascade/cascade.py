@@ -16,7 +16,7 @@ from corellarec.base.errors import DataError
 from corellarec.base.frames import Table, as_frame
 from corellarec.base.metrics import Floats, sigmoid
 from corellarec.cascade.budget import BudgetMeter
-from corellarec.cascade.models import Models, connect, load_local
+from corellarec.cascade.models import Models, OnServerError, connect, load_local
 from corellarec.cascade.policy import known
 from corellarec.cascade.prediction import Prediction
 from corellarec.cascade.ranking import candidate_numbers, promising, ranked
@@ -68,6 +68,9 @@ class Cascade:
         server: str | None = None,
         server_model: str = "corellarec",
         cache_salt: str | None = None,
+        server_timeout_s: float = 120.0,
+        server_job_timeout_s: float = 3600.0,
+        on_server_error: OnServerError = "fail",
     ) -> "Cascade":
         """Read a cascade from the directory of a run, or of :meth:`save`.
 
@@ -81,10 +84,17 @@ class Cascade:
             server: URL of a vLLM server that answers in the language model's place.
             server_model: Its name for the tuned model.
             cache_salt: Keeps the server's cached prompts to this caller.
+            server_timeout_s: Seconds that a request may take, with its repetitions.
+            server_job_timeout_s: Seconds that all requests of one call may take.
+            on_server_error: Where the server fails, takes too long or answers nonsense: ``fail``
+                raises :class:`RemoteError`; ``crm`` keeps what it answered before and gives the
+                other routed rows the CRM's answer, and ``models.unanswered`` counts them. Their
+                share of the budget counts as spent.
 
         Raises:
             ArtifactError: If the directory is missing, incomplete or damaged.
-            ConfigError: If the CRM is a class of one's own that ``trust`` does not name.
+            ConfigError: If the CRM is a class of one's own that ``trust`` does not name, or
+                ``on_server_error`` is none of the two.
             ModelError: Later, when a row is first routed and the language model cannot be loaded.
         """
         path, torch_device = Path(directory), pick_device(device)
@@ -94,13 +104,13 @@ class Cascade:
         if run:
             check_run(run, recipe)
 
-        adapter = path / "adapter"
+        adapter, times = path / "adapter", (server_timeout_s, server_job_timeout_s)
         load_llm = (
-            partial(connect, recipe, server, server_model, cache_salt, llm)
+            partial(connect, recipe, server, server_model, cache_salt, times, llm)
             if server
             else partial(load_local, recipe, log, adapter, torch_device, llm)
         )
-        return cls(recipe, log, Models(crm, load_llm, torch_device), adapter)
+        return cls(recipe, log, Models(crm, load_llm, torch_device, on_server_error), adapter)
 
     def save(self, directory: str | Path) -> None:
         """Write the cascade, with all that was observed and added, for :meth:`load`.
@@ -337,7 +347,8 @@ class Cascade:
         with meter.reserve(router.above(facts), router.value(facts), first) as routed:
             if routed.any():
                 chosen = torch.from_numpy(np.flatnonzero(routed))
-                llm_logit = self.models.llm_logits(log, samples[chosen], progress)
+                llm_logit, answered = self.models.ask(log, samples[chosen], progress)
+                routed[routed], llm_logit = answered, llm_logit[answered]
                 p[routed] = router.answer(facts[routed], llm_logit)
                 p_llm[routed] = sigmoid(router.llm(llm_logit))
         answer = "llm" if router.combine == "replace" else "blend"

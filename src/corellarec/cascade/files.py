@@ -23,14 +23,18 @@ class FileScored:
     Args:
         pairs: Rows of the file.
         unknown_users: Rows whose user the log does not know.
-        routed: Rows that went to the language model.
+        routed: Rows that the language model answered.
         output: The file that was written.
+        unanswered: Rows that a failing server left to the CRM.
+        server_error: Why; None where there are none.
     """
 
     pairs: int
     unknown_users: int
     routed: int
     output: str
+    unanswered: int = 0
+    server_error: str | None = None
 
 
 def predict_file(
@@ -57,6 +61,7 @@ def predict_file(
     schema = dict(table.collect_schema())
     schema |= dict.fromkeys(OUTPUT_COLUMNS, pl.Float64) | {"source": pl.String}
     pairs = unknown = routed = 0
+    before = cascade.models.unanswered
     failure: Exception | None = None
 
     def scored(*_: object) -> Iterator[pl.DataFrame]:
@@ -81,4 +86,6 @@ def predict_file(
         if failure is not None:  # polars wraps what is raised in a source
             raise failure from None
         raise
-    return FileScored(pairs, unknown, routed, str(output))
+    unanswered = cascade.models.unanswered - before
+    reason = cascade.models.server_error if unanswered else None
+    return FileScored(pairs, unknown, routed, str(output), unanswered, reason)

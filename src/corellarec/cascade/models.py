@@ -3,12 +3,16 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
 
 from corellarec.base.device import pick_dtype
+from corellarec.base.errors import ConfigError
 from corellarec.base.metrics import Floats
+from corellarec.cascade.budget import Mask
 from corellarec.cascade.store import Recipe
 from corellarec.crm.batch import Reader
 from corellarec.crm.score import crm_logits
@@ -16,10 +20,11 @@ from corellarec.data.log import Log, Samples
 from corellarec.llm.layout import build_layout
 from corellarec.llm.load import AnswerModel, load_model, load_tokenizer
 from corellarec.llm.lora import load_adapter
-from corellarec.llm.remote import RemoteScorer
+from corellarec.llm.remote import RemoteScorer, UnansweredError
 from corellarec.llm.score import LlmScorer, Scorer
 
 MakeScorer = Callable[[Log], Scorer]
+OnServerError = Literal["crm", "fail"]
 
 
 class Models:
@@ -29,11 +34,27 @@ class Models:
         crm: The conventional model, in evaluation mode; None where it is external.
         load_llm: Loads the language model; returns what makes its scorer for a log.
         device: Where the CRM runs.
+        on_server_error: Whether a failing server leaves rows to the CRM, or raises.
+
+    Attributes:
+        unanswered: Rows, so far, that a failing server left to the CRM.
+        server_error: Why, the last time; None where there are none.
+
+    Raises:
+        ConfigError: If ``on_server_error`` is neither ``crm`` nor ``fail``.
     """
 
     def __init__(
-        self, crm: nn.Module | None, load_llm: Callable[[], MakeScorer], device: torch.device
+        self,
+        crm: nn.Module | None,
+        load_llm: Callable[[], MakeScorer],
+        device: torch.device,
+        on_server_error: OnServerError = "fail",
     ) -> None:
+        if on_server_error not in ("crm", "fail"):
+            raise ConfigError(f"on_server_error is 'crm' or 'fail', not {on_server_error!r}")
+        self.on_server_error, self.unanswered = on_server_error, 0
+        self.server_error: str | None = None
         self.crm, self.load_llm, self.device = crm, load_llm, device
         self._make_scorer: MakeScorer | None = None
         self._scorer: tuple[Log, Scorer] | None = None
@@ -55,7 +76,7 @@ class Models:
         """``(n,)`` raw logits of the language model.
 
         Raises:
-            ModelError: If it cannot be loaded.
+            ModelError: If it cannot be loaded; :class:`UnansweredError` if its server fails.
         """
         with self._llm_lock:
             if self._make_scorer is None:
@@ -63,6 +84,28 @@ class Models:
             if self._scorer is None or self._scorer[0] is not log:
                 self._scorer = log, self._make_scorer(log)
             return self._scorer[1].logits(samples, progress).double().numpy()
+
+    def ask(
+        self, log: Log, samples: Samples, progress: Callable[[int], None]
+    ) -> tuple[Floats, Mask]:
+        """The language model's raw logits, and which of them there are.
+
+        Raises:
+            ModelError: If it cannot be loaded, or its server fails and that is no reason to leave
+                rows to the CRM.
+        """
+        try:
+            logits = self.llm_logits(log, samples, progress)
+            return logits, np.ones(len(logits), dtype=bool)
+        except UnansweredError as error:
+            if self.on_server_error == "fail":
+                raise
+            logits = error.logits.double().numpy()
+            answered = ~np.isnan(logits)
+            with self._llm_lock:
+                self.unanswered += int((~answered).sum())
+                self.server_error = str(error)
+            return logits, answered
 
 
 def load_local(
@@ -92,13 +135,34 @@ def load_local(
 
 
 def connect(
-    recipe: Recipe, url: str, model: str, cache_salt: str | None, llm: str | None
+    recipe: Recipe,
+    url: str,
+    model: str,
+    cache_salt: str | None,
+    times: tuple[float, float],
+    llm: str | None,
 ) -> MakeScorer:
-    """The language model of a recipe, on a vLLM server; its tokenizer here, as in load_local."""
+    """The language model of a recipe, on a vLLM server.
+
+    Args:
+        recipe: Of the cascade.
+        url: The server.
+        model: Its name for the tuned model.
+        cache_salt: Keeps the server's cached prompts to this caller.
+        times: Seconds that a request may take, and all requests of one call.
+        llm: The model that the caller names, for its tokenizer, as in :func:`load_local`.
+    """
     tokenizer = load_tokenizer(llm or recipe.llm.model, fetch=llm is not None)
 
     def make(log: Log) -> Scorer:
         layout = build_layout(recipe.llm, log, tokenizer, recipe.template)
-        return RemoteScorer(layout, url, model, cache_salt=cache_salt)
+        return RemoteScorer(
+            layout,
+            url,
+            model,
+            cache_salt=cache_salt,
+            timeout_s=times[0],
+            job_timeout_s=times[1],
+        )
 
     return make

@@ -1,5 +1,6 @@
 """Commands that use a fitted cascade, and the audit of any two scores."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,6 +47,13 @@ Llm = Annotated[
 ]
 
 
+class OnServerError(StrEnum):
+    """What becomes of rows that the server does not answer."""
+
+    CRM = "crm"
+    FAIL = "fail"
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this file."""
     for command in (predict, recommend, audit):
@@ -70,6 +78,25 @@ def predict(
     cache_salt: Annotated[
         str | None, typer.Option(help="Keeps the server's cached prompts to this caller.")
     ] = None,
+    server_timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", help="What a request to the server may take, with its repetitions."
+        ),
+    ] = 120.0,
+    server_job_timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", help="What all requests for a batch of 100,000 pairs may take."
+        ),
+    ] = 3600.0,
+    on_server_error: Annotated[
+        OnServerError,
+        typer.Option(
+            help="Where the server fails: crm keeps the CRM's answers and says how many; fail "
+            "writes nothing."
+        ),
+    ] = OnServerError.CRM,
     trust: Trust = None,
     llm: Llm = None,
     as_json: AsJson = False,
@@ -82,7 +109,7 @@ def predict(
     CRM is external, the input needs its score, too. With --server the language model runs
     elsewhere; its key, if it wants one, is in VLLM_API_KEY.
     """
-    from corellarec.base.console import Display
+    from corellarec.base.console import Display, say_warnings
     from corellarec.cascade.cascade import Cascade
     from corellarec.cascade.files import predict_file
     from corellarec.cascade.router import explain
@@ -95,11 +122,20 @@ def predict(
         server=server,
         server_model=server_model,
         cache_salt=cache_salt,
+        server_timeout_s=server_timeout,
+        server_job_timeout_s=server_job_timeout,
+        on_server_error=on_server_error.value,
     )
     _bring_up_to_date(cascade, items, events)
     with Display(error_console(), quiet=as_json).waiting(f"scoring {source}"):
         found = predict_file(cascade, source, output)
     verdict = explain(cascade.router)
+    if found.unanswered:
+        warning = (
+            f"the server did not answer {found.unanswered:,} rows that were routed to it, and they "
+            f"have the CRM's answer (--on-server-error fail refuses this): {found.server_error}"
+        )
+        say_warnings(error_console(), [warning])
     if as_json:
         print_json({**vars(found), "router": verdict})
         return

@@ -189,19 +189,28 @@ class RemoteScorer:
     async def _fill(
         self, logits: Tensor, prompts: Sequence[Prompt], progress: Callable[[int], None]
     ) -> None:
-        """Ask for all prompts, several requests at once; the first failure ends all."""
+        """Ask for all prompts, several requests at once; after a failure no more are made."""
         size = self.prompts_per_request
         requests = iter([prompts[i : i + size] for i in range(0, len(prompts), size)])
+        failures: list[RemoteError] = []
 
         async def work(client: httpx.AsyncClient) -> None:
             for request in requests:
-                found = await self._score(client, request)
-                logits[[prompt.sample for prompt in request]] = torch.tensor(found)
-                progress(len(request))
+                try:
+                    found = await self._score(client, request)
+                except RemoteError as error:
+                    failures.append(error)
+                else:
+                    logits[[prompt.sample for prompt in request]] = torch.tensor(found)
+                    progress(len(request))
+                if failures:
+                    return
 
         async with self.server.connect() as client:
             await self._check_lengths(client, prompts)
             await asyncio.gather(*(work(client) for _ in range(self.parallel)))
+        if failures:
+            raise failures[0]
 
     async def _check_lengths(self, client: httpx.AsyncClient, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts that the server would truncate silently."""
