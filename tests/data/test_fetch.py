@@ -63,6 +63,6 @@ def test_out_of_reach_the_wheel_serves(cache, monkeypatch, capsys):
     monkeypatch.setattr(fetch, "download_wheel", wheel)
     assert fetch.fetch_movielens("ml-100k") == cache / "wheel.whl"
     assert wheels == [fetch.RECBOLE]
-    with pytest.raises(FetchError, match=r"refused\): try again.*ml-1m\.zip that you") as error:
+    with pytest.raises(FetchError, match=r"failed\): try again.*ml-1m\.zip that you") as error:
         fetch.fetch_movielens("ml-1m")
     assert len(str(error.value)) < 250  # the reason without the classes of the network's libraries

