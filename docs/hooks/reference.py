@@ -13,8 +13,8 @@ from pydantic.fields import FieldInfo
 import corellarec
 from corellarec.cli.main import app
 from corellarec.config import Config, Section, preset_names
+from corellarec.config.section import Range
 
-BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 NAMES = {bool: "`true` or `false`", int: "integer", float: "number", str: "text", Any: "any value"}
 
 
@@ -77,11 +77,10 @@ def _kind(annotation: Any, metadata: Iterable[Any] = ()) -> str:  # noqa: ANN401
     if origin is dict:
         return "table"
     bounds = [
-        f"{text} {getattr(bound, key):g}"
+        str(bound)
         for entry in metadata
         for bound in (entry.metadata if isinstance(entry, FieldInfo) else [entry])
-        for key, text in BOUNDS.items()
-        if hasattr(bound, key)
+        if isinstance(bound, Range)
     ]
     return ", ".join([NAMES[annotation], *bounds])
 

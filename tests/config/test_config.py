@@ -1,15 +1,20 @@
+from typing import Annotated, get_args, get_origin
+
 import pytest
 
 from corellarec.base.errors import ConfigError
 from corellarec.config import (
     CRM_MODELS,
     Config,
+    Section,
     changed,
     load_config,
     preset_names,
     to_toml,
     with_settings,
 )
+from corellarec.config.explain import known_keys
+from corellarec.config.section import Range
 
 
 def test_every_preset_is_valid():
@@ -80,7 +85,7 @@ def test_own_data_is_described_whole(settings, message):
         ("budget=0.2", "did you mean 'cascade.budget'"),
         ("cascade.budget=most", "cascade.budget.*a share from 0 to 1, or the word 'best'.*most"),
         ("cascade.budget=1.5", "cascade.budget.*a share from 0 to 1, or the word 'best'.*1.5"),
-        ("cascade.threshold=nan", "cascade.threshold.*finite"),
+        ("cascade.threshold=nan", "cascade.threshold: a number from -100 to 100 .found nan"),
         ("cascade.budget", "expected key=value"),
         ("cascade.policy=margin", "cascade.policy: Input should be 'gain' or 'entropy'"),
         ("seed.x.y=1", "seed"),
@@ -164,3 +169,38 @@ def test_wrong_sources(tmp_path):
     (tmp_path / "bad.toml").write_text("a = [")
     with pytest.raises(ConfigError, match="not valid TOML"):
         load_config(files=[tmp_path / "bad.toml"])
+
+
+def numbers(annotation, metadata=()):
+    """The metadata of each kind of number that a setting takes."""
+    if get_origin(annotation) is Annotated:
+        return numbers(get_args(annotation)[0], annotation.__metadata__)
+    if annotation in (int, float):
+        return [metadata]
+    return [found for inner in get_args(annotation) for found in numbers(inner)]
+
+
+def test_every_number_has_both_bounds_and_is_refused_beyond_them():
+    checked = 0
+    for key in known_keys(Config):
+        *path, last = key.split(".")
+        section = Config
+        for part in path:
+            kinds = (section.model_fields[part].annotation,)
+            kinds = get_args(kinds[0]) or kinds
+            section = next(k for k in kinds if isinstance(k, type) and issubclass(k, Section))
+        field = section.model_fields[last]
+        for metadata in numbers(field.annotation, field.metadata):
+            (bounds,) = [one for one in metadata if isinstance(one, Range)]
+            if isinstance(field.default, int | float):
+                for odd in (bounds.le * 2 + 1, -bounds.le * 2 - 1, "nan", "inf", "true", "'x'"):
+                    with pytest.raises(ConfigError, match=f"{key}: a"):
+                        load_config(settings=[f"{key}={odd}"])
+                checked += 1
+    assert checked > 50
+
+
+def test_texts_hold_no_nul():
+    for setting in ('data.path="a\\u0000b"', 'llm.lora.target_modules=["a\\u0000"]'):
+        with pytest.raises(ConfigError, match="holds the character NUL"):
+            load_config(settings=[setting])

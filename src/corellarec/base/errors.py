@@ -1,8 +1,19 @@
 """Every error that is the input's fault; the command line prints one line and exits with code 2."""
 
+LONGEST = 2000  # characters of a message
+
 
 class CorellarecError(Exception):
     """What was found, what is allowed, and what to do next, in one line."""
+
+    def __str__(self) -> str:
+        """The message as one printable line, whatever the input brought into it."""
+        text = super().__str__()
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+        if text.isprintable():
+            return text
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class ConfigError(CorellarecError):

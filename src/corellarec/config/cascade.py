@@ -3,9 +3,9 @@
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
-from corellarec.config.section import Count, Positive, Section, Share
+from corellarec.config.section import Count, Few, Range, Section, Share
 
 DEFAULT_BUDGET = 0.1  # where neither a budget nor a threshold is set
 
@@ -19,7 +19,7 @@ class CascadeConfig(Section):
     budget: Share | Literal["best"] | None = None
     """Share of the rows that may be routed, or ``best``: the share with the lowest log loss on
     validation, which may be 0. The default is 0.1 where no threshold is set."""
-    threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    threshold: Annotated[float, Range(ge=-100.0, le=100.0)] | None = None
     """Value of routing above which a row is routed, in place of a budget: expected gain in nats
     for ``gain``, the CRM's entropy in nats for ``entropy``."""
     combine: Literal["blend", "replace"] = "blend"
@@ -30,7 +30,8 @@ class CascadeConfig(Section):
     @field_validator("budget", mode="before")
     @classmethod
     def _is_a_share_or_best(cls, value: Any) -> Any:  # noqa: ANN401 (anything may be given)
-        if value is None or value == "best" or (isinstance(value, int | float) and 0 <= value <= 1):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is None or value == "best" or (number and 0 <= value <= 1):
             return value
         raise ValueError("a share from 0 to 1, or the word 'best'")
 
@@ -56,7 +57,7 @@ class EvaluateConfig(Section):
 
     test_rows: Count = 0
     """Random test rows scored by the language model; 0 is all."""
-    bootstrap: Positive = 1000
+    bootstrap: Annotated[int, Range(ge=2, le=100_000)] = 1000
     """Resamples behind every 95 % interval."""
-    groups: Positive = 3
+    groups: Few = 3
     """Groups of equal size by CRM confidence."""

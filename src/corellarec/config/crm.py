@@ -4,98 +4,100 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from corellarec.config.section import Count, Positive, Section, Share
+from corellarec.config.section import Dropout, Few, Length, Range, Section, Share, Width
+
+Widths = Annotated[tuple[Width, ...], Field(min_length=1, max_length=100)]  # a layer each
 
 
 class AttentionConfig(Section):
     """DIN's attention over the history."""
 
-    hidden: Positive = 64
+    hidden: Width = 64
     """Width of the scoring network's hidden layer."""
 
 
 class TransformerConfig(Section):
     """The transformer over the history (BST)."""
 
-    heads: Positive = 2
+    heads: Few = 2
     """Attention heads; divides ``crm.embedding_dim``."""
-    blocks: Positive = 1
+    blocks: Few = 1
     """Transformer blocks; the last computes the target's position alone."""
 
 
 class DCNv2Config(Section):
     """DCNv2: cross layers and a deep part."""
 
-    cross_layers: Positive = 3
+    cross_layers: Few = 3
     """Number of cross layers."""
     structure: Literal["parallel", "stacked"] = "parallel"
     """Whether the deep part reads the fields, or the last cross layer."""
-    rank: Count = 0
+    rank: Annotated[int, Range(ge=0, le=16_384)] = 0
     """Rank of the experts of a low-rank cross network; 0 is one of full rank."""
-    experts: Positive = 4
+    experts: Few = 4
     """Number of low-rank experts."""
 
 
 class XDeepFMConfig(Section):
     """xDeepFM: a compressed interaction network and a deep part."""
 
-    cin_layers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 32)
+    cin_layers: Widths = (32, 32)
     """Vectors of each layer of the compressed interaction network."""
 
 
 class AutoIntConfig(Section):
     """AutoInt+: self-attention over the fields, and a deep part."""
 
-    layers: Positive = 2
+    layers: Few = 2
     """Number of interacting layers."""
-    width: Positive = 32
+    width: Width = 32
     """Width of a field in them."""
-    heads: Positive = 2
+    heads: Few = 2
     """Attention heads; divides ``width``."""
 
 
 class FiBiNETConfig(Section):
     """FiBiNET: bilinear interactions of weighed fields, then a deep part."""
 
-    reduction: Positive = 3
+    reduction: Width = 3
     """The hidden layer that weighs the fields is so many times narrower than they are many."""
 
 
 class FiGNNConfig(Section):
     """Fi-GNN: fields as nodes of a graph."""
 
-    width: Positive = 32
+    width: Width = 32
     """Width of a node's state."""
-    heads: Positive = 2
+    heads: Few = 2
     """Attention heads; divides ``width``."""
-    steps: Positive = 2
+    steps: Few = 2
     """Message-passing steps."""
 
 
 class FinalMLPConfig(Section):
     """FinalMLP: two gated deep streams; ``crm.deep_layers`` is the first."""
 
-    second_layers: tuple[Positive, ...] = (200, 80)
+    second_layers: Widths = (200, 80)
     """Widths of the second stream."""
-    gate_hidden: Positive = 64
+    gate_hidden: Width = 64
     """Width of the gates' hidden layer."""
-    heads: Positive = 2
+    heads: Few = 2
     """Heads of the bilinear fusion; divides the widths of both last layers."""
 
 
 class StreamConfig(Section):
     """The CRM ``stream``: a causal transformer over the user's events."""
 
-    width: Positive = 64
+    width: Width = 64
     """Width of embeddings and states; ``crm.embedding_dim`` is not used."""
-    layers: Positive = 2
+    layers: Few = 2
     """Transformer blocks."""
-    heads: Positive = 2
+    heads: Few = 2
     """Attention heads; divides ``width``."""
-    window: Annotated[int, Field(ge=2)] = 200
+    window: Annotated[int, Range(ge=2, le=10_000)] = 200
     """Most events before a row that are read; at least half of them are, where there are so many.
     ``crm.history_length`` is not used."""
-    dropout: Share = 0.2
+    dropout: Dropout = 0.2
     """Dropout behind every sublayer and in the head."""
     user_dropout: Share = 0.5
     """As ``crm.id_dropout``, which then holds for items alone."""
@@ -126,9 +128,9 @@ class CrmConfig(Section):
     ``external``, a model of yours that is known by its scores alone."""
     options: dict[str, Any] = {}
     """Arguments of your own class."""
-    embedding_dim: Positive = 32
+    embedding_dim: Width = 32
     """Width of every feature embedding."""
-    history_length: Positive = 50
+    history_length: Length = 50
     """Rows of the same user before the target that the CRM reads."""
     history: Literal["auto", "mean", "attention", "transformer"] = "auto"
     """How the history becomes vectors: averaged, attended to by the target (DIN), or read by a
@@ -138,9 +140,9 @@ class CrmConfig(Section):
     """Whether what the log knows of item and user at the moment of the row is a field: shares of
     positives, rows and mean rating of the item's training rows before it and of the user's history.
     ``stream`` reads it always."""
-    deep_layers: tuple[Positive, ...] = (200, 80)
+    deep_layers: Widths = (200, 80)
     """Widths of the deep part."""
-    dropout: Share = 0.5
+    dropout: Dropout = 0.5
     """Dropout in the deep part."""
     id_dropout: Share = 0.2
     """Share of training samples whose user id (and, apart, item id) is replaced by the

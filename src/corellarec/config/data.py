@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from corellarec.config.section import Count, Section
+from corellarec.config.section import Count, Positive, Rating, Section, Share
 
 
 class TableConfig(Section):
@@ -25,11 +25,17 @@ class TableConfig(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> "TableConfig":
+        if self.separator not in (None, "::") and not _is_separator(self.separator):
+            raise ValueError(f"separator: one ASCII character, or ::, found {self.separator!r}")
         if (self.database is None) != (self.query is None):
             raise ValueError("database and query go together")
         if self.files and self.query:
             raise ValueError("files and query exclude each other")
         return self
+
+
+def _is_separator(text: str) -> bool:
+    return len(text) == 1 and text.isascii() and text not in '\r\n"'
 
 
 class InteractionsConfig(TableConfig):
@@ -100,9 +106,12 @@ class DataConfig(Section):
     """Features of its users."""
     time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
     """Unit of numeric times in your own log; ``auto`` goes by their size."""
+    max_unpacked_mb: Positive = 256
+    """MiB above which a compressed file is refused if it also unpacks to more than 100 times its
+    size: such a file was made to fill the memory."""
     skip_bad_rows: Count = 0
     """Rows of the log that may be left out because they cannot be read."""
-    positive_rating: float = 4.0
+    positive_rating: Rating = 4.0
     """A rating at or above this is a positive label."""
     min_user_rows: Count = 0
     """Users with fewer rows are left out ..."""
@@ -116,7 +125,7 @@ class DataConfig(Section):
     text embeddings; `corellarec data title-vectors` makes one. A further feature for the CRM."""
     untitled: Literal["keep", "drop"] = "keep"
     """What happens to the rows of items without a title."""
-    split: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    split: tuple[Share, Share, Share] = (0.8, 0.1, 0.1)
     """Shares of train, validation and test, cut by time over the whole log."""
     min_history: Count = 0
     """The first so many rows of each user are history only: neither trained on nor tested."""

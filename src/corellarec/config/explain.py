@@ -1,16 +1,20 @@
 """One line for each setting that is wrong, with the nearest one that is right."""
 
 import difflib
+import re
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 from corellarec.config.schema import Config
 from corellarec.config.section import Section
 
+SHOWN = 100  # characters of a value in a message
+_IS_KIND = re.compile(r"[\[(]")  # pydantic's name of one of the kinds that a setting may have
+
 
 def explain(detail: Any) -> str:  # noqa: ANN401 (pydantic's own error record)
     """One error of pydantic as a text that names the setting and the remedy."""
-    place = ".".join(str(part) for part in detail["loc"])
+    place = ".".join(str(part) for part in detail["loc"] if not _IS_KIND.search(str(part)))
     if detail["type"] == "extra_forbidden":
         known = known_keys(Config)
         siblings = [key for key in known if key.rpartition(".")[0] == place.rpartition(".")[0]]
@@ -19,7 +23,13 @@ def explain(detail: Any) -> str:  # noqa: ANN401 (pydantic's own error record)
         return f"{place}: is a section of settings, found the value {detail['input']!r}"
     message = detail["msg"].removeprefix("Value error, ")
     shown = "ctx" in detail and not isinstance(detail["input"], dict)
-    return f"{place}: {message}" + (f" (found {detail['input']!r})" if shown else "")
+    return f"{place}: {message}" + (f" (found {shorten(detail['input'])})" if shown else "")
+
+
+def shorten(value: object) -> str:
+    """A value as an error shows it."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
 
 
 def suggestion(word: str, known: list[str], siblings: list[str] | None = None) -> str:

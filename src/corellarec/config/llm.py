@@ -1,22 +1,22 @@
 """Settings of the language model and of its alignment with the CRM."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from corellarec.config.section import Count, Positive, Rate, Section, Share
+from corellarec.config.section import Count, Dropout, Length, Rate, Scale, Section, Tokens, Width
 
 
 class LoraConfig(Section):
     """The low-rank adapter on the language model."""
 
-    rank: Positive = 8
+    rank: Width = 8
     """Rank r of each update."""
-    alpha: Rate = 16.0
+    alpha: Scale = 16.0
     """The update is scaled by ``alpha / rank``."""
-    dropout: Share = 0.0
+    dropout: Dropout = 0.0
     """Dropout on the adapter's input."""
-    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ("q_proj", "v_proj")
     """Names of the linear layers that get an adapter."""
     blocks: Count = 0
     """Uppermost blocks that get one, at most; below them nothing is computed backward. 0 is all."""
@@ -30,17 +30,17 @@ class LlmConfig(Section):
     layout: Literal["stream", "paper"] = "stream"
     """``stream``: one pass per window of a user's lines, a prediction at every line.
     ``paper``: one prompt per sample, as in CoReLLa."""
-    history_length: Positive = 20
+    history_length: Length = 20
     """Lines of history before a scored line: exactly this many at most in the paper's layout,
     at least this many (where the user has them) in the stream layout."""
-    window: Positive = 80
+    window: Length = 80
     """Lines of one sequence in the stream layout, those shared with the one before included."""
     title_year: bool = True
     """Whether titles keep a year at their end, as in ``Heat (1995)``; it doubles their tokens."""
     template: str = "movies"
     """What users and items look like as text: ``movies``, ``books``, ``items``, or a TOML file of
     your own, which may name columns of users and items."""
-    tokens_per_batch: Positive = 4096
+    tokens_per_batch: Tokens = 4096
     """Tokens in one forward pass."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Type of the frozen weights; ``auto`` is bfloat16 where the machine computes in it."""
@@ -69,7 +69,7 @@ class AlignConfig(Section):
     """Layer pairs (language model, CRM). Language-model layers: ``last``, ``middle``, or a
     number from 1; CRM layers: ``last`` and ``middle`` of the deep ones, or a name such as
     ``cross1`` or ``deep1``."""
-    width: Positive = 64
+    width: Width = 64
     """Width of the space both sides are projected into."""
     exponent: Rate = 1.0
     """Exponent of the Euclidean distance."""

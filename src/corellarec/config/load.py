@@ -1,6 +1,5 @@
 """Settings from a preset, TOML files and ``--set key=value``, each on top of the one before."""
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -10,6 +9,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from corellarec.base.errors import ConfigError
+from corellarec.base.inputs import DEEPEST, parse_toml, read_toml
 from corellarec.config.explain import explain, suggestion
 from corellarec.config.schema import Config
 
@@ -49,14 +49,9 @@ def load_config(
         for name in (base, f"{base}/{model or 'dcnv2'}"):
             source = resources.files("corellarec.config") / "presets" / f"{name}.toml"
             if source.is_file():
-                tree = _stack(tree, _parse(source.read_text("utf-8"), f"preset {name}"))
+                tree = _stack(tree, parse_toml(source.read_text("utf-8"), f"preset {name}"))
     for file in files:
-        try:
-            tree = _stack(tree, _parse(file.read_text("utf-8"), str(file)))
-        except OSError as error:
-            raise ConfigError(f"{file}: cannot be read ({error.strerror})") from error
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{file}: is not UTF-8 text") from error
+        tree = _stack(tree, read_toml(file))
     settings = list(settings)
     tree = _without_other_limit(tree, _cascade_keys(settings_tree(settings)))
     for setting in settings:
@@ -119,13 +114,6 @@ def to_toml(config: Config) -> str:
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
-def _parse(text: str, place: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{place}: not valid TOML: {error}") from error
-
-
 def _stack(below: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:
     """A tree of settings with a later layer on top."""
     return _merge(_without_other_limit(below, _cascade_keys(layer)), layer)
@@ -163,10 +151,12 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
     if not separator:
         raise ConfigError(f"--set {setting!r}: expected key=value, such as cascade.budget=0.2")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}", f"--set {setting!r}")["value"]
+    except ConfigError:
         value = text
     *path, last = key.strip().split(".")
+    if len(path) > DEEPEST:
+        raise ConfigError(f"--set {setting!r}: expected section.key=value")
     for part in path:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):

@@ -6,14 +6,14 @@ from corellarec.config.cascade import CascadeConfig, EvaluateConfig
 from corellarec.config.crm import CrmConfig
 from corellarec.config.data import DataConfig
 from corellarec.config.llm import AlignConfig, LlmConfig
-from corellarec.config.section import Section
+from corellarec.config.section import Section, Seed
 from corellarec.config.training import DistillConfig, Stage1Config, Stage2Config, Stage3Config
 
 
 class Config(Section):
     """Everything a run depends on."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of every random choice."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the models run."""

@@ -4,7 +4,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from corellarec.config.section import Count, Positive, Rate, Section, Share
+from corellarec.config.section import (
+    Count,
+    Positive,
+    Range,
+    Rate,
+    Scale,
+    Section,
+    Share,
+    Tokens,
+    Weight,
+)
 
 
 class StageConfig(Section):
@@ -14,11 +24,11 @@ class StageConfig(Section):
     """Peak learning rate: linear warm-up, then cosine to a tenth of it."""
     warmup: Share = 0.1
     """Share of the steps spent warming up."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    weight_decay: Weight = 0.0
     """Decoupled weight decay."""
     accumulate: Positive = 1
     """Batches whose gradients, averaged, make one step."""
-    clip_norm: Rate = 1.0
+    clip_norm: Scale = 1.0
     """Largest norm of the gradient."""
     epochs: Count = 1
     """Passes over the stage's rows at most; 0 leaves the weights as they are drawn."""
@@ -34,7 +44,7 @@ class Stage1Config(StageConfig):
     batch_size: Positive = 1024
     """Samples in one step."""
     learning_rate: Rate = 2e-3
-    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-2
+    weight_decay: Weight = 1e-2
     epochs: Count = 15
 
 
@@ -46,20 +56,20 @@ class LlmStageConfig(StageConfig):
     out."""
     subset: Literal["random", "uncertain"] = "random"
     """Which windows are drawn first: any (the paper), or those where the CRM is least confident."""
-    validation_rows: Positive = 1000
+    validation_rows: Annotated[int, Range(ge=10, le=1_000_000_000)] = 1000
     """Validation rows scored by the language model at each validation."""
-    tokens_per_batch: Positive = 1536
+    tokens_per_batch: Tokens = 1536
     """Tokens in one pass of training."""
 
 
 class Stage2Config(LlmStageConfig):
     """Stage 2: both models and their alignment, on a random subset."""
 
-    llm_weight: Annotated[float, Field(ge=0.0)] = 1.0
+    llm_weight: Weight = 1.0
     """alpha, the weight of the language model's loss."""
-    crm_weight: Annotated[float, Field(ge=0.0)] = 1.0
+    crm_weight: Weight = 1.0
     """beta, the weight of the CRM's loss."""
-    align_weight: Annotated[float, Field(ge=0.0)] = 0.1
+    align_weight: Weight = 0.1
     """gamma, the weight of the alignment loss."""
     crm_learning_rate: Rate = 1e-4
     """Peak learning rate of the CRM and the projections."""
@@ -75,7 +85,7 @@ class DistillConfig(Section):
     rows: Count | Literal["all"] = 0
     """Training rows that the language model answers for the CRM to learn from, drawn as whole
     stream windows from those that no stage tuned it on, if there are such; 0 leaves it out."""
-    weights: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)] = (
+    weights: Annotated[tuple[Annotated[float, Range(gt=0.0, le=1.0)], ...], Field(min_length=1)] = (
         0.3,
         0.6,
     )

@@ -1,6 +1,5 @@
 """What a study runs: one TOML file, those of the package among them."""
 
-import tomllib
 from collections.abc import Iterable
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -10,7 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from corellarec.base.errors import ConfigError
+from corellarec.base.inputs import not_a_file, parse_toml, read_toml
 from corellarec.config import Config, Section, changed, load_config, settings_tree
+from corellarec.config.section import Seed
 
 
 class StudySpec(Section):
@@ -20,7 +21,7 @@ class StudySpec(Section):
     """Settings to start from."""
     settings: dict[str, Any] = {}
     """Settings on top of the preset for everything in the study, as in a configuration file."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """Seeds of the method and of the CRMs; baselines and the ablation take the first."""
     crms: tuple[str, ...] = ()
     """Presets such as ``ml-1m/fibinet``, whose CRM is trained alone and compared. The best of them
@@ -59,21 +60,16 @@ def load_study(name: str, settings: Iterable[str] = ()) -> tuple[StudySpec, Conf
         ConfigError: If there is no such study, or a key or value is not allowed.
     """
     if name in study_names():
-        text = (resources.files("corellarec.research.study") / "grids" / f"{name}.toml").read_text(
-            "utf-8"
-        )
+        tree = parse_toml((_grids() / f"{name}.toml").read_text("utf-8"), f"study {name}")
+    elif (what := not_a_file(Path(name))) is None:
+        tree = read_toml(Path(name))
     else:
-        try:
-            text = Path(name).read_text("utf-8")
-        except OSError as error:
-            raise ConfigError(
-                f"no study named {name!r}, and no such file ({error.strerror}); there are: "
-                f"{', '.join(study_names())}"
-            ) from error
+        raise ConfigError(
+            f"no study named {name!r}, and as a file it {what}; there are: "
+            f"{', '.join(study_names())}"
+        )
     try:
-        spec = StudySpec.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"study {name}: not valid TOML: {error}") from error
+        spec = StudySpec.model_validate(tree)
     except ValidationError as error:
         found = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise ConfigError(f"study {name}: {'; '.join(found)}") from error
