@@ -44,8 +44,16 @@ def test_good_rows_fast_and_slow_agree():
         ("b,2,x,4", "line 3: rating 'x' is not a number"),
         ("b,2,nan,4", "line 3: rating 'nan' is not a number"),
         ("b,2,inf,4", "line 3: rating 'inf' is not a number"),
-        ("b,2,3,soon", "line 3: time 'soon' is not a time"),
-        ("b,2,3,", "line 3: time '' is not a time"),
+        ("b,2,3,soon", "line 3: time 'soon' is not a time of the years 1 to 9999"),
+        (
+            "b,2,3,9467085600000",
+            "line 3: time '9467085600000' is not a time of the years 1 to 9999",
+        ),
+        (
+            "b,2,3,9223372036854775807",
+            "line 3: time '9223372036854775807' is not a time of the years 1 to 9999",
+        ),
+        ("b,2,3,", "line 3: time '' is not a time of the years 1 to 9999"),
     ],
 )
 def test_bad_rows_are_named_counted_and_can_be_skipped(line, problem):

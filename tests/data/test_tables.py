@@ -265,7 +265,7 @@ def test_mistakes_are_named(tmp_path):
         (change("items", categorical=("title",)), "cannot be called 'title'"),
         (change("items", categorical=("maker", "price_code")), "cannot be called 'price_code'"),
         (change("items", categorical=("maker", "price")), "'price' is listed twice"),
-        (change("items", encoding="martian"), "'martian' is not known"),
+        (change("items", encoding="martian"), "'martian' is no text encoding"),
     ):
         with pytest.raises((DataError, ConfigError), match=message):
             prepare(changed, tmp_path / "d")

@@ -1,15 +1,41 @@
 """Tables that callers bring: Polars, pandas, Arrow, or the path of a file."""
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from corellarec.base.errors import ConfigError, DataError
+from corellarec.base.inputs import check_file
 
 Table = Any
 """A Polars frame, a pandas or Arrow table, or the path of a CSV or Parquet file."""
+
+DAMAGE = (
+    pl.exceptions.PolarsError,
+    pl.exceptions.PanicException,  # a failed assertion of Polars; not an Exception
+    OSError,
+    EOFError,
+    zlib.error,
+)
+"""What reading a damaged file raises."""
+
+
+@contextmanager
+def readable(place: object) -> Iterator[None]:
+    """Turn what reading a damaged file raises into a DataError that names the file."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise DataError(f"{place} cannot be read: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its name where it says nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def as_frame(table: Table, name: str, columns: Sequence[str] = ()) -> pl.DataFrame:
@@ -28,7 +54,8 @@ def as_frame(table: Table, name: str, columns: Sequence[str] = ()) -> pl.DataFra
     if isinstance(table, str | Path):
         return read_table(Path(table), columns)
     if isinstance(table, pl.LazyFrame):
-        table = table.collect()
+        with readable(name):
+            table = table.collect()
     if not isinstance(table, pl.DataFrame):
         table = _converted(table, name)
     require_columns(table, name, columns)
@@ -50,14 +77,12 @@ def _converted(table: Table, name: str) -> pl.DataFrame:
 
 
 def require_columns(table: pl.DataFrame, name: str, columns: Sequence[str]) -> None:
-    """Check that a table has columns.
+    """Check that a table has columns, and one value a row in each.
 
     Raises:
-        DataError: If one is missing.
+        DataError: If one is missing, or holds lists, records or bytes.
     """
-    for column in columns:
-        if column not in table.columns:
-            raise DataError(f"{name}: no column {column!r}; found: {', '.join(table.columns)}")
+    _check_columns(table.schema, name, columns)
 
 
 def scan_table(path: Path, columns: Sequence[str] = ()) -> pl.LazyFrame:
@@ -66,20 +91,40 @@ def scan_table(path: Path, columns: Sequence[str] = ()) -> pl.LazyFrame:
     Raises:
         DataError: If it is missing or damaged, or lacks one of ``columns``.
     """
-    if not path.is_file():
-        raise DataError(f"{path} is not there")
-    try:
+    check_file(path)
+    with readable(path):
         if path.suffix.lower() == ".parquet":
             table = pl.scan_parquet(path, glob=False)
         else:
             table = pl.scan_csv(path, infer_schema=False, glob=False)
-        found = table.collect_schema().names()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    for column in columns:
-        if column not in found:
-            raise DataError(f"{path}: no column {column!r}; found: {', '.join(found)}")
+        schema = table.collect_schema()
+    _check_columns(schema, str(path), columns)
     return table
+
+
+def _check_columns(schema: pl.Schema, name: str, columns: Sequence[str]) -> None:
+    for column in columns:
+        if column not in schema:
+            raise DataError(f"{name}: no column {column!r}; found: {', '.join(schema)}")
+        check_plain(schema[column], column, name)
+
+
+def inner_type(kind: pl.DataType) -> pl.DataType:
+    """The type of a list's elements; any other type as it is."""
+    return kind.inner if isinstance(kind, pl.List | pl.Array) else kind  # pyright: ignore[reportReturnType]
+
+
+def check_plain(kind: pl.DataType, column: str, name: str) -> None:
+    """Refuse a column that holds anything but text, numbers, dates, or true and false.
+
+    Raises:
+        DataError: If it holds lists, records, bytes, objects or durations.
+    """
+    if kind.is_nested() or kind in (pl.Binary, pl.Object, pl.Duration):
+        raise DataError(
+            f"{name}: the column {column!r} holds {kind}; it takes text, numbers or dates, one in "
+            "a row"
+        )
 
 
 def read_table(path: Path, columns: Sequence[str] = ()) -> pl.DataFrame:
@@ -88,10 +133,9 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pl.DataFrame:
     Raises:
         DataError: If it is missing or damaged, or lacks one of ``columns``.
     """
-    try:
-        return scan_table(path, columns).collect()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    table = scan_table(path, columns)
+    with readable(path):
+        return table.collect()
 
 
 def ids_of(table: pl.DataFrame, column: str, name: str) -> pl.Series:
@@ -101,12 +145,21 @@ def ids_of(table: pl.DataFrame, column: str, name: str) -> pl.Series:
         DataError: If an id is missing, or the column holds neither text nor whole numbers.
     """
     ids = table[column]
-    if not (ids.dtype.is_integer() or ids.dtype in (pl.String, pl.Categorical, pl.Enum)):
-        raise DataError(
-            f"{name}: the column {column!r} holds {ids.dtype}; ids are text or whole numbers: "
-            f"cast it first"
-        )
+    check_ids(ids.dtype, column, name)
     if ids.null_count():
         row = int(ids.is_null().arg_true()[0]) + 1
         raise DataError(f"{name}, row {row}: no {column}; {ids.null_count()} such row(s) in all")
     return ids.cast(pl.String)
+
+
+def check_ids(kind: pl.DataType, column: str, name: str) -> None:
+    """Refuse a column that holds neither text nor whole numbers: no id is of another type.
+
+    Raises:
+        DataError: If it does.
+    """
+    if not (kind.is_integer() or kind in (pl.String, pl.Categorical, pl.Enum)):
+        raise DataError(
+            f"{name}: the column {column!r} holds {kind}; ids are text or whole numbers: cast it "
+            "first"
+        )

@@ -8,7 +8,7 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from corellarec.base.errors import CorellarecError, DataError
-from corellarec.base.frames import scan_table
+from corellarec.base.frames import readable, scan_table
 from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.tables import OUTPUT_COLUMNS, numbers_of
 from corellarec.data.files import check_name, write_table
@@ -67,7 +67,7 @@ def predict_file(
     def scored(*_: object) -> Iterator[pl.DataFrame]:
         nonlocal pairs, unknown, routed, failure
         try:
-            for batch in table.collect_batches(chunk_size=BATCH, maintain_order=True):
+            for batch in _batches(table, source):
                 found = cascade.predict(batch, name=str(source), first_row=pairs + 1)
                 pairs += found.height
                 users = found["user"].cast(pl.String)
@@ -89,3 +89,8 @@ def predict_file(
     unanswered = cascade.models.unanswered - before
     reason = cascade.models.server_error if unanswered else None
     return FileScored(pairs, unknown, routed, str(output), unanswered, reason)
+
+
+def _batches(table: pl.LazyFrame, source: Path) -> Iterator[pl.DataFrame]:
+    with readable(source):
+        yield from table.collect_batches(chunk_size=BATCH, maintain_order=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from corellarec.base.errors import DataError
-from corellarec.base.frames import ids_of
+from corellarec.base.frames import check_plain, ids_of, inner_type, readable, require_columns
 from corellarec.data.extend import append
 from corellarec.data.levels import rating_levels
 from corellarec.data.log import Log
@@ -152,6 +152,8 @@ def read_labels(table: pl.DataFrame, positive_rating: float, name: str) -> pl.Se
     Raises:
         DataError: If it has neither, or a value is not a label or a number.
     """
+    given = [name for name in ("label", "rating") if name in table.columns]
+    require_columns(table, name, given)
     if "label" in table.columns:
         text = table["label"].cast(pl.String).str.to_lowercase()
         label = text.replace_strict(
@@ -182,13 +184,23 @@ def read_new(entities: pl.DataFrame, table: pl.DataFrame, name: str) -> pl.DataF
         table: ``id`` (or ``user``, ``item``) and features.
         name: What messages call the table.
 
+    Returns:
+        ``id``, and the columns that ``entities`` has, typed as there.
+
     Raises:
-        DataError: If it has no column of ids.
+        DataError: If it has no column of ids, or a column cannot be of the type of the log's.
     """
     key = next((key for key in ("id", "item", "user") if key in table.columns), None)
     if key is None:
         raise DataError(f"{name}: no column 'id'; found: {', '.join(table.columns)}")
-    table = table.with_columns(ids_of(table, key, name).alias("id"))
+    columns = [ids_of(table, key, name).alias("id")]
+    for column, kind in entities.drop("id").schema.items():
+        if column in table.columns:
+            given = table.schema[column]
+            check_plain(inner_type(given) if kind == pl.List else given, column, name)
+            with readable(f"{name}: the column {column!r}"):
+                columns.append(table[column].cast(kind, strict=False))
+    table = pl.DataFrame(columns)
     table = table.unique("id", keep="first", maintain_order=True)
     return table.filter(numbers_of(table["id"], entities) == -1)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from corellarec.base.errors import DataError
-from corellarec.base.frames import read_table
+from corellarec.base.frames import ids_of, read_table
 from corellarec.config import ExternalConfig
 from corellarec.data.log import Log
 from corellarec.data.splits import SPLITS
@@ -45,7 +45,8 @@ def external_logits(config: ExternalConfig, log: Log) -> Tensor:
             f"{path}: no column 'time', and user {first['user']!r} meets item {first['item']!r} "
             "more than once: give the times as well"
         )
-    table = table.select(pl.col("user", "item").cast(pl.String), *keys[2:], "logit")
+    ids = [ids_of(table, side, str(path)).alias(side) for side in keys[:2]]
+    table = table.select(*ids, *keys[2:], "logit")
     if (again := table.select(keys).is_duplicated()).any():
         place = int(again.arg_true()[0])
         first = table.row(place, named=True)

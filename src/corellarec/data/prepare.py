@@ -16,6 +16,7 @@ Code 0 means out of vocabulary; vocabularies hold what the training split shows,
 
 import hashlib
 import json
+import os
 import sys
 import time
 from contextlib import suppress
@@ -189,7 +190,7 @@ def peak_memory_mb() -> int:
 def _content_key(config: DataConfig) -> str | None:
     """A hash of settings and source; None where the source is a server."""
     digest = hashlib.sha256()
-    settings = config.model_dump(mode="json", exclude={"path", "fetch"})
+    settings = config.model_dump(mode="json", exclude={"path", "fetch", "max_unpacked_mb"})
     digest.update(json.dumps([FORMAT, settings], sort_keys=True).encode())
     files = source_files(config)
     if files is None:
@@ -197,7 +198,7 @@ def _content_key(config: DataConfig) -> str | None:
     if config.item_vectors:
         files = [*files, Path(config.item_vectors).expanduser()]
     for file in files:
-        digest.update(file.name.encode() if len(files) > 1 else b"")
+        digest.update(os.fsencode(file.name) if len(files) > 1 else b"")
         if file.is_file():
             digest.update(sha256(file).encode())
     return digest.hexdigest()

@@ -1,15 +1,27 @@
 """A log as its source gives it: files of interactions, and tables of users and items."""
 
+import os
+import struct
 import zipfile
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import islice
+from lzma import LZMAError
 from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
 from corellarec.base.errors import DataError
-from corellarec.data.row_files import RowFile, readable
+from corellarec.base.frames import first_line, readable
+from corellarec.base.inputs import check_file
+from corellarec.config import DataConfig
+from corellarec.data.row_files import RowFile
+from corellarec.data.unpacked import check_size, check_unpacked
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 
@@ -51,32 +63,35 @@ class RawLog:
     time_unit: TimeUnit = "s"
 
 
+MOST_ENTRIES = 100_000  # files and folders of a log's directory
 NO_USERS = pl.DataFrame(schema={"id": pl.String})
 
 
 class Folder:
-    """A directory, or a zip read in place, addressed by file name."""
+    """A directory, or a zip read in place, addressed by file name.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if not path.exists():
-            raise DataError(f"{path} is not there: give data.path a directory or zip that is")
+    Args:
+        path: Where it is.
+        most_mb: ``data.max_unpacked_mb``.
+
+    Raises:
+        DataError: If it is neither, damaged, or a directory of more files than a log's.
+    """
+
+    def __init__(self, path: Path, most_mb: int = DataConfig().max_unpacked_mb) -> None:
+        self.path, self.most_mb = path, most_mb
         if path.is_dir():
-            self.names = [file.relative_to(path).as_posix() for file in path.rglob("*")]
+            with readable(path):
+                self.names = list(_files_below(path))
             return
-        try:
-            with zipfile.ZipFile(path) as archive:
-                self.names = archive.namelist()
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(
-                f"{path} is not a whole zip file ({error}): fetch it again, or give data.path the "
-                "directory that holds the file"
-            ) from error
+        check_file(path)
+        with _whole_zip(path), zipfile.ZipFile(path) as archive:
+            self.names = archive.namelist()
 
     def find(self, name: str) -> str | None:
         """The path within of the file whose last part is ``name``, or None."""
         found = [path for path in self.names if path.rpartition("/")[2] == name]
-        return min(found, key=len) if found else None
+        return min(found, key=lambda path: (len(path), path)) if found else None
 
     def suffix(self, suffix: str) -> str | None:
         """The path within of the only file that ends in ``suffix``, or None."""
@@ -92,14 +107,67 @@ class Folder:
         """The bytes of the file at path ``name`` within.
 
         Raises:
-            DataError: If the file is absent, or damaged within its zip.
+            DataError: If the file is absent or no regular one, damaged within its zip, encrypted,
+                or would unpack to far more than it is.
         """
         if self.path.is_dir():
+            check_file(self.path / name)
             with readable(f"{self.path / name}"):
                 return (self.path / name).read_bytes()
-        with readable(f"{self.path}: {name}"), zipfile.ZipFile(self.path) as archive:
-            return archive.read(name)
+        place = f"{self.path}: {name}"
+        with _whole_zip(place), zipfile.ZipFile(self.path) as archive:
+            member = archive.getinfo(name)
+            if member.flag_bits & 1:
+                raise DataError(f"{place} is encrypted: unpack it, and give data.path its folder")
+            packed = min(member.compress_size, self.path.stat().st_size)
+            check_size(place, member.file_size, packed, self.most_mb)
+            return archive.read(member)
 
     def source(self, name: str) -> Path | BytesIO:
         """What polars can scan: the file itself, or its bytes where it lies in a zip."""
-        return self.path / name if self.path.is_dir() else BytesIO(self.read(name))
+        if not self.path.is_dir():
+            return BytesIO(self.read(name))
+        check_file(self.path / name)
+        with readable(self.path / name):
+            check_unpacked(self.path / name, self.most_mb)
+        return self.path / name
+
+
+@contextmanager
+def _whole_zip(place: object) -> Iterator[None]:
+    """Turn what a damaged zip raises into a DataError that names it."""
+    try:
+        yield
+    except (
+        zipfile.BadZipFile, NotImplementedError, OSError, EOFError, KeyError, OverflowError,
+        ValueError, struct.error, zlib.error, LZMAError,
+    ) as error:  # fmt: skip
+        raise DataError(
+            f"{place} is not a whole zip file ({first_line(error)}): fetch it again, or give "
+            "data.path the directory that holds the file"
+        ) from error
+
+
+def _files_below(path: Path) -> Iterator[str]:
+    """Names of the files below a directory; links to directories are not followed."""
+    folders, seen = deque([(os.fspath(path), "")]), 0
+    while folders:
+        folder, name = folders.popleft()
+        try:
+            with os.scandir(folder) as scanned:
+                entries = list(islice(scanned, MOST_ENTRIES + 1 - seen))
+        except OSError:
+            if not name:
+                raise
+            continue  # a folder that is not ours to read
+        seen += len(entries)
+        if seen > MOST_ENTRIES:
+            raise DataError(
+                f"{path} holds more than {MOST_ENTRIES:,} files: give data.path the directory of "
+                "the log itself"
+            )
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append((entry.path, f"{name}{entry.name}/"))
+            else:
+                yield name + entry.name

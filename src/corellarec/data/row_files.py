@@ -8,20 +8,20 @@ import ast
 import csv
 import gzip
 import json
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO, TextIOWrapper
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from corellarec.base.errors import DataError
+from corellarec.base.frames import check_ids, check_plain, readable
 
 SLOW_ROWS = 200_000  # rows held at once as Python objects
+LONGEST_LINE = 1 << 24  # characters
 Source = Path | BytesIO
 
 
@@ -68,17 +68,14 @@ class RowFile:
     value: ValueKind = RATING
 
 
-@contextmanager
-def readable(place: str) -> Iterator[None]:
-    """Turn what goes wrong while a file is read into a DataError that names it."""
-    try:
-        yield
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"{place} cannot be read ({error}): fetch it again") from error
-    except Exception as error:  # zlib.error has no public base class but Exception
-        if type(error).__module__ != "zlib":
-            raise
-        raise DataError(f"{place} is damaged ({error}): fetch it again") from error
+def readable_batches(file: RowFile) -> Iterator[pl.DataFrame]:
+    """The batches of ``file.slow``.
+
+    Raises:
+        DataError: If the file is damaged.
+    """
+    with readable(file.name):
+        yield from file.slow()
 
 
 def delimited_file(
@@ -129,12 +126,36 @@ def delimited_file(
 
 def header_of(source: Source, separator: str) -> list[str]:
     """The names in the first line of delimited text."""
-    first = next(iter(csv.reader(read_lines(source), delimiter=separator)), [])
+    if len(separator) > 1:
+        first = next(read_lines(source), "").rstrip("\r\n").split(separator)
+    else:
+        first = next((row for _, row, _ in _split(read_lines(source), separator)), [])
     return [name.strip().removeprefix("\ufeff") for name in first]
 
 
+def _split(
+    lines: Iterable[str], separator: str, *, quoted: bool = True
+) -> Iterator[tuple[int, list[str], str | None]]:
+    """Number, values and problem (or None) of each line."""
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    reader = csv.reader(lines, delimiter=separator, quoting=quoting)
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield reader.line_num, [""], str(error)
+        else:
+            yield reader.line_num, row, None
+
+
 def read_lines(source: Source, encoding: str = "utf-8") -> Iterator[str]:
-    """Lines of text, ends included; what is not in ``encoding`` becomes U+FFFD."""
+    """Lines of text, ends included; what is not in ``encoding`` becomes U+FFFD.
+
+    Raises:
+        OSError: If the file cannot be read, or a line has more than ``LONGEST_LINE`` characters.
+    """
     if isinstance(source, Path) and source.suffix.lower() == ".zst":
         yield from (line + "\n" for line in pl.scan_lines(source).collect()["lines"])
         return
@@ -144,7 +165,13 @@ def read_lines(source: Source, encoding: str = "utf-8") -> Iterator[str]:
     else:
         stream = BytesIO(source.getvalue())
     with stream, TextIOWrapper(stream, encoding, errors="replace", newline="") as text:  # pyright: ignore[reportArgumentType]
-        yield from text
+        for number in count(1):
+            line = text.readline(LONGEST_LINE)
+            if len(line) == LONGEST_LINE:
+                raise OSError(f"line {number} has more than {LONGEST_LINE:,} characters")
+            if not line:
+                return
+            yield line
 
 
 def _split_slowly(
@@ -158,12 +185,10 @@ def _split_slowly(
 ) -> Iterator[pl.DataFrame]:
     lines = read_lines(source)
     if len(separator) == 1:
-        quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-        reader = csv.reader(lines, delimiter=separator, quoting=quoting)
-        numbered = ((reader.line_num, row) for row in reader)
+        numbered = _split(lines, separator, quoted=quoted)
     else:
         numbered = (
-            (number, line.rstrip("\r\n").split(separator))
+            (number, line.rstrip("\r\n").split(separator), None)
             for number, line in enumerate(lines, start=1)
         )
     expected = f"({separator.join(names)})".replace("\t", "<tab>")
@@ -176,9 +201,13 @@ def _split_slowly(
         return None
 
     rows = (
-        (number, check(row), *(row[i] if i < len(row) else None for i in places.values()))
-        for number, row in islice(numbered, header_lines, None)
-        if any(row)
+        (
+            number,
+            problem or check(row),
+            *(row[i] if i < len(row) else None for i in places.values()),
+        )
+        for number, row, problem in islice(numbered, header_lines, None)
+        if problem or any(row)
     )
     yield from _batches(rows, places)
 
@@ -196,8 +225,11 @@ def json_file(source: Source, *, name: str, columns: Mapping[str, str]) -> RowFi
 
     def values(line: str) -> list[str | None]:
         found = parse_object(line)
-        texts = [None if found.get(key) is None else str(found[key]) for key in columns.values()]
         problem = "a list, not a JSON object a line" if line[0] == "[" else "not a JSON object"
+        try:
+            texts = [_text(found.get(key)) for key in columns.values()]
+        except ValueError as error:  # half a character, or a number of 5,000 digits
+            return [str(error), *[None] * len(columns)]
         return [None if found else problem, *texts]
 
     def slow() -> Iterator[pl.DataFrame]:
@@ -206,6 +238,11 @@ def json_file(source: Source, *, name: str, columns: Mapping[str, str]) -> RowFi
         yield from _batches(rows, columns)
 
     return RowFile(name, fast, slow)
+
+
+def _text(value: object) -> str | None:
+    """A value as text that UTF-8 can hold."""
+    return None if value is None else str(value).encode().decode()
 
 
 def parse_object(line: str) -> dict[str, Any]:
@@ -224,12 +261,17 @@ def frame_file(frame: pl.LazyFrame, *, name: str, columns: Mapping[str, str]) ->
     """Rows of a Parquet file or of a query's answer.
 
     Raises:
-        DataError: If a column is missing.
+        DataError: If it is damaged, or a column missing or of a type that it cannot be.
     """
-    found = frame.collect_schema().names()
-    for theirs in columns.values():
-        if theirs not in found:
-            raise DataError(f"{name}: no column {theirs!r}; found: {', '.join(found)}")
+    with readable(name):
+        schema = frame.collect_schema()
+    for ours, theirs in columns.items():
+        if theirs not in schema:
+            raise DataError(f"{name}: no column {theirs!r}; found: {', '.join(schema)}")
+        if ours in ("user", "item", "id"):
+            check_ids(schema[theirs], theirs, name)
+        elif ours in ("value", "time", "split"):
+            check_plain(schema[theirs], theirs, name)
     fast = frame.select(pl.col(theirs).alias(ours) for ours, theirs in columns.items())
 
     def slow() -> Iterator[pl.DataFrame]:

@@ -5,13 +5,14 @@ that cannot be used, the files are read again line by line, so that the first ba
 and all can be counted.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
 from corellarec.base.errors import DataError
-from corellarec.data.row_files import RowFile, ValueKind, readable
+from corellarec.base.frames import DAMAGE
+from corellarec.data.row_files import RowFile, ValueKind, readable_batches
 from corellarec.data.times import time_parser
 
 
@@ -50,7 +51,7 @@ def read_rows(files: Sequence[RowFile], time_unit: str, skip: int) -> Rows:
         table = pl.concat(
             _typed(file.fast, file.value, parse, users, items) for file in files
         ).collect(engine="streaming")
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
+    except DAMAGE:
         return _read_slowly(files, time_unit, skip, users, items)
     incomplete = pl.any_horizontal(pl.all().is_null())
     bad = table.filter(incomplete)
@@ -98,7 +99,7 @@ def _read_slowly(
     """Every line looked at, bad ones named and counted."""
     good, count, first, unit, parse = [], 0, None, None, None
     for file in files:
-        for batch in _readable_batches(file):
+        for batch in readable_batches(file):
             if parse is None:
                 known = batch.filter(pl.col("problem").is_null())
                 parse, unit = time_parser(known, time_unit, lenient=True)
@@ -123,18 +124,16 @@ def _read_slowly(
     return Rows(_not_empty(pl.concat(good)), count, first, unit)
 
 
-def _readable_batches(file: RowFile) -> Iterator[pl.DataFrame]:
-    with readable(file.name):
-        yield from file.slow()
-
-
 def _problem(typed: pl.DataFrame, batch: pl.DataFrame, kind: ValueKind) -> pl.Series:
     """Why each row cannot be used, or null."""
     problem = pl.when(pl.col("problem").is_not_null()).then(pl.col("problem"))
     for side in ("user", "item"):
         empty = typed[side].is_null() | (typed[side].cast(pl.String) == "")
         problem = problem.when(empty).then(pl.lit(f"no {side}"))
-    for name, called, what in (("value", kind.name, kind.what), ("time", "time", "a time")):
+    for name, called, what in (
+        ("value", kind.name, kind.what),
+        ("time", "time", "a time of the years 1 to 9999"),
+    ):
         found = pl.col(name).cast(pl.String).fill_null("")
         problem = problem.when(typed[name].is_null()).then(
             pl.format("{} '{}' is not {}", pl.lit(called), found, pl.lit(what))

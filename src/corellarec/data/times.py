@@ -7,6 +7,7 @@ import polars as pl
 from corellarec.base.errors import DataError
 
 SECOND = 1_000_000  # microseconds
+FIRST, LAST = -62_135_596_800 * SECOND, 253_402_300_800 * SECOND - 1  # years 1 to 9999
 UNITS = {"s": SECOND, "ms": 1_000, "us": 1, "ns": 0.001}
 TIME_FORMATS = (
     "%Y-%m-%dT%H:%M:%S%.f%#z",
@@ -35,13 +36,14 @@ def time_parser(
         unit of numbers, None for dates.
 
     Raises:
-        DataError: If the column holds times of day or durations.
+        DataError: If the column holds neither numbers nor dates nor text.
     """
     times = sample["time"].drop_nulls()
-    if times.dtype in (pl.Time, pl.Duration):
+    is_date = times.dtype in (pl.Date, pl.Datetime)
+    if not (is_date or times.dtype.is_numeric() or times.dtype in (pl.String, pl.Null)):
         raise DataError(f"the column of times holds {times.dtype}: give dates, or numbers")
-    if times.dtype.is_temporal():
-        return lambda time: time.dt.epoch("us"), None
+    if is_date:
+        return lambda time: _in_range(time.dt.epoch("us")), None
     if times.dtype == pl.String:
         times = times.str.strip_chars()
         times = times.filter(times != "")
@@ -52,6 +54,7 @@ def time_parser(
     else:
         numbers, whole = times.cast(pl.Float64), times.dtype.is_integer()
     if time_unit == "auto":
+        numbers = numbers.filter(numbers.is_finite())
         size = abs(numbers.median() or 0.0)  # pyright: ignore[reportArgumentType, reportCallIssue]
         # 1e11 seconds is the year 5138, 1e11 milliseconds is 1973.
         time_unit = next(
@@ -62,14 +65,26 @@ def time_parser(
 
     def parse(time: pl.Expr) -> pl.Expr:
         number = time.cast(pl.Int64, strict=False)
-        exact = number // 1000 if time_unit == "ns" else number * int(UNITS[time_unit])
+        if time_unit == "ns":
+            exact = number // 1000
+        else:
+            factor = int(UNITS[time_unit])
+            exact = _in_range(number, factor) * factor  # else it would overflow
         rounded = (time.cast(pl.Float64, strict=False) * UNITS[time_unit]).round()
-        rounded = rounded.cast(pl.Int64, strict=False)
+        rounded = _in_range(rounded.cast(pl.Int64, strict=False))
         if lenient:
             return pl.coalesce(exact, rounded)
         return exact if whole else rounded
 
     return parse, time_unit
+
+
+def _in_range(time: pl.Expr, factor: int = 1) -> pl.Expr:
+    """Times, or null where they are in none of the years 1 to 9999; ``factor`` microseconds each.
+
+    Later code, and what reads its files, knows no other years.
+    """
+    return pl.when(time.is_between(FIRST // factor, LAST // factor)).then(time)
 
 
 def _date_parser(times: pl.Series) -> Callable[[pl.Expr], pl.Expr]:
@@ -81,6 +96,7 @@ def _date_parser(times: pl.Series) -> Callable[[pl.Expr], pl.Expr]:
         time.str.strip_chars()
         .str.to_datetime(found, strict=False, time_unit="us", time_zone=_zone(found))
         .cast(pl.Int64)
+        .pipe(_in_range)
     )
 
 

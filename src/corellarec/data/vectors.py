@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from corellarec.base.errors import DataError
-from corellarec.base.frames import read_table
+from corellarec.base.frames import ids_of, read_table
 from corellarec.data.features import check_fields
 from corellarec.data.raw import Field, RawLog
 
@@ -21,12 +21,14 @@ def with_vectors(raw: RawLog, path: Path) -> RawLog:
         DataError: If the file is missing or damaged, lacks a column, lists an item twice, holds
             vectors of different lengths, or has no item of the log.
     """
-    table = read_table(path, ("item", NAME))
-    kind = table.schema[NAME]
+    table = read_table(path, ("item",))
+    kind = table.schema.get(NAME)
+    if kind is None:
+        raise DataError(f"{path}: no column {NAME!r}; found: {', '.join(table.columns)}")
     if not isinstance(kind, pl.List | pl.Array) or not kind.inner.is_numeric():
         raise DataError(f"{path}: the column vector holds {kind}, not lists of numbers")
     table = table.select(
-        pl.col("item").cast(pl.String).alias("id"), pl.col(NAME).cast(pl.List(pl.Float64))
+        ids_of(table, "item", str(path)).alias("id"), pl.col(NAME).cast(pl.List(pl.Float64))
     )
     lengths = table[NAME].list.len().drop_nulls().unique().sort()
     if len(lengths) != 1 or not lengths[0]:

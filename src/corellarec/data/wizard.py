@@ -9,13 +9,16 @@ from typing import Any, Literal
 import polars as pl
 
 from corellarec.base.errors import DataError
-from corellarec.config import TableConfig
+from corellarec.base.frames import check_plain, readable
+from corellarec.base.inputs import check_file
+from corellarec.config import DataConfig, TableConfig
 from corellarec.data.features import reserved
 from corellarec.data.files import ending
 from corellarec.data.raw import Folder
 from corellarec.data.row_files import header_of, read_lines
 from corellarec.data.sources.recognise import reader_of
 from corellarec.data.sources.tables import JSON_LINES, SEPARATORS, scan_table
+from corellarec.data.unpacked import check_unpacked
 
 SAMPLE_ROWS = 2000
 FEW = 0.5  # distinct values per row, above which a column of text is no category
@@ -121,7 +124,8 @@ def propose_settings(paths: Iterable[Path], roles: Mapping[str, str]) -> Proposa
 
 
 def _refuse_known_layout(paths: list[Path]) -> None:
-    is_folder = len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix.lower() == ".zip")
+    path = paths[0] if paths else Path()
+    is_folder = len(paths) == 1 and (path.is_dir() or path.suffix.lower() == ".zip")
     if is_folder and reader_of(Folder(paths[0])):
         raise DataError(
             f"{paths[0]} is in a layout that is read as it is and needs no settings: "
@@ -132,9 +136,10 @@ def _refuse_known_layout(paths: list[Path]) -> None:
 def _files(paths: Iterable[Path]) -> list[Path]:
     found = []
     for path in paths:
-        if not path.exists():
-            raise DataError(f"{path} is not there")
-        found += sorted(path.iterdir()) if path.is_dir() else [path]
+        if not path.is_dir():
+            check_file(path)
+        with readable(path):
+            found += sorted(path.iterdir()) if path.is_dir() else [path]
     tables = [path for path in found if path.is_file() and _kind(path)]
     if not tables:
         raise DataError(
@@ -151,7 +156,8 @@ def _look(path: Path) -> Table:
     """The first rows of a file; its columns are what the first row has."""
     kind = ending(path)
     settings = {"files": str(path)}
-    try:
+    with readable(path):
+        check_unpacked(path, DataConfig().max_unpacked_mb)
         if kind == ".parquet":
             return Table(
                 path, pl.scan_parquet(path, glob=False).head(SAMPLE_ROWS).collect(), settings
@@ -166,8 +172,6 @@ def _look(path: Path) -> Table:
         names = header_of(path, separator)
         (file,) = scan_table(TableConfig(**settings), {name: name for name in names}, "files")  # pyright: ignore[reportArgumentType]
         return Table(path, file.fast.head(SAMPLE_ROWS).collect(), settings)
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"{path}: {str(error).splitlines()[0]}") from error
 
 
 def _plain(name: str) -> str:
@@ -226,6 +230,7 @@ def _score(table: Table, roles: Mapping[str, str]) -> int:
 
 def _threshold(log: Table, column: str, guesses: list[str]) -> float:
     """The rating that about half of the rows reach."""
+    check_plain(log.rows.schema[column], column, str(log.path))
     ratings = log.rows[column].cast(pl.String).cast(pl.Float64, strict=False).drop_nulls()
     if not len(ratings):
         raise DataError(f"{log.path}: column {column!r} holds no numbers: is it the label?")
@@ -316,7 +321,7 @@ def _kind_of(
     if isinstance(kind, pl.List | pl.Array):
         tokens = not (kind.inner.is_float() or kind.inner.is_nested())
         return ("multi", "|") if tokens else (None, None)
-    if kind.is_nested() or not len(column):
+    if kind.is_nested() or kind in (pl.Binary, pl.Duration, pl.Object) or not len(column):
         return None, None
     text = column.cast(pl.String, strict=False).drop_nulls()
     if not len(text):

@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from corellarec.base.errors import DataError
-from corellarec.base.frames import Table, as_frame, scan_table
+from corellarec.base.frames import Table, as_frame, ids_of, readable, scan_table
 from corellarec.base.metrics import Floats, to_logit
 from corellarec.cascade.fit import Population, fit_router
 from corellarec.cascade.policy import Known, Policy
@@ -165,7 +165,8 @@ def _read(scores: Table, columns: dict[str, str]) -> pl.DataFrame:
         table = scan_table(Path(scores), list(columns.values()))
     else:
         table = as_frame(scores, "scores", list(columns.values())).lazy()
-    return table.select(pl.col(theirs).alias(ours) for ours, theirs in columns.items()).collect()
+    with readable("scores"):
+        return table.select(pl.col(theirs).alias(o) for o, theirs in columns.items()).collect()
 
 
 def _scores(table: pl.DataFrame) -> Scores:
@@ -177,7 +178,7 @@ def _scores(table: pl.DataFrame) -> Scores:
         table, time = table[order], time[order]
     user = np.arange(table.height)
     if "user" in table.columns:
-        user = table["user"].cast(pl.String).rank("dense").to_numpy().astype(np.int64) - 1
+        user = ids_of(table, "user", "scores").rank("dense").to_numpy().astype(np.int64) - 1
     earlier = np.zeros(table.height)
     if "user" in table.columns and "time" in table.columns:
         counts = pl.DataFrame({"user": user}).select(pl.int_range(pl.len()).over("user"))

@@ -13,6 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from corellarec.base.errors import DataError
+from corellarec.base.frames import DAMAGE, readable
 from corellarec.data.raw import NO_USERS, Field, Folder, RawLog
 from corellarec.data.row_files import (
     RowFile,
@@ -21,7 +22,6 @@ from corellarec.data.row_files import (
     json_file,
     parse_object,
     read_lines,
-    readable,
 )
 
 META = re.compile(r"(?:^|/)meta_(?P<category>[A-Za-z_]+)\.jsonl?(?:\.gz)?$")
@@ -91,7 +91,8 @@ def _pairs(folder: Folder) -> dict[str, tuple[str, str]]:
 
 def _ratings(source: Path | BytesIO, name: str) -> RowFile:
     """Ratings without reviews: with a header in 2023, without one and in two orders before."""
-    first = header_of(source, ",")
+    with readable(name):
+        first = header_of(source, ",")
     if "parent_asin" in first:
         return delimited_file(source, name=name, separator=",", columns=KEYS_2023, quoted=False)
     if len(first) != 4:
@@ -116,7 +117,7 @@ def _items(source: Path | BytesIO, name: str) -> pl.DataFrame:
         try:  # values that are not text come as JSON
             table = pl.scan_ndjson(source, schema=dict.fromkeys(META_KEYS, pl.String))
             table = table.collect(engine="streaming")
-        except pl.exceptions.PolarsError:  # 2014's lines are Python dictionaries
+        except DAMAGE:  # 2014's lines are Python dictionaries
             found = (parse_object(line) for line in read_lines(source))
             texts = ([_as_text(facts.get(key)) for key in META_KEYS] for facts in found if facts)
             table = pl.DataFrame(texts, schema=dict.fromkeys(META_KEYS, pl.String), orient="row")
@@ -163,7 +164,10 @@ def _categories(texts: pl.Series) -> pl.Series:
 
 
 def _as_text(value: object) -> str | None:
-    return value if isinstance(value, str | None) else json.dumps(value, ensure_ascii=False)
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text.encode("utf-8", "replace").decode()  # a \ud800 alone is half a character
 
 
 def _resolve(texts: pl.Series) -> pl.Series:

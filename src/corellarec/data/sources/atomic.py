@@ -6,6 +6,7 @@ Source: https://recbole.io/docs/user_guide/data/atomic_files.html
 import polars as pl
 
 from corellarec.base.errors import DataError
+from corellarec.base.frames import readable
 from corellarec.data.raw import NO_USERS, Field, Folder, RawLog
 from corellarec.data.row_files import delimited_file
 from corellarec.data.sources.movielens import with_year
@@ -109,7 +110,7 @@ def _entities(folder: Folder, suffix: str, key: str) -> tuple[pl.DataFrame, tupl
     """The table of users or items with ``id``, its features, and the file's name."""
     path, kinds = _header(folder, suffix, {key})
     name = path.rpartition("/")[2]
-    try:
+    with readable(name):
         table = pl.read_csv(
             folder.source(path),
             separator="\t",
@@ -117,8 +118,6 @@ def _entities(folder: Folder, suffix: str, key: str) -> tuple[pl.DataFrame, tupl
             infer_schema=False,
             new_columns=list(kinds),
         )
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"{name}: {str(error).splitlines()[0]}") from error
     lists = [
         pl.col(name).str.split(" ")
         for name, kind in kinds.items()

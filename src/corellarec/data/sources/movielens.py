@@ -6,6 +6,7 @@ Source: Harper and Konstan 2015, https://doi.org/10.1145/2827872
 import polars as pl
 
 from corellarec.base.errors import DataError
+from corellarec.base.frames import readable
 from corellarec.data.raw import NO_USERS, Field, Folder, RawLog
 from corellarec.data.row_files import RowFile, delimited_file
 
@@ -128,11 +129,9 @@ def _read_csv(folder: Folder) -> RawLog:
     """20M, 25M, 32M, latest and latest-small."""
     path = folder.find("movies.csv")
     assert path is not None
-    try:
+    with readable("movies.csv"):
         items = pl.read_csv(folder.source(path), infer_schema=False)
         items = items.select(pl.col("movieId").alias("id"), "title", "genres")
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"movies.csv: {str(error).splitlines()[0]}") from error
     return RawLog(
         files=_ratings(folder, "ratings.csv", ","),
         users=NO_USERS,

@@ -23,7 +23,13 @@ def read_raw(config: DataConfig) -> RawLog:
     """
     if config.interactions:
         return read_tables(config)
-    folder = Folder(_path(config))
+    folder, reader = _recognised(config)
+    return reader(folder)
+
+
+def _recognised(config: DataConfig) -> tuple[Folder, Callable[[Folder], RawLog]]:
+    """The directory or zip that the settings name, and what reads its layout."""
+    folder = Folder(_path(config), config.max_unpacked_mb)
     reader = reader_of(folder)
     if reader is None:
         raise DataError(
@@ -31,7 +37,7 @@ def read_raw(config: DataConfig) -> RawLog:
             "ratings.csv), Amazon reviews (meta_CATEGORY.json.gz and its ratings or reviews), or "
             f"RecBole (.inter); for your own files: corellarec init-data {folder.path}"
         )
-    return reader(folder)
+    return folder, reader
 
 
 def reader_of(folder: Folder) -> Callable[[Folder], RawLog] | None:
@@ -46,11 +52,17 @@ def reader_of(folder: Folder) -> Callable[[Folder], RawLog] | None:
 
 
 def source_files(config: DataConfig) -> list[Path] | None:
-    """Every file that the log is read from; None where part of it comes from a server."""
+    """Every file that the log is read from; None where part of it comes from a server.
+
+    Raises:
+        DataError: If the layout is not known: then nothing else in a directory is looked at.
+    """
     if config.interactions:
         return table_files(config)
-    path = _path(config)
-    return sorted(file for file in path.rglob("*") if file.is_file()) or [path]
+    folder, _ = _recognised(config)
+    if folder.path.is_file():
+        return [folder.path]
+    return sorted(file for name in folder.names if (file := folder.path / name).is_file())
 
 
 def _path(config: DataConfig) -> Path:

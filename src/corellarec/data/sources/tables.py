@@ -5,7 +5,7 @@ import glob
 import os
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,8 @@ from typing import Literal
 import polars as pl
 
 from corellarec.base.errors import ConfigError, DataError
+from corellarec.base.frames import DAMAGE, check_plain, first_line, inner_type, readable
+from corellarec.base.inputs import check_file
 from corellarec.config import (
     DataConfig,
     FeaturesConfig,
@@ -31,8 +33,10 @@ from corellarec.data.row_files import (
     frame_file,
     json_file,
     read_lines,
+    readable_batches,
 )
 from corellarec.data.times import time_parser
+from corellarec.data.unpacked import check_unpacked
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 JSON_LINES = {".jsonl", ".ndjson", ".json"}
@@ -49,6 +53,10 @@ def read_tables(config: DataConfig) -> RawLog:
     rows, items, users = config.interactions, config.items, config.users
     assert rows is not None
     assert items is not None
+    for file in _own_files(config):
+        check_file(file)
+        with readable(file):
+            check_unpacked(file, config.max_unpacked_mb)
     value = rows.rating or rows.label
     columns = {"user": rows.user, "item": rows.item, "value": value, "time": rows.time}
     if rows.split:
@@ -68,17 +76,20 @@ def read_tables(config: DataConfig) -> RawLog:
 
 def table_files(config: DataConfig) -> list[Path] | None:
     """Every file of the three tables; None where one of them comes from a server."""
-    found: list[Path] = []
+    tables = (config.interactions, config.items, config.users)
+    if any(t and t.database and "://" in _address(t.database) for t in tables):
+        return None
+    return list(_own_files(config))
+
+
+def _own_files(config: DataConfig) -> Iterator[Path]:
+    """The files of the three tables, those of databases among them."""
     for name in ("interactions", "items", "users"):
         table: TableConfig | None = getattr(config, name)
         if table and table.files:
-            found += _paths(table.files, name)
-        elif table and table.database:
-            address = _address(table.database)
-            if "://" in address:
-                return None
-            found.append(Path(address).expanduser())
-    return found
+            yield from _paths(table.files, name)
+        elif table and table.database and "://" not in (address := _address(table.database)):
+            yield Path(address).expanduser()
 
 
 def scan_table(
@@ -116,7 +127,9 @@ def _paths(patterns: str | tuple[str, ...], section: str) -> list[Path]:
 def _scan_file(path: Path, table: TableConfig, columns: dict[str, str]) -> RowFile:
     kind = ending(path)
     if kind == ".parquet":
-        return frame_file(pl.scan_parquet(path, glob=False), name=path.name, columns=columns)
+        with readable(path):
+            scanned = pl.scan_parquet(path, glob=False)
+        return frame_file(scanned, name=path.name, columns=columns)
     if kind in JSON_LINES:
         return json_file(path, name=path.name, columns=columns)
     separator = table.separator or SEPARATORS.get(kind)
@@ -128,9 +141,12 @@ def _scan_file(path: Path, table: TableConfig, columns: dict[str, str]) -> RowFi
     source = path
     if table.encoding.lower().replace("_", "-") not in ("utf-8", "utf8"):
         try:
-            source = BytesIO("".join(read_lines(path, table.encoding)).encode())
-        except LookupError as error:
-            raise ConfigError(f"encoding: {table.encoding!r} is not known to Python") from error
+            with readable(path):
+                source = BytesIO("".join(read_lines(path, table.encoding)).encode())
+        except (LookupError, UnicodeError) as error:
+            raise ConfigError(
+                f"encoding: {table.encoding!r} is no text encoding that Python knows"
+            ) from error
     return delimited_file(source, name=path.name, separator=separator, columns=columns)
 
 
@@ -152,10 +168,9 @@ def _ask(address: str, query: str, section: str) -> pl.DataFrame:
         except ImportError as error:
             raise ConfigError(f"{place}: pip install 'corellarec[sql]' for servers") from error
         except Exception as error:  # every driver has exceptions of its own
-            raise DataError(f"{place}: {str(error).strip().splitlines()[0]}") from error
+            raise DataError(f"{place}: {first_line(error)}") from error
     path = Path(address).expanduser()
-    if not path.is_file():
-        raise DataError(f"data.{section}.database: {path} is not there")
+    check_file(path)
     with path.open("rb") as file:
         is_sqlite = file.read(15) == b"SQLite format 3"
     try:
@@ -172,7 +187,7 @@ def _ask(address: str, query: str, section: str) -> pl.DataFrame:
     except ImportError as error:
         raise ConfigError(f"{place}: pip install 'corellarec[sql]' for DuckDB") from error
     except Exception as error:
-        raise DataError(f"{place}: {str(error).strip().splitlines()[0]}") from error
+        raise DataError(f"{place}: {first_line(error)}") from error
 
 
 def _label(positive_values: tuple[str, ...] | None) -> ValueKind:
@@ -225,6 +240,10 @@ def _features(
         first = [pl.col("id").cast(pl.String), parse(pl.col("time")).alias("time")]
         table = table.with_columns(first).sort(*_sort_keys(table), nulls_last=True)
         table = table.unique("id", keep="first", maintain_order=True).drop("time")
+    for column, kind in table.schema.items():
+        name = column.removeprefix("column ")
+        listed = isinstance(kind, pl.List | pl.Array) and name in features.multi
+        check_plain(inner_type(kind) if listed else kind, name, f"data.{section}")
     return table.select(
         pl.col("id").cast(pl.String),
         *([_title(template, parts)] if title else []),
@@ -268,12 +287,12 @@ def _collect(files: list[RowFile]) -> pl.DataFrame:
     """All rows of a table of users or items."""
     try:
         return pl.concat(file.fast for file in files).collect(engine="streaming")
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except DAMAGE as error:
         for file in files:
-            for batch in file.slow():
+            for batch in readable_batches(file):
                 bad = batch.filter(pl.col("problem").is_not_null())
                 if bad.height:
                     row = bad.row(0, named=True)
                     place = f"{file.name}, {file.unit} {row['line']}"
                     raise DataError(f"{place}: {row['problem']}") from error
-        raise DataError(f"{files[0].name}: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{files[0].name} cannot be read: {first_line(error)}") from error
