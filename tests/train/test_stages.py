@@ -3,13 +3,14 @@ import torch
 from accelerate import Accelerator
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from corellarec.base.errors import ConfigError
 from corellarec.base.metrics import entropy, sigmoid
 from corellarec.config import load_config
 from corellarec.crm.batch import CrmReader
 from corellarec.crm.build import build_crm
 from corellarec.train.checkpoint import Progress
 from corellarec.train.loop import train
-from corellarec.train.stages import CrmTask, draw_rows, least_confident, take
+from corellarec.train.stages import CrmTask, draw_rows, least_confident, quality, take
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -74,3 +75,11 @@ def test_no_step_waits_for_a_number(log, tmp_path):
     few, many = _Stage1(log, 512, tmp_path), _Stage1(log, 64, tmp_path)
     assert many.state.step >= 6 * few.state.step
     assert many.waits == few.waits
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_diverged_training_is_an_error(odd):
+    label = torch.tensor([0, 1])
+    assert quality("crm", label, torch.tensor([-1.0, 1.0]))["crm_auc"] == 1
+    with pytest.raises(ConfigError, match="diverged: the CRM's answers .* lower the learning_rate"):
+        quality("crm", label, torch.tensor([0.0, odd]))

@@ -90,8 +90,8 @@ def fit_router(
     if budget is not None and threshold is not None:
         raise ValueError(f"give a budget ({budget}) or a threshold ({threshold}), not both")
     budget = DEFAULT_BUDGET if budget is None else budget
-    _check_labels(judged.label, "validation rows that both models scored")
-    _check_labels(population.label, "validation rows")
+    check_labels(judged.label, "validation rows that both models scored")
+    check_labels(population.label, "validation rows")
     folds = _folds(judged)
     fit_blend = _better_blend(folds, judged)
     rows = _cross_fit(folds, judged, fit_blend, combine)
@@ -140,8 +140,16 @@ def fit_router(
     )
 
 
-def _check_labels(label: Labels, rows: str) -> None:
-    """Raise if there is nothing to fit a calibration on."""
+def check_labels(label: Labels, rows: str) -> None:
+    """Refuse labels that nothing can be calibrated on.
+
+    Args:
+        label: ``(n,)`` 0 or 1.
+        rows: What messages call the rows.
+
+    Raises:
+        DataError: If there are none, or all are alike.
+    """
     if len(np.unique(label)) < 2:
         found = f"all {len(label)} {rows} have label {label[0]}" if len(label) else f"no {rows}"
         raise DataError(

@@ -56,10 +56,7 @@ def score(workspace: Workspace, split: Split, count: int) -> Cost:
     facts = workspace.done(directory, key)
     if facts is not None:
         return Cost(**facts["cost"])
-    chunks = draw_rows(workspace.log, split, chunk_rows(workspace), workspace.config.seed)
-    if split == "train":  # of rows it was tuned on the LLM would repeat the labels
-        chunks = drawn_rows(workspace, 3)[1] or chunks
-    rows, _ = take(chunks, count or len(workspace.log))
+    rows = rows_to_score(workspace, split, count)
     pieces = directory.with_name(f"{split}.pieces")
     title = f"LLM scores {len(rows):,} {split} rows"
     with workspace.display.counting(title, len(rows)) as answered:
@@ -76,6 +73,14 @@ def score(workspace: Workspace, split: Split, count: int) -> Cost:
         pl.concat([frame for frame, _ in parts]).write_parquet(unfinished / "scores.parquet")
     shutil.rmtree(pieces)
     return cost
+
+
+def rows_to_score(workspace: Workspace, split: Split, count: int) -> Tensor:
+    """``(n,)`` int64: the rows that :func:`score` takes."""
+    chunks = draw_rows(workspace.log, split, chunk_rows(workspace), workspace.config.seed)
+    if split == "train":  # of rows it was tuned on the LLM would repeat the labels
+        chunks = drawn_rows(workspace, 3)[1] or chunks
+    return take(chunks, count or len(workspace.log))[0]
 
 
 def _score_piece(

@@ -10,9 +10,11 @@ Every step finds its result if it is there already, and is a function of a
 :class:`~corellarec.run.workspace.Workspace`.
 """
 
+from corellarec.cascade.fit import check_labels
 from corellarec.run.distill import distill
 from corellarec.run.fit import fit
 from corellarec.run.prepare import prepare_log
+from corellarec.run.scores import rows_to_score
 from corellarec.run.stages import train_stage
 from corellarec.run.workspace import STAGES, Workspace
 
@@ -45,3 +47,5 @@ def check_inputs(workspace: Workspace) -> None:
         workspace.adapter.check(workspace.config.llm, workspace.log)
     if workspace.is_external:
         _ = workspace.external_logits
+    rows = rows_to_score(workspace, "validation", workspace.config.cascade.validation_rows)
+    check_labels(workspace.log.labels(rows).numpy(), "validation rows that both models score")

@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from corellarec.base import metrics
 from corellarec.base.calibrate import fit_logistic
+from corellarec.base.errors import ConfigError
 from corellarec.config import LlmStageConfig, Stage1Config, Stage2Config
 from corellarec.crm.batch import CrmBatch, Reader
 from corellarec.crm.score import crm_logits
@@ -75,7 +76,16 @@ def take(chunks: list[Tensor], count: int) -> tuple[Tensor, list[Tensor]]:
 
 
 def quality(prefix: str, label: Tensor, logit: Tensor) -> dict[str, float]:
-    """Log loss and AUC under names with a prefix."""
+    """Log loss and AUC under names with a prefix.
+
+    Raises:
+        ConfigError: If a logit is not finite: training has diverged.
+    """
+    if not logit.isfinite().all():
+        raise ConfigError(
+            f"training has diverged: the {prefix.upper()}'s answers are no numbers any more: lower "
+            "the learning_rate of its stage, and the weights of the losses"
+        )
     p = metrics.sigmoid(logit.double().numpy())
     return {
         f"{prefix}_log_loss": metrics.log_loss(label.numpy(), p),
