@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: help notebook setup setup-dev demo test test-hard check format docs dist docker clean
+.PHONY: help notebook setup setup-dev demo test test-hard check format docs dist audit sbom docker clean
 
 help:  ## Say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -56,13 +56,25 @@ notebook: setup-dev  ## Execute the tutorial's notebook anew
 	PYTHONWARNINGS=ignore $(BIN)/jupyter execute --inplace docs/tutorials/python.ipynb
 
 dist: setup-dev  ## Build the sdist and the wheel into dist/
-	rm -rf dist
+	rm -f dist/*.whl dist/*.tar.gz
 	$(BIN)/python -m build --no-isolation
+
+.venv-release/.installed:
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/pip install --disable-pip-version-check --quiet cyclonedx-bom==7.5.0 pip-audit==2.10.1
+	@touch $@
+
+audit: .venv-release/.installed  ## Look up the versions of constraints.txt in PyPI's list of vulnerabilities
+	.venv-release/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
+sbom: setup .venv-release/.installed  ## List what is installed in .venv in dist/corellarec.cdx.json (CycloneDX)
+	mkdir -p dist
+	.venv-release/bin/cyclonedx-py environment --pyproject pyproject.toml --output-file dist/corellarec.cdx.json $(BIN)/python
 
 docker:  ## Build the image corellarec (CPU) from the wheel
 	@docker info >/dev/null 2>&1 || { echo "make docker needs docker with its daemon running: docker info fails" >&2; exit 1; }
 	$(MAKE) dist
 	docker build --tag corellarec .
 
-clean:  ## Remove .venv, dist/ and site/; runs/ and the cache stay
-	rm -rf .venv dist site
+clean:  ## Remove .venv, .venv-release, dist/ and site/; runs/ and the cache stay
+	rm -rf .venv .venv-release dist site
