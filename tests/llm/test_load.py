@@ -1,13 +1,16 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from corellarec.base.artifacts import writing
 from corellarec.base.device import pick_dtype
 from corellarec.base.errors import ModelError
 from corellarec.config import LoraConfig
+from corellarec.llm import catalog
 from corellarec.llm.catalog import find_model
 from corellarec.llm.layout import TokenSequence
 from corellarec.llm.load import AnswerModel, load_model
@@ -213,3 +216,23 @@ def test_a_configuration_that_does_not_fit_is_an_error_of_one_line(tiny_llm, tmp
 def test_dtype():
     assert pick_dtype("float32", CPU) == torch.float32
     assert pick_dtype("auto", CPU) in (torch.float32, torch.bfloat16)
+
+
+def test_a_converted_model_that_cannot_be_used_is_made_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CORELLAREC_CACHE", str(tmp_path / "cache"))
+    gguf, made = tmp_path / "x.gguf", []
+
+    def convert(source, target):
+        made.append(source)
+        with writing(target) as unfinished:
+            (unfinished / "model.safetensors").write_bytes(b"weights")
+
+    monkeypatch.setattr(catalog, "_convert", convert)
+    gguf.write_bytes(b"GGUF")
+    place = Path(find_model(str(gguf)))
+    assert find_model(str(gguf)) == str(place)
+    assert made == [gguf]
+    (place / "manifest.json").write_text('{"files": {}}')  # as an older version wrote it
+    assert find_model(str(gguf)) == str(place)
+    assert made == [gguf, gguf]
+    assert "it is made again" in capsys.readouterr().err.replace("\n", " ")

@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from corellarec.base.artifacts import MANIFEST, read_manifest, writing
 from corellarec.base.cache import cache_dir, console, download_wheel, extract, obtaining
-from corellarec.base.errors import ModelError
+from corellarec.base.errors import ArtifactError, ModelError
 
 LONGEST_NAME = 1024  # characters of a path, or of a name on the hub
 LONGEST_SETTINGS = 16 << 20  # bytes of a config.json
@@ -209,10 +209,16 @@ def _from_gguf(gguf: Path) -> Path:
 
 
 def _is_whole(model: Path) -> bool:
-    """Whether a converted model is in the cache; one that is damaged is an error."""
+    """Whether a converted model is in the cache, as this version writes it."""
     if not (model / MANIFEST).is_file():
         return False
-    read_manifest(model)
+    try:
+        read_manifest(model)
+    except ArtifactError:
+        console.print(
+            f"{model} is damaged, or an older version wrote it: it is made again", soft_wrap=True
+        )
+        return False
     return True
 
 
