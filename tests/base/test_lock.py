@@ -63,12 +63,14 @@ def test_the_kernel_releases_the_lock_of_a_killed_process(tmp_path, hold):
 
 
 @pytest.mark.parametrize("wait_s", [30.0, None])
-def test_waiting_ends_when_the_holder_ends(tmp_path, hold, wait_s):
+def test_waiting_says_for_whom_and_ends_when_the_holder_ends(tmp_path, hold, wait_s, capsys):
     path = tmp_path / ".lock"
-    hold(path, 0.5)
+    holder = hold(path, 0.5)
 
     with locked(path, "it", wait_s):
         pass
+
+    assert capsys.readouterr().err == f"it is in use by process {holder.pid} (-c work): waiting\n"
 
 
 def test_waiting_ends_in_time(tmp_path, hold):
