@@ -224,9 +224,8 @@ def asks(finished, tmp_path_factory):
     cascade = cr.Cascade.load(finished[0], device="cpu")
     rule = cascade.router.rules["entropy"]
     rule = replace(rule, threshold=-1e9, verdict=replace(rule.verdict, helps=True))
-    cascade.router = replace(
-        cascade.router, policy="entropy", budget=1.0, hard=False, rules={"entropy": rule}
-    )
+    rules = cascade.router.rules | {"entropy": rule}
+    cascade.router = replace(cascade.router, policy="entropy", budget=1.0, hard=False, rules=rules)
     folder = tmp_path_factory.mktemp("asks")
     cascade.save(folder / "cascade")
     return folder / "cascade"

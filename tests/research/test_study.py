@@ -77,7 +77,9 @@ def test_the_table_holds_every_model_and_its_parts(finished):
             figure = row.metrics[metric]
             assert figure.low <= figure.high
             assert figure.smallest <= figure.value <= figure.largest
-    assert (directory / "study.json").read_text() == result.to_json()
+    assert (
+        StudyResult.from_json((directory / "study.json").read_text()).to_json() == result.to_json()
+    )
 
 
 def test_segments_routing_and_ablation(finished):
