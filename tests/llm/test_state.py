@@ -20,10 +20,16 @@ def llm(tiny_llm, log):
     return AnswerModel(model, layout.answers), layout
 
 
+def tokens(layout, items, labels):
+    """The tokens of answered lines."""
+    lines = zip(items, labels, strict=True)
+    return [one for item, label in lines for one in (*layout.line(item), *layout.end(label))]
+
+
 def alone(llm, items, labels, candidate):
     """The logit of one whole prompt, read without any state."""
     model, layout = llm
-    ids = [*layout.header(-1), *layout.tokens(items, labels), *layout.line(candidate)]
+    ids = [*layout.header(-1), *tokens(layout, items, labels), *layout.line(candidate)]
     with torch.inference_mode():
         last = model.model(torch.tensor([ids])).logits[0, -1]
     return last[layout.answers[1]] - last[layout.answers[0]]
@@ -41,11 +47,12 @@ def test_an_extended_state_equals_reading_everything(llm, steps, candidates):
     for step in steps:
         state.extend([item for item, _ in step], [label for _, label in step])
     whole = [one for step in steps for one in step]
-    assert len(state.items) < llm[1].window
-    assert len(state.items) >= min(len(whole), 5)
-    kept = whole[len(whole) - len(state.items) :]
-    assert list(zip(state.items, state.labels, strict=True)) == kept
-    expected = [alone(llm, state.items, state.labels, one) for one in candidates]
+    assert len(state.lines) < llm[1].window
+    assert len(state.lines) >= min(len(whole), 5)
+    kept = whole[len(whole) - len(state.lines) :]
+    items, labels, _ = zip(*state.lines, strict=True) if state.lines else ((), (), ())
+    assert list(zip(items, labels, strict=True)) == kept
+    expected = [alone(llm, items, labels, one) for one in candidates]
     found = state.score(candidates)
     torch.testing.assert_close(
         found, torch.stack(expected) if expected else torch.zeros(0), atol=1e-4, rtol=1e-4
@@ -68,7 +75,7 @@ def test_states_under_any_budget_say_what_the_history_says(llm, visits, budget):
             history[-1] = (history[-1][0], 1 - history[-1][1])
         items, labels = [i for i, _ in history], [label for _, label in history]
         found = states.score(user, items, labels, [3, 44])
-        kept = len(states.states[user].items)
+        kept = len(states.states[user].lines)
         assert kept >= min(5, len(history))
         read = items[len(items) - kept :], labels[len(items) - kept :]
         expected = torch.stack([alone(llm, *read, one) for one in (3, 44)])
@@ -100,7 +107,7 @@ def test_extending_reads_the_new_lines_only(llm, monkeypatch):
     )
     state.extend([1, 2], [0, 1])
     state.extend([3], [1])
-    assert read[1] == len(layout.tokens([3], [1]))
+    assert read[1] == len(tokens(layout, [3], [1]))
 
 
 def test_scoring_a_user_touches_no_other_users_state(llm, monkeypatch):
@@ -128,3 +135,15 @@ def test_the_least_recently_used_state_is_evicted_and_a_large_one_is_alone(llm):
     states.score("a", [1, 2], [0, 1], [3])
     states.score("large", [1, 2, 4, 5, 6], [0, 1, 1, 1, 0], [3])
     assert set(states.states) == {"large"}
+
+
+def test_rating_digits_of_a_history_are_read_as_given(llm, log):
+    model, _ = llm
+    layout = StreamLayout(log, llm[1].text.tokenizer, load_template("movies-liked").stream, 5, 12)
+    states = UserStates(model, layout, 10**9)
+    given = states.score("a", [3, 4], [1, 0], [7], liked=[9, 0])
+    default = UserStates(model, layout, 10**9).score("a", [3, 4], [1, 0], [7])
+    own = [int(layout.items_liked[item]) for item in (3, 4)]
+    assert torch.equal(states.score("b", [3, 4], [1, 0], [7], liked=own), default)
+    assert own != [9, 0]
+    assert not torch.equal(given, default)

@@ -1,6 +1,7 @@
 """What a CRM reads: a few gathers from the log's tensors, no per-sample work."""
 
-from typing import Any, NamedTuple, Protocol
+import copy
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -61,6 +62,13 @@ class Reader(Protocol):
         """The batch of ``samples``."""
         ...
 
+    def over(self, log: Log) -> Self:
+        """A reader of other histories: those of ``log``, from ``histories.over``.
+
+        It shares buffers with this one: both are for the same thread.
+        """
+        ...
+
 
 class Distinct:
     """Finds the distinct ones among whole numbers below a limit, without sorting them all.
@@ -109,6 +117,14 @@ class CrmReader:
         self.user_values = torch.cat([log.user_values, log.user_values[:1] * 0]).to(device)
         self.back = torch.arange(1, history_length + 1, device=device)
         self.distinct = Distinct(len(self.item_codes), device)
+
+    def over(self, log: Log) -> Self:
+        """As :meth:`Reader.over`."""
+        found = copy.copy(self)
+        found.statistics = log.statistics if self.statistics else None
+        found.item = log.history_item.to(self.device)
+        found.label = log.history_label.to(self.device)
+        return found
 
     def history(self, samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
         """The last rows of each sample's history, newest first.

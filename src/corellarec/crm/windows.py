@@ -1,6 +1,7 @@
 """What a stream CRM reads: windows of users' events, and the samples that each one answers."""
 
-from typing import NamedTuple
+import copy
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -70,6 +71,12 @@ class StreamReader:
         self.user_values = torch.cat([log.user_values, log.user_values[:1] * 0])
         self.distinct = Distinct(log.items.height, torch.device("cpu"))
 
+    def over(self, log: Log) -> Self:
+        """As :meth:`corellarec.crm.batch.Reader.over`."""
+        found = copy.copy(self)
+        found.log = log
+        return found
+
     def parts(
         self, samples: Samples, size: int, generator: torch.Generator | None = None
     ) -> list[Tensor]:
@@ -129,11 +136,13 @@ class StreamReader:
         rows = start.unsqueeze(1) + torch.arange(int(events.max()))
         rows = rows.minimum((start + events - 1).unsqueeze(1)).clamp(min=0)
         flat = rows.flatten()
+        # Where a window has no events, ``flat`` is a row of another user.
+        first = samples.begin[of_window].repeat_interleave(rows.shape[1]).minimum(flat)
         user = samples.user[of_window]
         of_events = Samples(
             log.history_user[flat].long(),
             log.history_item[flat].long(),
-            log.user_begin[log.history_user[flat].long()],
+            first,
             flat,
             log.history_rows[flat],
         )

@@ -1,5 +1,6 @@
 """What the log knows of an item and a user at the moment of a row: counts, shares, residuals."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -97,12 +98,25 @@ class Statistics:
         liked = ordered_sums(item, time, rows, label, items)
         rated = ordered_sums(item, time, rows, rating[level], items)
         smoothed = rated.row_sum / (rated.row_count + ITEM_PRIOR)
+        of_items = rated.item_sum / (rated.item_count + ITEM_PRIOR)
         self._row_item = self._item(liked.row_count, liked.row_sum, smoothed)
-        self._item_item = self._item(
-            liked.item_count, liked.item_sum, rated.item_sum / (rated.item_count + ITEM_PRIOR)
-        )
+        self._item_item = self._item(liked.item_count, liked.item_sum, of_items)
+        self._rating, self._smoothed = rating, (smoothed, of_items)
+        self._read_histories(log)
+
+    def over(self, log: "Log") -> "Statistics":
+        """The same of other histories: those of ``log``, a view of the log (``histories.over``)."""
+        found = copy.copy(self)
+        found._read_histories(log)
+        return found
+
+    def _read_histories(self, log: "Log") -> None:
         self._liked_before = log.liked_before
-        of_history = rating[log.history_level.numpy()] - smoothed[log.history_rows.numpy()]
+        row, (of_rows, of_items) = log.history_rows.numpy(), self._smoothed
+        expected = of_rows[row]
+        if (row < 0).any():
+            expected = np.where(row < 0, of_items[log.history_item.numpy()], expected)
+        of_history = self._rating[log.history_level.numpy()] - expected
         residual = torch.from_numpy(of_history).cumsum(0)
         self._residual_before = torch.cat([residual.new_zeros(1), residual])
 

@@ -1,10 +1,10 @@
 """How users become tokens: the stream layout and the paper's one prompt per sample."""
 
+import copy
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,10 @@ class Layout(Protocol):
         """Sequences that together answer every sample once."""
         ...
 
+    def over(self, log: Log) -> Self:
+        """The layout of other histories: those of ``log``, from ``histories.over``."""
+        ...
+
 
 class StreamLayout:
     """A user is one stream of lines, ``title -> Yes`` or ``title -> No``, answered at every arrow.
@@ -130,6 +134,25 @@ class StreamLayout:
         self.newline = self.text.after(line + template.yes, "\n")
         self._headers: dict[str, list[int]] = {}
         self._lines: dict[tuple[int, int], list[int]] = {}
+
+    def over(self, log: Log) -> Self:
+        """As :meth:`Layout.over`."""
+        found = copy.copy(self)
+        found.log = log
+        found.rows_liked = self.liked(log.history_item.numpy(), log.history_rows.numpy())
+        return found
+
+    def liked(self, items: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray[np.int8]:
+        """Rating digits ``(n,)`` of history lines.
+
+        Args:
+            items: ``(n,)`` numbers in the item table.
+            rows: ``(n,)`` the rows of the log that they are, -1 where they are none.
+        """
+        digits = self.items_liked[items]
+        if self.log.history == "all":  # otherwise lines have no digits
+            digits = np.where(rows < 0, digits, self.rows_liked[rows])
+        return digits
 
     def header(self, user: int) -> list[int]:
         """Tokens of the heading of a user's lines; the number -1 is an unknown user."""
@@ -215,15 +238,12 @@ class StreamLayout:
         ):
             ids += self.line(item, liked)
             ends.append(len(ids) - 1)
-            ids += [self.answers[label], *self.newline]
+            ids += self.end(label)
         return np.array(ids), np.array(ends, dtype=np.int64)
 
-    def tokens(self, items: Sequence[int], labels: Sequence[int]) -> list[int]:
-        """Tokens of answered lines, ``items`` and ``labels`` side by side."""
-        ids = []
-        for item, label in zip(items, labels, strict=True):
-            ids += [*self.line(item), self.answers[label], *self.newline]
-        return ids
+    def end(self, label: int) -> list[int]:
+        """Tokens that end a line: its answer and the line break."""
+        return [self.answers[label], *self.newline]
 
 
 class PaperLayout:
@@ -298,6 +318,12 @@ class PaperLayout:
         fields = self.user_fields.of(user)
         target = form.target.format(**self.target_fields.of(item))
         return form.prompt.format(**fields, history=history, target=target)
+
+    def over(self, log: Log) -> Self:
+        """As :meth:`Layout.over`."""
+        found = copy.copy(self)
+        found.log = log
+        return found
 
     def encode(self, samples: Samples) -> list[TokenSequence]:
         """One sequence for each sample; candidates after one history share its tokens."""

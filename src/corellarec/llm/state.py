@@ -12,11 +12,11 @@ from corellarec.llm.attention import Block, KeyValues, Plan
 from corellarec.llm.layout import StreamLayout
 from corellarec.llm.load import AnswerModel
 
+Line = tuple[int, int, int]  # item, label, rating digit
+
 
 class UserState:
     """One user's lines as the model has read them.
-
-    Rating digits (``{liked}``) are those of the whole training split.
 
     Args:
         model: A model that reads packed rows.
@@ -24,8 +24,9 @@ class UserState:
         user: The user's number in the log, -1 for one who is not there; for the heading.
 
     Attributes:
-        items, labels: The lines that are in the state, oldest first.
+        lines: Item, label and rating digit of the lines that are in the state, oldest first.
         rows: Rows of the caller's history that have been read, those no longer in the state too.
+        tokens: Tokens computed so far.
 
     Raises:
         ValueError: If the model does not read packed rows.
@@ -41,9 +42,8 @@ class UserState:
         if not model.packs:
             raise ValueError("this language model cannot read packed rows: score it in bulk")
         self.model, self.layout, self.user = model, layout, user
-        self.items: list[int] = []
-        self.labels: list[int] = []
-        self.rows = 0
+        self.lines: list[Line] = []
+        self.rows = self.tokens = 0
         self.past = KeyValues()
 
     @property
@@ -51,7 +51,9 @@ class UserState:
         """Bytes of the keys and values."""
         return self.past.nbytes
 
-    def extend(self, items: Sequence[int], labels: Sequence[int]) -> None:
+    def extend(
+        self, items: Sequence[int], labels: Sequence[int], liked: Sequence[int] | None = None
+    ) -> None:
         """Read further lines; only these are computed.
 
         Where they would make more than the layout's window, the state starts again from the last
@@ -60,19 +62,21 @@ class UserState:
         Args:
             items: Numbers in the item table, oldest first.
             labels: 0 or 1 each.
+            liked: The lines' rating digits; by default those of the whole training split.
         """
-        items, labels = [*self.items, *items], [*self.labels, *labels]
-        fresh = items[len(self.items) :], labels[len(self.labels) :]
-        if len(items) >= self.layout.window:
-            keep = self.layout.history_length
-            items, labels = items[-keep:], labels[-keep:]
-            fresh = items, labels
+        if liked is None:
+            liked = [int(self.layout.items_liked[item]) for item in items]
+        fresh = list(zip(items, labels, liked, strict=True))
+        lines = [*self.lines, *fresh]
+        if len(lines) >= self.layout.window:
+            fresh = lines = lines[-self.layout.history_length :]
             self.past = KeyValues()
         ids = [] if len(self.past) else list(self.layout.header(self.user))
-        ids += self.layout.tokens(*fresh)
+        for item, label, digit in fresh:
+            ids += [*self.layout.line(item, digit), *self.layout.end(label)]
         if ids:
             self._read(np.array(ids), (len(ids),), keep=True)
-        self.items, self.labels = items, labels
+        self.lines = lines
 
     def score(self, items: Sequence[int]) -> Tensor:
         """``(n,)`` fp32 on the CPU: logit(yes) - logit(no) of candidates, all in one pass.
@@ -94,6 +98,7 @@ class UserState:
         """Last hidden states of sequences side by side, each after what was read before."""
         device, before = self.model.base.device, len(self.past)
         position = np.concatenate([np.arange(before, before + length) for length in lengths])
+        self.tokens += len(ids)
         self.model.eval()
         out = self.model.base.get_decoder()(
             input_ids=torch.from_numpy(ids).unsqueeze(0).to(device),
@@ -115,11 +120,14 @@ class UserStates:
         layout: The stream.
         max_bytes: Most bytes of keys and values; the least recently used go first. The one being
             scored stays, even where it is larger on its own.
+
+    Attributes:
+        tokens: Tokens computed so far.
     """
 
     def __init__(self, model: AnswerModel, layout: StreamLayout, max_bytes: int) -> None:
         self.model, self.layout = model, layout
-        max_bytes = max(1, max_bytes)
+        self.tokens, max_bytes = 0, max(1, max_bytes)
         self.states: LRUCache[Hashable, UserState] = LRUCache(
             max_bytes,
             # A cache refuses what is larger than itself; this way it is all there is.
@@ -138,6 +146,7 @@ class UserStates:
         labels: Sequence[int],
         candidates: Sequence[int],
         user: int = -1,
+        liked: Sequence[int] | None = None,
     ) -> Tensor:
         """``(candidates,)`` logits after a user's history.
 
@@ -147,21 +156,23 @@ class UserStates:
             labels: 0 or 1 each.
             candidates: Item numbers.
             user: The user's number in the log, for the heading.
+            liked: The history's rating digits; by default those of the whole training split.
         """
+        if liked is None:
+            liked = [int(self.layout.items_liked[item]) for item in items]
         state = self.states.pop(key, None)
         if state is not None:
-            first = state.rows - len(state.items)
-            if (
-                state.user != user
-                or list(items[first : state.rows]) != state.items
-                or list(labels[first : state.rows]) != state.labels
-            ):
+            read = slice(state.rows - len(state.lines), state.rows)
+            lines = list(zip(items[read], labels[read], liked[read], strict=True))
+            if state.user != user or lines != state.lines:
                 state = None
         if state is None:
             state = UserState(self.model, self.layout, user)
             state.rows = max(0, len(items) - self.layout.history_length)
-        state.extend(items[state.rows :], labels[state.rows :])
+        before, new = state.tokens, slice(state.rows, None)
+        state.extend(items[new], labels[new], liked[new])
         state.rows = len(items)
         logits = state.score(candidates)
+        self.tokens += state.tokens - before
         self.states[key] = state  # now that it has its size
         return logits
