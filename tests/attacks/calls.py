@@ -121,7 +121,7 @@ class Call:
             code,
             self.output.read_text("utf-8", "replace") if self.output.exists() else "",
             took,
-            int(memory.read_text()) if memory.exists() else 0,
+            int(memory.read_text() or 0) if memory.exists() else 0,
         )
 
 

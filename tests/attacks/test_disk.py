@@ -53,10 +53,22 @@ def test_outputs_on_a_full_disk(attack, tmp_path, scratch, finished, tiny_settin
         "log.csv": ["data", "export", *settings(tiny_settings), "-o", disk / "log.csv"],
         "adapter": ["adapter", base, disk / "adapter"],
     }
+    whole = {}
+    for name, command in commands.items():
+        with small_disk(disk, 10_000) as file_size:
+            assert call(command, scratch, file_size=file_size).kind == "done"
+            whole[name] = size_of(disk / name)
     for size in (4, 8, 16) if attack.hard else (4,):
         for name, command in commands.items():
             with small_disk(disk, size) as file_size:
                 full = call(command, scratch, file_size=file_size)
-                partial = (disk / name).exists()
-                bad = full.kind != "refused" or partial
+                there = size_of(disk / name)
+                partial = there != (whole[name] if full.kind == "done" else 0)
+                bad = partial or full.kind not in ("refused", "done")
                 attack.note("partial output" if partial else full.kind, full.text, bad=bad)
+
+
+def size_of(path):
+    """Bytes of a file, or of a directory's files; 0 where there is none."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())

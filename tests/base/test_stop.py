@@ -1,5 +1,7 @@
 import signal
+import sys
 import threading
+import time
 
 import pytest
 
@@ -8,8 +10,11 @@ from corellarec.base.stop import Stopped, signals_held, stop_on_signals
 
 @pytest.fixture(autouse=True)
 def handlers():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGALRM
+    before = {number: signal.getsignal(number) for number in numbers}
+    hook = sys.unraisablehook
     yield
+    sys.unraisablehook = hook
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -67,3 +72,37 @@ def test_other_threads_hold_nothing():
     thread.start()
     thread.join()
     assert found == [[]]
+
+
+def test_a_stop_that_a_callback_swallows_is_raised_again():
+    came = stop_on_signals()
+
+    class Falls:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def work():
+        falls = Falls()
+        del falls
+        time.sleep(10)
+
+    begun = time.monotonic()
+    with pytest.raises(Stopped) as stopped:
+        work()
+    assert time.monotonic() - begun < 5
+    assert stopped.value.code == 130
+    assert came == [signal.SIGINT]
+
+
+def test_other_errors_of_callbacks_are_reported_as_before():
+    reported = []
+    sys.unraisablehook = reported.append
+    stop_on_signals()
+
+    class Fails:
+        def __del__(self):
+            raise ValueError("in a callback")
+
+    fails = Fails()
+    del fails
+    assert [str(one.exc_value) for one in reported] == ["in a callback"]

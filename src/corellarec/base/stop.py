@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM: how they stop a program, and what they do not cut in two."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +17,39 @@ class Stopped(SystemExit):
         self.signal = signal.Signals(number)
 
 
-def stop_on_signals() -> None:
-    """From now on SIGINT and SIGTERM raise :class:`Stopped` in the main thread."""
+RETRY_S = 0.05
+
+
+def stop_on_signals() -> list[int]:
+    """From now on SIGINT and SIGTERM raise :class:`Stopped` in the main thread.
+
+    A signal may come while Python runs a callback that cannot raise, such as one of the import
+    system's. What it raises is lost there, and raised again a little later. It may also come while
+    a library's C code calls Python, and become an error of the library: the caller is given the
+    list of the signals that have come, to tell.
+    """
+    came: list[int] = []
 
     def stop(number: int, _: object) -> None:
+        came.append(number)
         raise Stopped(number)
 
+    def again(_number: int, _: object) -> None:
+        raise Stopped(came[-1])
+
+    report = sys.unraisablehook
+
+    def lost(unraisable: "sys.UnraisableHookArgs") -> None:
+        if isinstance(unraisable.exc_value, Stopped):
+            signal.signal(signal.SIGALRM, again)
+            signal.setitimer(signal.ITIMER_REAL, RETRY_S)
+        else:
+            report(unraisable)
+
+    sys.unraisablehook = lost
     for number in SIGNALS:
         signal.signal(number, stop)
+    return came
 
 
 @contextmanager

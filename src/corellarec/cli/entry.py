@@ -11,17 +11,26 @@ from corellarec.base.stop import Stopped, stop_on_signals
 
 def main() -> None:
     """Run a command; what is the input's fault is one line on stderr and exit code 2."""
-    stop_on_signals()
+    came = stop_on_signals()
     try:
         from corellarec.cli.main import app
 
         app()
-    except (CorellarecError, OSError) as error:  # OSError: a full disk, a directory not ours
+    except Stopped as stop:
+        _say_stopped(stop)
+        raise
+    except Exception as error:
+        if came:  # a library made an error of it
+            _say_stopped(stop := Stopped(came[-1]))
+            raise stop from None
+        if not isinstance(error, CorellarecError | OSError):  # OSError: a full disk, and the like
+            raise
         _say(f"error: {error}", "red")
         sys.exit(2)
-    except Stopped as stop:
-        _say(f"stopped by {stop.signal.name}: what was finished is kept", "yellow")
-        raise
+
+
+def _say_stopped(stop: Stopped) -> None:
+    _say(f"stopped by {stop.signal.name}: what was finished is kept", "yellow")
 
 
 def _say(text: str, style: str) -> None:
