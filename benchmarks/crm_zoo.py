@@ -18,7 +18,7 @@ from corellarec.base.bootstrap import Bootstrap, interval
 from corellarec.config import CRM_MODELS, load_config
 from harness import emit, parse, parser
 from logs import add_data_option, add_set_option, data_settings
-from runs import TrainedCrm, train_crm
+from trained import TrainedCrm, train_crm
 
 RESAMPLES = 500
 SHOWN = ("auc", "log_loss", "accuracy")

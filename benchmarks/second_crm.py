@@ -29,7 +29,7 @@ from corellarec.base.metrics import Floats
 from corellarec.config import load_config
 from harness import emit, parse, parser
 from logs import add_data_option, add_set_option, data_settings
-from runs import TrainedCrm, train_crm, train_run
+from trained import TrainedCrm, train_crm, train_run
 
 RESAMPLES = 300
 QUICK = (

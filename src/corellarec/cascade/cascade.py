@@ -312,6 +312,29 @@ class Cascade:
             self._replace(log.extended(log.rows.clear(), log.users, more))
             return new.height
 
+    def add_users(self, users: Table) -> int:
+        """Add users that the log does not know, with their features.
+
+        Args:
+            users: A table, or its file, with ``id`` (or ``user``) and the features that the log's
+                users have; those that it lacks are missing. Users who are known already are left as
+                they are.
+
+        Returns:
+            How many users were added.
+
+        Raises:
+            DataError: If there are no ids, or a feature cannot be of the type of the log's.
+        """
+        table = as_frame(users, "users")
+        with self._log_lock:
+            log, _ = self._state
+            new = read_new(log.users, table, "users")
+            features = log.features
+            more = append(log.users, new, features.user, features.user_values)
+            self._replace(log.extended(log.rows.clear(), more, log.items))
+            return new.height
+
     # Parts of the above.
 
     def _replace(self, log: Log) -> int:

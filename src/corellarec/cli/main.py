@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from corellarec.cli import data, predict, research, run
+from corellarec.cli import data, predict, research, run, serve
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,7 +21,7 @@ app = typer.Typer(
         "route samples between them.\n\nStart with `corellarec run --preset quick`."
     ),
 )
-for part in (run, predict, data, research):
+for part in (run, predict, serve, data, research):
     part.add_to(app)
 
 

@@ -12,11 +12,11 @@ SHOWN = 100  # characters of a value in a message
 _IS_KIND = re.compile(r"[\[(]")  # pydantic's name of one of the kinds that a setting may have
 
 
-def explain(detail: Any) -> str:  # noqa: ANN401 (pydantic's own error record)
-    """One error of pydantic as a text that names the setting and the remedy."""
+def explain(detail: Any, settings: type[Section] = Config) -> str:  # noqa: ANN401 (pydantic's)
+    """One error of pydantic, of ``settings``, as a text that names the setting and the remedy."""
     place = ".".join(str(part) for part in detail["loc"] if not _IS_KIND.search(str(part)))
     if detail["type"] == "extra_forbidden":
-        known = known_keys(Config)
+        known = known_keys(settings)
         siblings = [key for key in known if key.rpartition(".")[0] == place.rpartition(".")[0]]
         return f"unknown setting {place!r}" + suggestion(place, known, siblings)
     if detail["type"] == "model_type":

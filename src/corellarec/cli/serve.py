@@ -1,0 +1,106 @@
+"""The service, and the keys of its callers."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corellarec.base.errors import ConfigError
+from corellarec.cli.options import Device, RunDirectory, say
+from corellarec.cli.predict import Llm, Trust
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(serve)
+    app.command("serve-key")(serve_key)
+
+
+def serve(
+    run: RunDirectory,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with the service's settings.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address (http.host).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port (http.port).")] = None,
+    llm_place: Annotated[
+        str | None,
+        typer.Option("--llm-place", help="Where the LLM runs: local or off (llm.place)."),
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="A vLLM server (llm.server).")
+    ] = None,
+    device: Device = "auto",
+    trust: Trust = None,
+    llm: Llm = None,
+) -> None:
+    """Answer over HTTP, inside a deadline: the CRM always, the LLM where it pays and time allows.
+
+    SIGTERM ends it once the requests in work are answered. What users did is kept in
+    RUN/service/store.sqlite. Needs `pip install 'corellarec[serve]'`.
+    """
+    _needs_extra()
+    import torch
+
+    from corellarec.serve.keys import read_keys
+    from corellarec.serve.model import ServedModel
+    from corellarec.serve.server import check_address
+    from corellarec.serve.server import run as run_server
+    from corellarec.serve.service import Service
+    from corellarec.serve.settings import load_serve_config
+    from corellarec.serve.store import Store
+
+    place = "server" if server else llm_place
+    settings = load_serve_config(
+        config,
+        {"http.host": host, "http.port": port, "llm.place": place, "llm.server": server},
+    )
+    file = Path(settings.keys) if settings.keys else run / "service" / "keys.json"
+    keys = read_keys(file)
+    check_address(settings.http.host, keys, str(file))
+    torch.set_num_threads(1)
+    remote = {}
+    if settings.llm.server:
+        remote = {
+            "server": settings.llm.server,
+            "server_model": settings.llm.server_model,
+            "cache_salt": settings.llm.cache_salt,
+        }
+    model = ServedModel.load(run, device=device, trust=trust, llm=llm, server=remote)
+    store = Store(settings.store or str(run / "service" / "store.sqlite"))
+    service = Service(model, settings, store)
+    say(f"{run}: {service.describe().router}")
+    run_server(service, keys)
+
+
+def serve_key(
+    run: RunDirectory,
+    name: Annotated[str, typer.Option(help="Who will have it; shown in logs.")],
+    scope: Annotated[
+        list[str], typer.Option(help="What it allows: score, events, admin; may be repeated.")
+    ],
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with the service's settings.")
+    ] = None,
+) -> None:
+    """Make a caller's key and print it; only its hash is kept. A running service reads it when it
+    starts again.
+    """  # noqa: D205
+    from corellarec.serve.keys import make_key
+    from corellarec.serve.settings import load_serve_config
+
+    settings = load_serve_config(config, {})
+    file = Path(settings.keys) if settings.keys else run / "service" / "keys.json"
+    if not run.is_dir():
+        raise ConfigError(f"{run} is no directory: give that of the run")
+    sys.stdout.write(make_key(file, name, scope) + "\n")  # pyright: ignore[reportArgumentType]
+
+
+def _needs_extra() -> None:
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"serve needs {error.name}: pip install 'corellarec[serve]'") from error

@@ -1,0 +1,220 @@
+"""What every request passes first: identity, size, key, rate, and room; then its answer's headers.
+
+All of it happens before the body is parsed, so that a request that is refused costs little.
+"""
+
+import asyncio
+import json
+import re
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from corellarec.serve.keys import Key, find_key
+from corellarec.serve.keys import Scope as KeyScope
+from corellarec.serve.metrics import Metrics
+from corellarec.serve.problems import MEDIA_TYPE, ProblemError, problem_json, retry_after
+from corellarec.serve.settings import HttpSettings
+
+OPEN = ("/livez", "/readyz", "/docs", "/openapi.json")
+ADMIN = ("/metrics",)
+HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),
+]
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+
+
+def scope_of(method: str, path: str) -> KeyScope | None:
+    """The scope that a route needs; None where it needs none."""
+    if path in OPEN:
+        return None
+    if path in ADMIN or path.startswith("/v1/admin"):
+        return "admin"
+    if method in ("PUT", "DELETE") or path == "/v1/events":
+        return "events"
+    return "score"
+
+
+@dataclass
+class Caller:
+    """A key's requests lately.
+
+    Args:
+        tokens: Requests that it may still make at once.
+        last: When that was counted.
+    """
+
+    tokens: float = 1.0
+    last: float = field(default_factory=time.monotonic)
+
+
+class Gate:
+    """An ASGI application in front of another one.
+
+    Args:
+        app: What answers.
+        settings: Limits.
+        keys: Of callers; where there are none, every caller may do everything.
+        metrics: What is counted.
+    """
+
+    def __init__(
+        self, app: ASGIApp, settings: HttpSettings, keys: Sequence[Key], metrics: Metrics
+    ) -> None:
+        self.app, self.settings, self.keys, self.metrics = app, settings, keys, metrics
+        self.in_flight = 0
+        self._callers: dict[str, Caller] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        received, headers = time.monotonic(), Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        state = scope.setdefault("state", {})
+        state.update(received=received, request_id=request_id, scopes=("score", "events", "admin"))
+        status, begun = 500, False
+
+        async def answer(message: Message) -> None:
+            nonlocal status, begun
+            if message["type"] == "http.response.start":
+                status, begun = message["status"], True
+                extra = [*HEADERS, (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message.get("headers", []), *extra]
+            await send(message)
+
+        self.in_flight += 1
+        try:
+            replay = await self._admit(scope, headers, receive, state)
+            await self.app(scope, replay, answer)
+        except ProblemError as problem:
+            await _refuse(answer, problem, request_id)
+        except Exception as error:
+            if begun:
+                raise
+            _log({"error": f"{type(error).__name__}: {error}", "request_id": request_id})
+            problem = ProblemError(500, "an error of the service; its log has the request's id")
+            await _refuse(answer, problem, request_id)
+        finally:
+            self.in_flight -= 1
+            self._note(scope, state, status, time.monotonic() - received)
+
+    async def _admit(
+        self, scope: Scope, headers: Headers, receive: Receive, state: dict[str, Any]
+    ) -> Receive:
+        """Check a request; returns its body as the application receives it."""
+        path, method = scope["path"], scope["method"]
+        needed = scope_of(method, path)
+        if needed is not None:
+            name = self._authorise(headers, needed, state)
+            self._limit(name)
+            if self.in_flight > self.settings.max_in_flight:
+                raise ProblemError(
+                    429,
+                    f"{self.settings.max_in_flight} requests are in work: ask again later",
+                    retry_after(1.0),
+                )
+        return await self._body(headers, receive)
+
+    def _authorise(self, headers: Headers, needed: KeyScope, state: dict[str, Any]) -> str:
+        if not self.keys:
+            return "all"
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        key = find_key(self.keys, given.strip()) if kind.lower() == "bearer" else None
+        if key is None:
+            raise ProblemError(
+                401, "give a key: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}
+            )
+        if needed not in key.scopes:
+            raise ProblemError(403, f"this key does not have the scope {needed!r}")
+        state.update(scopes=key.scopes, key=key.name)
+        return key.name
+
+    def _limit(self, name: str) -> None:
+        rate = self.settings.requests_per_s
+        if rate is None:
+            return
+        now, caller = time.monotonic(), self._callers.setdefault(name, Caller(max(1.0, rate)))
+        caller.tokens = min(max(1.0, rate), caller.tokens + rate * (now - caller.last))
+        caller.last = now
+        if caller.tokens < 1:
+            raise ProblemError(
+                429,
+                f"more than {rate:g} requests a second",
+                retry_after((1 - caller.tokens) / rate),
+            )
+        caller.tokens -= 1
+
+    async def _body(self, headers: Headers, receive: Receive) -> Receive:
+        """The whole body, if it is small enough and comes in time."""
+        most = self.settings.max_body_kb * 1024
+        too_large = ProblemError(
+            413, f"a body has at most {most:,} bytes (http.max_body_kb)", {"Connection": "close"}
+        )
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > most:
+            raise too_large
+        messages, size = [], 0
+        try:
+            async with asyncio.timeout(self.settings.body_timeout_s):
+                while True:
+                    message = await receive()
+                    messages.append(message)
+                    size += len(message.get("body", b""))
+                    if size > most:
+                        raise too_large
+                    if not message.get("more_body", False):
+                        break
+        except TimeoutError:
+            raise ProblemError(
+                408, "the body did not come in time", {"Connection": "close"}
+            ) from None
+
+        async def replay() -> Message:
+            return messages.pop(0) if messages else await receive()
+
+        return replay
+
+    def _note(self, scope: Scope, state: dict[str, Any], status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "refused")
+        self.metrics.requests.labels(route, status).inc()
+        self.metrics.request_seconds.labels(route).observe(seconds)
+        if self.settings.log_requests:
+            line = {
+                "time": round(time.time(), 3),
+                "request_id": state["request_id"],
+                "method": scope["method"],
+                "route": route,
+                "status": status,
+                "ms": round(1000 * seconds, 2),
+            }
+            if "key" in state:
+                line["key"] = state["key"]
+            if self.settings.log_ids and "user" in state:
+                line["user"] = state["user"]
+            _log(line)
+
+
+async def _refuse(send: Send, problem: ProblemError, request_id: str) -> None:
+    headers = {"content-type": MEDIA_TYPE, **problem.headers}
+    body = problem_json(problem.status, problem.detail, request_id)
+    headers["content-length"] = str(len(body))
+    pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": problem.status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _log(line: dict[str, Any]) -> None:
+    sys.stderr.write(json.dumps(line) + "\n")

@@ -1,0 +1,287 @@
+"""The language model's thread: a bounded queue, users' states, and what is too late left out."""
+
+import asyncio
+import copy
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from corellarec.base.metrics import Floats
+from corellarec.data.histories import over
+from corellarec.data.log import Samples
+from corellarec.llm.layout import StreamLayout
+from corellarec.llm.remote import RemoteScorer
+from corellarec.llm.score import LlmScorer, Scorer
+from corellarec.llm.state import UserStates
+from corellarec.serve.breaker import Breaker
+from corellarec.serve.histories import UserHistory
+from corellarec.serve.model import ServedModel
+from corellarec.serve.settings import LlmSettings
+
+Refusal = Literal["late", "breaker", "queue_full", "llm_not_ready"]
+FIRST_GUESS = 200  # tokens for a row, before any was scored
+SMOOTHING = 0.3  # weight of the newest call in mean times
+HALF_LIFE_S = 20.0  # in which a time that was not measured again counts half
+
+
+@dataclass
+class LlmAsk:
+    """Rows that are worth asking about.
+
+    Args:
+        model: Of the request.
+        key: Of the user's state; None where the history is the request's own.
+        user: The history that the CRM read.
+        items: ``(n,)`` item numbers.
+        deadline: Of the monotonic clock, seconds.
+        future: Of the request's loop; set to ``(n,)`` raw logits, or to an error.
+    """
+
+    model: ServedModel
+    key: str | None
+    user: UserHistory
+    items: NDArray[np.int64]
+    deadline: float
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    tokens: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.future: asyncio.Future[Floats | Exception | None] = self.loop.create_future()
+
+    def finish(self, result: Floats | Exception | None) -> None:
+        """Hand logits, an error, or None (skipped, it was too late) to the request."""
+
+        def set_result() -> None:
+            if not self.future.done():
+                self.future.set_result(result)
+
+        self.loop.call_soon_threadsafe(set_result)
+
+
+class LlmThread:
+    """Asks the language model of one served model.
+
+    It is loaded in the background: until then, and whenever it is too slow, full, failing or gone,
+    rows have the CRM's answer.
+
+    Args:
+        model: The served model.
+        settings: Limits.
+        count: Called with the name and the amount of what is to be counted.
+    """
+
+    def __init__(
+        self,
+        model: ServedModel,
+        settings: LlmSettings,
+        count: Callable[[str, float], None] = lambda name, amount: None,
+    ) -> None:
+        self.settings, self.breaker = settings, Breaker(settings.failures, settings.pause_s)
+        self.error: str | None = None
+        self.tokens_waiting = 0.0
+        self._count = count
+        self._asks: deque[LlmAsk] = deque()
+        self._forgotten: list[str] = []
+        self._wake = threading.Condition()
+        self._ended = False
+        self._scorer: Scorer | None = None
+        self._states: UserStates | None = None
+        self._seconds_per_token, self._measured = 0.0, time.monotonic()
+        self._tokens_per_row = float(FIRST_GUESS)
+        self._model = self._wanted = model
+        self._make_scorer = model.cascade.models.load_llm
+        self._thread = threading.Thread(target=self._work, name="llm", daemon=True)
+        self._thread.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is loaded."""
+        return self._scorer is not None
+
+    def submit(self, ask: LlmAsk) -> Refusal | None:
+        """Queue an ask; returns why it is not, where it is not."""
+        if self._scorer is None:
+            return "llm_not_ready"
+        with self._wake:
+            ask.tokens = self._cost(ask)
+            now = time.monotonic()
+            if self.tokens_waiting + ask.tokens > self.settings.queue_tokens:
+                return "queue_full"
+            decay = 0.5 ** ((now - self._measured) / HALF_LIFE_S)
+            wait = (self.tokens_waiting + ask.tokens) * self._seconds_per_token * decay
+            if now + wait > ask.deadline:
+                return "late"
+            if not self.breaker.allows():
+                return "breaker"
+            self.tokens_waiting += ask.tokens
+            self._asks.append(ask)
+            self._wake.notify()
+        return None
+
+    def use(self, model: ServedModel) -> None:
+        """Go on with a model of more items and users."""
+        with self._wake:
+            self._wanted = model
+            self._wake.notify()
+
+    def timed_out(self) -> None:
+        """A request's deadline came before its answer."""
+        self.breaker.failed()
+
+    def forget(self, user: str) -> None:
+        """Drop a user's state."""
+        with self._wake:
+            self._forgotten.append(user)
+            self._wake.notify()
+
+    def close(self, wait_s: float) -> None:
+        """End the thread; one that hangs is left behind."""
+        with self._wake:
+            self._ended = True
+            self._wake.notify()
+        self._thread.join(wait_s)
+
+    def _cost(self, ask: LlmAsk) -> float:
+        """Tokens that it will take, about."""
+        if self._states is None:
+            return len(ask.items) * self._tokens_per_row
+        rows = len(ask.items)
+        if ask.key is None or ask.key not in self._states.states:
+            rows += min(len(ask.user.history), self._states.layout.history_length)
+        return rows * self._tokens_per_row
+
+    def _work(self) -> None:
+        torch.set_num_threads(1)
+        try:
+            self._use(self._wanted, self._make_scorer())
+        except Exception as error:  # whatever is wrong with the model: the CRM answers
+            self.error = f"{type(error).__name__}: {error}"
+            return
+        while True:
+            with self._wake:
+                while not (self._asks or self._ended or self._forgotten
+                           or self._wanted is not self._model):  # fmt: skip
+                    self._wake.wait()
+                if self._ended:
+                    return
+                forgotten, self._forgotten = self._forgotten, []
+                wanted, asks = self._wanted, self._next_batch()
+            if wanted is not self._model:
+                self._use(wanted, self._make)
+            if self._states is not None:
+                for user in forgotten:
+                    self._states.states.pop(user, None)
+            if asks:
+                self._answer(asks)
+
+    def _use(self, model: ServedModel, make: Callable[..., Scorer]) -> None:
+        """Read with the tables of a model from now on."""
+        scorer = make(model.log)
+        self._make, self._model, self._states = make, model, None
+        if (
+            isinstance(scorer, LlmScorer)
+            and isinstance(scorer.layout, StreamLayout)
+            and scorer.model.packs
+        ):
+            self._states = UserStates(scorer.model, scorer.layout, self.settings.states_mb << 20)
+            self._tokens_per_row = float(len(scorer.layout.line(0)) + 2)
+        self._layout = getattr(scorer, "layout", None)
+        self._scorer = scorer
+
+    def _next_batch(self) -> list[LlmAsk]:
+        """Asks to answer together: one where users have states, else some within the budget."""
+        asks: list[LlmAsk] = []
+        tokens = 0.0
+        while self._asks:
+            if asks and (
+                self._states is not None
+                or tokens + self._asks[0].tokens > self.settings.tokens_per_batch
+            ):
+                break
+            asks.append(self._asks.popleft())
+            tokens += asks[-1].tokens
+        return asks
+
+    def _answer(self, asks: Sequence[LlmAsk]) -> None:
+        begun = time.monotonic()
+        waiting = [ask for ask in asks if ask.deadline > begun and not ask.future.done()]
+        for ask in asks:
+            if ask not in waiting:
+                ask.finish(None)
+                self._count("unasked", len(ask.items))  # no call was made
+        if waiting:
+            try:
+                self._finish(waiting, *self._logits(waiting), begun)
+            except Exception as error:  # the server's, a wrong answer, memory: the CRM answers
+                self.breaker.failed()
+                for ask in waiting:
+                    ask.finish(error)
+        with self._wake:
+            self.tokens_waiting -= sum(ask.tokens for ask in asks)
+
+    def _finish(self, asks: Sequence[LlmAsk], logits: Floats, tokens: float, begun: float) -> None:
+        if len(logits) != sum(len(ask.items) for ask in asks) or not np.isfinite(logits).all():
+            raise ValueError("the language model's answers are not one number for each row")
+        self._count("tokens", tokens)
+        now, start, in_time = time.monotonic(), 0, False
+        for ask in asks:
+            ask.finish(logits[start : start + len(ask.items)])
+            start += len(ask.items)
+            in_time |= ask.deadline > now
+        if in_time:  # otherwise the requests have said so, by timed_out
+            self.breaker.succeeded()
+        seconds = (now - begun) / max(tokens, 1.0)
+        old = self._seconds_per_token
+        self._seconds_per_token = seconds if old == 0 else old + SMOOTHING * (seconds - old)
+        self._measured = now
+
+    def _logits(self, asks: Sequence[LlmAsk]) -> tuple[Floats, float]:
+        """Raw logits of all rows, and the tokens that they took."""
+        if self._states is not None:
+            (ask,) = asks
+            return self._from_state(self._states, ask)
+        assert self._scorer is not None
+        counts = torch.tensor([len(ask.items) for ask in asks])
+        lengths = np.array([len(ask.user.history) for ask in asks])
+        ends = torch.from_numpy(lengths.cumsum())
+        samples = Samples(
+            torch.tensor([ask.user.number for ask in asks]).repeat_interleave(counts),
+            torch.from_numpy(np.concatenate([ask.items for ask in asks])),
+            (ends - torch.from_numpy(lengths)).repeat_interleave(counts),
+            ends.repeat_interleave(counts),
+            torch.full((int(counts.sum()),), -1),
+        )
+        view = over(self._model.log, [ask.user.history for ask in asks])
+        scorer = self._scorer
+        if self._layout is not None:
+            scorer = copy.copy(scorer)
+            scorer.layout = self._layout.over(view)  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(scorer, RemoteScorer):
+            left = max(ask.deadline for ask in asks) - time.monotonic()
+            scorer.job_timeout_s = max(left, 0.001)
+        before = scorer.cost.tokens
+        logits = scorer.logits(samples).double().numpy()
+        tokens = scorer.cost.tokens - before
+        self._tokens_per_row += SMOOTHING * (tokens / len(samples) - self._tokens_per_row)
+        return logits, tokens
+
+    def _from_state(self, states: UserStates, ask: LlmAsk) -> tuple[Floats, float]:
+        if self.settings.states_mb == 0 or ask.key is None:
+            states.states.pop(ask.key, None)
+        history, before = ask.user.history, states.tokens
+        logits = states.score(
+            ask.key,
+            history.item,  # pyright: ignore[reportArgumentType]
+            history.label,  # pyright: ignore[reportArgumentType]
+            ask.items.tolist(),
+            ask.user.number,
+            states.layout.liked(history.item, history.row),  # pyright: ignore[reportArgumentType]
+        )
+        return logits.double().numpy(), states.tokens - before

@@ -1,0 +1,80 @@
+"""Items ranked for one user: the CRM scores all of them, the language model sees the head."""
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from corellarec.cascade.ranking import MIN_HEAD
+from corellarec.serve.answers import (
+    ask_crm,
+    deadline_of,
+    inline_history,
+    numbers_of,
+    route,
+    write,
+)
+from corellarec.serve.histories import UserHistory
+from corellarec.serve.model import ServedModel
+from corellarec.serve.problems import ProblemError
+from corellarec.serve.schemas import RecommendAnswer, RecommendRequest
+from corellarec.serve.service import Service
+
+
+async def recommend(
+    service: Service, body: RecommendRequest, request_id: str, received: float
+) -> RecommendAnswer:
+    """Rank items; arguments as for :func:`corellarec.serve.answers.score`.
+
+    Raises:
+        ProblemError: If it cannot be answered, or not in time.
+    """
+    default = service.config.answer.recommend_deadline_ms
+    deadline = deadline_of(service, received, body.deadline_ms, default)
+    now = service.now
+    model = now.model
+    history = inline_history(service, model, body.user, body.history)
+    user = history or service.histories.of(model, body.user)
+    items = _wanted(model, body, user)
+    if not len(items):
+        return RecommendAnswer(
+            candidates=[], degraded=user.stale, model=model.version, request_id=request_id
+        )
+    scored = await ask_crm(service, service.rankings, model, body.user, items, deadline, user)
+    head = np.argsort(-scored.p_crm, kind="stable")[: max(MIN_HEAD, 2 * body.k)]
+    key = None if history else body.user
+    found = await route(service, now, key, scored[head], items[head], deadline)
+    best = np.argsort(-found.p, kind="stable")[: body.k]
+    ids = model.log.items["id"].gather(items[head][best]).to_list()
+    answer = write(service, model, ids, found[best], request_id, explained=body.explain)
+    return RecommendAnswer.model_construct(**dict(answer))
+
+
+def _wanted(model: ServedModel, body: RecommendRequest, user: UserHistory) -> NDArray[np.int64]:
+    """Numbers of the items to rank."""
+    if body.candidates is None:
+        items = np.arange(len(model.items))
+    else:
+        items = np.unique(numbers_of(model, body.candidates, "candidates"))
+    if body.exclude_seen:
+        items = items[~np.isin(items, user.seen)]
+    if body.exclude:
+        excluded = [model.items[one] for one in body.exclude if one in model.items]
+        items = items[~np.isin(items, excluded)]
+    for name, value in body.where.items():
+        items = items[_has(model, name, value)[items]]
+    return items
+
+
+def _has(model: ServedModel, name: str, value: str) -> NDArray[np.bool_]:
+    """Whether each item has a value of an attribute."""
+    table = model.log.items
+    derived = ("_code", "_values")
+    known = [c for c in table.columns if not c.endswith(derived) and c != "train_rows"]
+    if name not in known:
+        raise ProblemError(422, f"where: no attribute {name!r}; there are: {', '.join(known)}")
+    column = table[name]
+    if isinstance(column.dtype, pl.List):
+        found = column.cast(pl.List(pl.String)).list.contains(value)
+    else:
+        found = column.cast(pl.String) == value
+    return found.fill_null(False).to_numpy()

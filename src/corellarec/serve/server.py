@@ -1,0 +1,90 @@
+"""Runs the service until a signal ends it."""
+
+import ipaddress
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import uvicorn
+
+from corellarec.base.errors import ConfigError
+from corellarec.serve.app import build_app
+from corellarec.serve.gate import Gate
+from corellarec.serve.keys import Key
+from corellarec.serve.service import Service
+
+
+def check_address(host: str, keys: Sequence[Key], file: str) -> None:
+    """Refuse an address that others can reach while there are no keys.
+
+    Raises:
+        ConfigError: If it is one.
+    """
+    try:
+        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local and not keys:
+        raise ConfigError(
+            f"http.host = {host!r} can be reached from elsewhere, and {file} holds no keys: make "
+            "one by `corellarec serve-key`, or listen on 127.0.0.1"
+        )
+
+
+def run(service: Service, keys: Sequence[Key]) -> None:
+    """Serve until SIGINT or SIGTERM; requests in work are then finished.
+
+    Args:
+        service: What answers.
+        keys: Of callers.
+
+    Raises:
+        ConfigError: If the address cannot be listened on.
+    """
+    http = service.config.http
+    app = build_app(service, keys)
+    config = uvicorn.Config(
+        app,
+        host=http.host,
+        port=http.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(http.drain_s)),
+        h11_max_incomplete_event_size=64 * 1024,
+        limit_concurrency=None,
+    )
+    server = _Server(config, app)
+    try:
+        server.run()
+    except OSError as error:
+        raise ConfigError(
+            f"http.host {http.host}, http.port {http.port}: cannot listen ({error.strerror})"
+        ) from error
+    if not server.started:
+        service.close()
+        raise ConfigError(
+            f"http.host {http.host}, http.port {http.port}: cannot listen: is the port in use?"
+        )
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens, and that it stops."""
+
+    def __init__(self, config: uvicorn.Config, app: Gate) -> None:
+        super().__init__(config)
+        self._gate = app
+
+    async def startup(self, sockets: Any = None) -> None:  # noqa: ANN401 (uvicorn's)
+        """Listen, and print the address."""
+        await super().startup(sockets)
+        for server in self.servers:
+            for one in server.sockets:
+                host, port = one.getsockname()[:2]
+                sys.stderr.write(f"serving on http://{host}:{port}\n")
+                sys.stderr.flush()
+
+    async def shutdown(self, sockets: Any = None) -> None:  # noqa: ANN401 (uvicorn's)
+        """Refuse further requests, finish those in work."""
+        self._gate.app.state.stopping = True  # pyright: ignore[reportFunctionMemberAccess]
+        await super().shutdown(sockets)

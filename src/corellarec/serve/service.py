@@ -1,0 +1,132 @@
+"""The parts of the service, and their life: what they share, how they start and end."""
+
+import asyncio
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from corellarec.base.errors import CorellarecError
+from corellarec.cascade.router import explain
+from corellarec.serve.budget import Bucket
+from corellarec.serve.crm import CrmThread
+from corellarec.serve.histories import Histories
+from corellarec.serve.llm import LlmThread
+from corellarec.serve.metrics import Metrics
+from corellarec.serve.model import ServedModel
+from corellarec.serve.schemas import ModelAnswer
+from corellarec.serve.settings import ServeConfig
+from corellarec.serve.store import Store
+
+SAVE_EVERY_S = 1.0
+CREDIT = "budget_credit"
+
+
+@dataclass(frozen=True)
+class InService:
+    """What answers.
+
+    Args:
+        model: The CRM, the router and the tables.
+        llm: The language model's thread; None where it is off.
+    """
+
+    model: ServedModel
+    llm: LlmThread | None
+
+
+class Service:
+    """Models, queues, histories, budget and store; requests use it from one event loop.
+
+    Args:
+        model: What is served.
+        config: All settings.
+        store: Events and entities.
+    """
+
+    def __init__(self, model: ServedModel, config: ServeConfig, store: Store) -> None:
+        self.config, self.store, self.metrics = config, store, Metrics()
+        model = model.with_more(store.entities("item"), store.entities("user"))
+        answer, budget = config.answer, config.budget
+        self.histories = Histories(store, answer.users_kept, answer.max_history)
+        self.crm = CrmThread(self.histories, answer.batch_rows)
+        self.rankings = CrmThread(self.histories, 1)  # one user's after another's
+        self.bucket = Bucket(
+            budget.burst,
+            model.router.limit if budget.share is None else budget.share,
+            budget.rows_per_s,
+            float(store.fact(CREDIT) or 0.0),
+        )
+        self._save_credit().result()
+        llm = LlmThread(model, config.llm, self._count) if config.llm.place != "off" else None
+        self.now = InService(model, llm)
+        self.refreshing = asyncio.Lock()
+        self._set_info()
+
+    async def save_credit_for_ever(self) -> None:
+        """Keep the budget's credit on disk."""
+        while True:
+            await asyncio.sleep(SAVE_EVERY_S)
+            try:
+                await asyncio.wrap_future(self._save_credit())
+            except CorellarecError:
+                continue  # what was saved before is not more than there is
+
+    def close(self) -> None:
+        """Stop all threads; what waits is finished, a language model that hangs is not."""
+        self.crm.close()
+        self.rankings.close()
+        if self.now.llm:
+            self.now.llm.close(1.0)
+        self.store.set_fact(CREDIT, repr(self.bucket.level))
+        self.store.close()
+
+    def refresh(self) -> None:
+        """Read the store's items and users into the model; in a thread of its own."""
+        llm = self.now.llm
+        model = self.now.model.with_more(self.store.entities("item"), self.store.entities("user"))
+        if llm:
+            llm.use(model)
+        self.now = InService(model, llm)
+        self.histories.clear()
+
+    def describe(self) -> ModelAnswer:
+        """What is served."""
+        model, llm = self.now.model, self.now.llm
+        return ModelAnswer(
+            version=model.version,
+            crm=model.recipe.crm.model,
+            llm=model.recipe.llm.model if llm else "off",
+            llm_ready=llm is not None and llm.ready,
+            llm_error=llm.error if llm else None,
+            router=explain(model.router),
+            items=len(model.items),
+            users=len(model.users),
+        )
+
+    def measure(self) -> bytes:
+        """All metrics, as they are now."""
+        of, llm = self.metrics, self.now.llm
+        of.budget_credit.set(self.bucket.level)
+        of.queue_depth.labels("crm").set(self.crm.rows_waiting)
+        of.queue_depth.labels("llm").set(llm.tokens_waiting if llm else 0)
+        of.breaker_open.set(bool(llm and llm.breaker.is_open))
+        return of.text()
+
+    def _count(self, name: str, amount: float) -> None:
+        if name == "tokens":
+            self.metrics.llm_tokens.inc(amount)
+        else:
+            self.bucket.give_back(int(amount))
+
+    def _save_credit(self) -> "Future[object]":
+        value = self.bucket.to_save()
+        future = self.store.set_fact(CREDIT, repr(value))
+        future.add_done_callback(
+            lambda done: None if done.exception() else self.bucket.saved(value)
+        )
+        return future
+
+    def _set_info(self) -> None:
+        model = self.now.model
+        llm = model.recipe.llm.model if self.now.llm else "off"
+        self.metrics.model_info.clear()
+        self.metrics.model_info.labels(model.version, model.recipe.crm.model, llm).set(1)

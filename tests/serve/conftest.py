@@ -1,0 +1,40 @@
+"""The tiny run, and services over it."""
+
+from pathlib import Path
+
+import pytest
+from services import asking
+
+from corellarec.cascade.cascade import Cascade
+from corellarec.serve.model import ServedModel
+from corellarec.serve.service import Service
+from corellarec.serve.settings import ServeConfig
+from corellarec.serve.store import Store
+
+
+@pytest.fixture(scope="session")
+def run(finished) -> Path:
+    return finished[0]
+
+
+@pytest.fixture
+def make_service(run, tmp_path):
+    """Makes services over the tiny cascade; all are closed at the end."""
+    made = []
+
+    def make(threshold: float | None = None, place: str | None = None, **settings) -> Service:
+        cascade = Cascade.load(run, device="cpu")
+        if threshold is not None:
+            asking(cascade, threshold)
+        settings.setdefault("llm", {"place": "off" if threshold is None else "local"})
+        settings.setdefault("answer", {"deadline_ms": 20_000, "recommend_deadline_ms": 20_000})
+        settings.setdefault("http", {"log_requests": False})
+        store = Store(place or str(tmp_path / "store.sqlite"))
+        service = Service(ServedModel(cascade, "v1"), ServeConfig.model_validate(settings), store)
+        made.append(service)
+        return service
+
+    yield make
+    for service in made:
+        if service.store._thread.is_alive():
+            service.close()
