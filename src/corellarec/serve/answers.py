@@ -2,18 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from corellarec.base.metrics import Floats, sigmoid
-from corellarec.serve.crm import Ask, CrmThread, OverloadedError, Scored
+from corellarec.serve.crm import Ask, CrmThread, Scored
 from corellarec.serve.histories import UserHistory, as_history
 from corellarec.serve.intake import put
 from corellarec.serve.llm import LlmAsk, LlmThread
 from corellarec.serve.model import ServedModel
+from corellarec.serve.pace import OverloadedError
 from corellarec.serve.problems import ProblemError, retry_after
 from corellarec.serve.schemas import (
     DEGRADED,
@@ -28,7 +30,7 @@ from corellarec.serve.schemas import (
 from corellarec.serve.service import InService, Service
 from corellarec.serve.store import Event
 
-MARGIN_S = 0.003  # for the answer to be written before its deadline
+MARGIN_S = 0.005  # for the answer to be written before its deadline
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,13 @@ async def score(
             422, f"candidates: at most {limits.max_candidates}, found {len(body.candidates)}"
         )
     deadline = deadline_of(service, received, body.deadline_ms, limits.deadline_ms)
+    with in_time(service, deadline):
+        return await _score(service, body, request_id, deadline, may_add=may_add)
+
+
+async def _score(
+    service: Service, body: ScoreRequest, request_id: str, deadline: float, *, may_add: bool
+) -> ScoreAnswer:
     new = [one for one in body.candidates if isinstance(one, NewItem)]
     if any(one.id not in service.now.model.items for one in new):
         await _add_in_time(service, new, deadline, may_add=may_add)
@@ -98,6 +107,23 @@ async def score(
     key = None if history else body.user
     found = await route(service, now, key, scored, items, deadline)
     return write(service, now.model, ids, found, request_id, explained=body.explain)
+
+
+@contextmanager
+def in_time(service: Service, deadline: float) -> Iterator[None]:
+    """A request that is answered before its deadline, or told at once that it cannot be.
+
+    Raises:
+        ProblemError: If it cannot.
+    """
+    try:
+        with service.pace.request(deadline):
+            yield
+    except (OverloadedError, TimeoutError) as error:
+        wait = error.wait_s if isinstance(error, OverloadedError) else 1.0
+        raise ProblemError(
+            429, "more requests than can be answered in time: ask again later", retry_after(wait)
+        ) from error
 
 
 def deadline_of(service: Service, received: float, asked_ms: int | None, default_ms: int) -> float:
@@ -173,21 +199,16 @@ async def ask_crm(
     deadline: float,
     history: UserHistory | None,
 ) -> Scored:
-    """The CRM's answer, in time or not at all.
+    """The CRM's answer.
 
     Raises:
-        ProblemError: If it would come too late.
+        OverloadedError: If it would come too late.
+        TimeoutError: If it does.
     """
     ask = Ask(model, user, items, deadline - MARGIN_S, history)
-    try:
-        thread.submit(ask)
-        async with asyncio.timeout(ask.deadline - time.monotonic()):
-            scored = await ask.future
-    except (OverloadedError, TimeoutError) as error:
-        wait = error.wait_s if isinstance(error, OverloadedError) else 1.0
-        raise ProblemError(
-            429, "more requests than can be answered in time: ask again later", retry_after(wait)
-        ) from error
+    thread.submit(ask)
+    async with asyncio.timeout(ask.deadline - time.monotonic()):
+        scored = await ask.future
     service.metrics.batch_rows.observe(thread.last_batch)
     return scored
 
@@ -298,9 +319,9 @@ async def _ask_llm(service: Service, llm: LlmThread, ask: LlmAsk) -> tuple[Reaso
     if refusal is not None:
         service.bucket.give_back(len(ask.items))
         return refusal, None
-    await asyncio.wait([ask.future], timeout=max(0.0, ask.deadline - time.monotonic()))
+    with service.pace.waiting():
+        await asyncio.wait([ask.future], timeout=max(0.0, ask.deadline - time.monotonic()))
     if not ask.future.done():
-        llm.timed_out()
         ask.future.cancel()
         return "late", None
     result = ask.future.result()

@@ -17,7 +17,7 @@ from corellarec.serve.answers import score
 from corellarec.serve.gate import Gate
 from corellarec.serve.intake import add_events, erase_user, put
 from corellarec.serve.keys import Key
-from corellarec.serve.problems import MEDIA_TYPE, ProblemError, problem_json
+from corellarec.serve.problems import FAULT, MEDIA_TYPE, ProblemError, problem_json
 from corellarec.serve.ranking import recommend
 from corellarec.serve.schemas import (
     Body,
@@ -90,6 +90,7 @@ def build_app(service: Service, keys: Sequence[Key]) -> Gate:
         lifespan=life,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.service, app.state.stopping = service, False
     _add_answers(app, service)
@@ -125,18 +126,18 @@ def _add_intake(app: FastAPI, service: Service) -> None:
         """Add interactions. Once answered, they are on disk, and in the next answers."""
         return await add_events(service, body)
 
-    @app.put("/v1/items/{id}", responses=ASKS)
+    @app.put("/v1/items/{id:path}", responses=ASKS)
     async def put_item(id: Identity, body: PutItem) -> PutAnswer:
         """Add an item that the model does not know; a known one stays as it is."""
         attributes = {**body.attributes, "title": body.title}
         return PutAnswer(added=await put(service, "item", id, attributes))
 
-    @app.put("/v1/users/{id}", responses=ASKS)
+    @app.put("/v1/users/{id:path}", responses=ASKS)
     async def put_user(id: Identity, body: PutUser) -> PutAnswer:
         """Add a user that the model does not know; a known one stays as it is."""
         return PutAnswer(added=await put(service, "user", id, dict(body.attributes)))
 
-    @app.delete("/v1/users/{id}", responses=ASKS)
+    @app.delete("/v1/users/{id:path}", responses=ASKS)
     async def delete_user(id: Identity) -> EraseAnswer:
         """Remove a user's events and state, and ignore the log's rows of the user."""
         return EraseAnswer(events=await erase_user(service, id))
@@ -185,18 +186,23 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
+        errors = error.errors()
+        first = errors[0]
         if first["type"] == "json_invalid":
             return problem(request, 400, f"the body is no JSON: {first['ctx']['error']}")
-        place = ".".join(str(part) for part in first["loc"] if part != "body")
-        more = len(error.errors()) - 1
-        return problem(
-            request, 422, f"{place or 'body'}: {first['msg']}" + (f"; {more} more" if more else "")
-        )
+        first = max(errors, key=lambda one: len(one["loc"]))  # of what a field may be, the nearest
+        parts = [str(part) for part in first["loc"] if part != "body"]
+        place = ".".join(part for part in parts if "[" not in part)  # no names of pydantic's
+        more = f"; {len(errors) - 1} more" if len(errors) > 1 else ""
+        return problem(request, 422, f"{place or 'body'}: {first['msg']}{more}")
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
         return problem(request, error.status_code, str(error.detail), error.headers)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, _: Exception) -> Response:
+        return problem(request, 500, FAULT)  # the gate logs what it was
 
     @app.exception_handler(StoreFullError)
     async def full(request: Request, error: StoreFullError) -> Response:

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from corellarec.serve.keys import Key, find_key
 from corellarec.serve.keys import Scope as KeyScope
 from corellarec.serve.metrics import Metrics
-from corellarec.serve.problems import MEDIA_TYPE, ProblemError, problem_json, retry_after
+from corellarec.serve.problems import FAULT, MEDIA_TYPE, ProblemError, problem_json, retry_after
 from corellarec.serve.settings import HttpSettings
 
 OPEN = ("/livez", "/readyz", "/docs", "/openapi.json")
@@ -95,20 +95,18 @@ class Gate:
                 message["headers"] = [*message.get("headers", []), *extra]
             await send(message)
 
-        self.in_flight += 1
         try:
             replay = await self._admit(scope, headers, receive, state)
             await self.app(scope, replay, answer)
         except ProblemError as problem:
             await _refuse(answer, problem, request_id)
         except Exception as error:
+            _log({"error": f"{type(error).__name__}: {error}", "request_id": request_id})
             if begun:
                 raise
-            _log({"error": f"{type(error).__name__}: {error}", "request_id": request_id})
-            problem = ProblemError(500, "an error of the service; its log has the request's id")
-            await _refuse(answer, problem, request_id)
+            await _refuse(answer, ProblemError(500, FAULT), request_id)
         finally:
-            self.in_flight -= 1
+            self.in_flight -= "in_flight" in state
             self._note(scope, state, status, time.monotonic() - received)
 
     async def _admit(
@@ -120,12 +118,14 @@ class Gate:
         if needed is not None:
             name = self._authorise(headers, needed, state)
             self._limit(name)
-            if self.in_flight > self.settings.max_in_flight:
+            if self.in_flight >= self.settings.max_in_flight:
                 raise ProblemError(
                     429,
                     f"{self.settings.max_in_flight} requests are in work: ask again later",
                     retry_after(1.0),
                 )
+            self.in_flight += 1  # those that need no key take no room
+            state["in_flight"] = True
         return await self._body(headers, receive)
 
     def _authorise(self, headers: Headers, needed: KeyScope, state: dict[str, Any]) -> str:
@@ -164,7 +164,7 @@ class Gate:
             413, f"a body has at most {most:,} bytes (http.max_body_kb)", {"Connection": "close"}
         )
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > most:
+        if not length.isdecimal() or len(length) > 18 or int(length) > most:
             raise too_large
         messages, size = [], 0
         try:
@@ -188,7 +188,7 @@ class Gate:
         return replay
 
     def _note(self, scope: Scope, state: dict[str, Any], status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "refused")
+        route = getattr(scope.get("route"), "path_format", "refused")
         self.metrics.requests.labels(route, status).inc()
         self.metrics.request_seconds.labels(route).observe(seconds)
         if self.settings.log_requests:

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import math
 import threading
 import time
 from collections import deque
@@ -13,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from corellarec.base.errors import ModelError
 from corellarec.base.metrics import Floats
-from corellarec.data.histories import over
+from corellarec.data.histories import history_of, over
 from corellarec.data.log import Samples
 from corellarec.llm.layout import StreamLayout
 from corellarec.llm.remote import RemoteScorer
@@ -28,12 +30,14 @@ from corellarec.serve.settings import LlmSettings
 Refusal = Literal["late", "breaker", "queue_full", "llm_not_ready"]
 FIRST_GUESS = 200  # tokens for a row, before any was scored
 SMOOTHING = 0.3  # weight of the newest call in mean times
+WARM_UP_S = 30.0  # for a server to answer first
+STUCK_S = 1.0  # a call in hand for longer holds further ones back
 HALF_LIFE_S = 20.0  # in which a time that was not measured again counts half
 
 
 @dataclass
-class LlmAsk:
-    """Rows that are worth asking about.
+class LlmWork:
+    """Rows to score.
 
     Args:
         model: Of the request.
@@ -41,14 +45,25 @@ class LlmAsk:
         user: The history that the CRM read.
         items: ``(n,)`` item numbers.
         deadline: Of the monotonic clock, seconds.
-        future: Of the request's loop; set to ``(n,)`` raw logits, or to an error.
     """
 
     model: ServedModel
     key: str | None
     user: UserHistory
     items: NDArray[np.int64]
-    deadline: float
+    deadline: float = math.inf
+
+
+@dataclass
+class LlmAsk(LlmWork):
+    """Rows that a request waits for.
+
+    Attributes:
+        future: Of the request's loop; set to ``(n,)`` raw logits, to an error, or to None where it
+            was too late to ask.
+        tokens: That it takes, about.
+    """
+
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     tokens: float = 0.0
 
@@ -56,7 +71,7 @@ class LlmAsk:
         self.future: asyncio.Future[Floats | Exception | None] = self.loop.create_future()
 
     def finish(self, result: Floats | Exception | None) -> None:
-        """Hand logits, an error, or None (skipped, it was too late) to the request."""
+        """Set the future, from any thread."""
 
         def set_result() -> None:
             if not self.future.done():
@@ -90,7 +105,8 @@ class LlmThread:
         self._asks: deque[LlmAsk] = deque()
         self._forgotten: list[str] = []
         self._wake = threading.Condition()
-        self._ended = False
+        self._ended, self._loaded = False, threading.Event()
+        self._begun: float | None = None  # when the call in hand was made
         self._scorer: Scorer | None = None
         self._states: UserStates | None = None
         self._seconds_per_token, self._measured = 0.0, time.monotonic()
@@ -105,6 +121,15 @@ class LlmThread:
         """Whether it is loaded."""
         return self._scorer is not None
 
+    @property
+    def held_back(self) -> bool:
+        """Whether it is not asked for now, after failures or while a call hangs."""
+        return self.breaker.is_open or self._stuck(time.monotonic())
+
+    def wait_until_loaded(self, seconds: float) -> None:
+        """Return once it is loaded, or cannot be, or the time is over."""
+        self._loaded.wait(seconds)
+
     def submit(self, ask: LlmAsk) -> Refusal | None:
         """Queue an ask; returns why it is not, where it is not."""
         if self._scorer is None:
@@ -118,7 +143,7 @@ class LlmThread:
             wait = (self.tokens_waiting + ask.tokens) * self._seconds_per_token * decay
             if now + wait > ask.deadline:
                 return "late"
-            if not self.breaker.allows():
+            if self._stuck(now) or not self.breaker.allows():
                 return "breaker"
             self.tokens_waiting += ask.tokens
             self._asks.append(ask)
@@ -130,10 +155,6 @@ class LlmThread:
         with self._wake:
             self._wanted = model
             self._wake.notify()
-
-    def timed_out(self) -> None:
-        """A request's deadline came before its answer."""
-        self.breaker.failed()
 
     def forget(self, user: str) -> None:
         """Drop a user's state."""
@@ -161,9 +182,13 @@ class LlmThread:
         torch.set_num_threads(1)
         try:
             self._use(self._wanted, self._make_scorer())
+            self._warm_up()
+            self._scorer = self._made
         except Exception as error:  # whatever is wrong with the model: the CRM answers
             self.error = f"{type(error).__name__}: {error}"
             return
+        finally:
+            self._loaded.set()
         while True:
             with self._wake:
                 while not (self._asks or self._ended or self._forgotten
@@ -175,6 +200,7 @@ class LlmThread:
                 wanted, asks = self._wanted, self._next_batch()
             if wanted is not self._model:
                 self._use(wanted, self._make)
+                self._scorer = self._made
             if self._states is not None:
                 for user in forgotten:
                     self._states.states.pop(user, None)
@@ -193,7 +219,27 @@ class LlmThread:
             self._states = UserStates(scorer.model, scorer.layout, self.settings.states_mb << 20)
             self._tokens_per_row = float(len(scorer.layout.line(0)) + 2)
         self._layout = getattr(scorer, "layout", None)
-        self._scorer = scorer
+        self._made = scorer
+
+    def _warm_up(self) -> None:
+        """Score a row: the first call takes longer than those that requests wait for."""
+        log = self._model.log
+        user = UserHistory(-1, history_of(log, 0)[:0], np.zeros(0, np.int32))
+        for _ in range(2):
+            work = LlmWork(self._model, None, user, np.zeros(1, np.int64))
+            begun = time.monotonic()
+            try:
+                _, tokens = self._logits([work])
+            except ModelError as error:  # a server that is away now may come later
+                self.error = str(error)
+                return
+            self._seconds_per_token = (time.monotonic() - begun) / max(tokens, 1.0)
+            self._measured = time.monotonic()
+
+    def _stuck(self, now: float) -> bool:
+        """Whether the call in hand takes much longer than any should."""
+        begun = self._begun
+        return begun is not None and now - begun > STUCK_S
 
     def _next_batch(self) -> list[LlmAsk]:
         """Asks to answer together: one where users have states, else some within the budget."""
@@ -210,7 +256,7 @@ class LlmThread:
         return asks
 
     def _answer(self, asks: Sequence[LlmAsk]) -> None:
-        begun = time.monotonic()
+        self._begun = begun = time.monotonic()
         waiting = [ask for ask in asks if ask.deadline > begun and not ask.future.done()]
         for ask in asks:
             if ask not in waiting:
@@ -223,6 +269,7 @@ class LlmThread:
                 self.breaker.failed()
                 for ask in waiting:
                     ask.finish(error)
+        self._begun = None
         with self._wake:
             self.tokens_waiting -= sum(ask.tokens for ask in asks)
 
@@ -235,19 +282,20 @@ class LlmThread:
             ask.finish(logits[start : start + len(ask.items)])
             start += len(ask.items)
             in_time |= ask.deadline > now
-        if in_time:  # otherwise the requests have said so, by timed_out
+        if in_time:
             self.breaker.succeeded()
+        else:
+            self.breaker.failed()
         seconds = (now - begun) / max(tokens, 1.0)
         old = self._seconds_per_token
         self._seconds_per_token = seconds if old == 0 else old + SMOOTHING * (seconds - old)
         self._measured = now
 
-    def _logits(self, asks: Sequence[LlmAsk]) -> tuple[Floats, float]:
+    def _logits(self, asks: Sequence[LlmWork]) -> tuple[Floats, float]:
         """Raw logits of all rows, and the tokens that they took."""
         if self._states is not None:
             (ask,) = asks
             return self._from_state(self._states, ask)
-        assert self._scorer is not None
         counts = torch.tensor([len(ask.items) for ask in asks])
         lengths = np.array([len(ask.user.history) for ask in asks])
         ends = torch.from_numpy(lengths.cumsum())
@@ -259,20 +307,20 @@ class LlmThread:
             torch.full((int(counts.sum()),), -1),
         )
         view = over(self._model.log, [ask.user.history for ask in asks])
-        scorer = self._scorer
+        scorer = self._made
         if self._layout is not None:
             scorer = copy.copy(scorer)
             scorer.layout = self._layout.over(view)  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(scorer, RemoteScorer):
             left = max(ask.deadline for ask in asks) - time.monotonic()
-            scorer.job_timeout_s = max(left, 0.001)
+            scorer.job_timeout_s = min(max(left, 0.001), WARM_UP_S)
         before = scorer.cost.tokens
         logits = scorer.logits(samples).double().numpy()
         tokens = scorer.cost.tokens - before
         self._tokens_per_row += SMOOTHING * (tokens / len(samples) - self._tokens_per_row)
         return logits, tokens
 
-    def _from_state(self, states: UserStates, ask: LlmAsk) -> tuple[Floats, float]:
+    def _from_state(self, states: UserStates, ask: LlmWork) -> tuple[Floats, float]:
         if self.settings.states_mb == 0 or ask.key is None:
             states.states.pop(ask.key, None)
         history, before = ask.user.history, states.tokens

@@ -10,6 +10,7 @@ from corellarec.base.errors import one_line
 from corellarec.serve.schemas import Problem
 
 MEDIA_TYPE = "application/problem+json"
+FAULT = "an error of the service; its log has the request's id"
 
 
 class ProblemError(Exception):

@@ -8,6 +8,7 @@ from corellarec.cascade.ranking import MIN_HEAD
 from corellarec.serve.answers import (
     ask_crm,
     deadline_of,
+    in_time,
     inline_history,
     numbers_of,
     route,
@@ -30,6 +31,13 @@ async def recommend(
     """
     default = service.config.answer.recommend_deadline_ms
     deadline = deadline_of(service, received, body.deadline_ms, default)
+    with in_time(service, deadline):
+        return await _recommend(service, body, request_id, deadline)
+
+
+async def _recommend(
+    service: Service, body: RecommendRequest, request_id: str, deadline: float
+) -> RecommendAnswer:
     now = service.now
     model = now.model
     history = inline_history(service, model, body.user, body.history)

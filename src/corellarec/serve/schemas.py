@@ -37,7 +37,8 @@ Id = Annotated[
 Time = Annotated[datetime, AfterValidator(_utc)]
 Text = Annotated[str, Field(max_length=2000), AfterValidator(_plain)]
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
-Value = Text | bool | Finite | Annotated[list[Text], Field(max_length=100)] | None
+Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
+Value = Text | bool | Whole | Finite | Annotated[list[Text], Field(max_length=100)] | None
 Attributes = Annotated[dict[Text, Value], Field(max_length=100)]
 
 

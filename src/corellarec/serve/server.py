@@ -1,5 +1,6 @@
 """Runs the service until a signal ends it."""
 
+import gc
 import ipaddress
 import sys
 from collections.abc import Sequence
@@ -55,6 +56,8 @@ def run(service: Service, keys: Sequence[Key]) -> None:
         limit_concurrency=None,
     )
     server = _Server(config, app)
+    gc.collect()
+    gc.freeze()  # what is loaded stays: a full collection of it would hold answers up
     try:
         server.run()
     except OSError as error:

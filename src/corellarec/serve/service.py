@@ -12,6 +12,7 @@ from corellarec.serve.histories import Histories
 from corellarec.serve.llm import LlmThread
 from corellarec.serve.metrics import Metrics
 from corellarec.serve.model import ServedModel
+from corellarec.serve.pace import Pace
 from corellarec.serve.schemas import ModelAnswer
 from corellarec.serve.settings import ServeConfig
 from corellarec.serve.store import Store
@@ -55,8 +56,11 @@ class Service:
             budget.rows_per_s,
             float(store.fact(CREDIT) or 0.0),
         )
+        self.pace = Pace()
         self._save_credit().result()
         llm = LlmThread(model, config.llm, self._count) if config.llm.place != "off" else None
+        if llm:  # loading one keeps the interpreter busy, and answers would be late
+            llm.wait_until_loaded(config.llm.wait_s)
         self.now = InService(model, llm)
         self.refreshing = asyncio.Lock()
         self._set_info()
@@ -108,7 +112,7 @@ class Service:
         of.budget_credit.set(self.bucket.level)
         of.queue_depth.labels("crm").set(self.crm.rows_waiting)
         of.queue_depth.labels("llm").set(llm.tokens_waiting if llm else 0)
-        of.breaker_open.set(bool(llm and llm.breaker.is_open))
+        of.breaker_open.set(bool(llm and llm.held_back))
         return of.text()
 
     def _count(self, name: str, amount: float) -> None:

@@ -75,8 +75,10 @@ class LlmSettings(Section):
     """Tokens of several requests scored at once, where users have no states."""
     states_mb: Count = 512
     """Memory for users' states, MiB; 0 reads every history anew."""
+    wait_s: Annotated[float, Range(ge=0.0, le=3600.0)] = 30.0
+    """Time that the start of the service waits for it; it is loaded in the background after."""
     failures: Positive = 5
-    """Failures in a row, late answers among them, after which it is not asked for a while."""
+    """Calls in a row that fail, or end too late, after which it is not asked for a while."""
     pause_s: Seconds = 10.0
     """That while."""
 

@@ -1,5 +1,6 @@
 """What came after the cascade's log: events, items, users, erasures; SQLite or PostgreSQL."""
 
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -14,6 +15,7 @@ from corellarec.base.errors import ConfigError, CorellarecError
 T = TypeVar("T")
 Kind = Literal["item", "user"]
 MOST_JOBS = 500  # writes in one transaction
+WAIT_S = 5  # for a lock, a connection, or a statement of PostgreSQL's
 FORMAT = "1"
 TABLES = (
     "CREATE TABLE IF NOT EXISTS events (event_id TEXT PRIMARY KEY, user_id TEXT NOT NULL, "
@@ -99,6 +101,7 @@ class Store:
         self.place = place
         self.is_postgres = place.startswith(("postgresql://", "postgres://"))
         self._local = threading.local()
+        self._open: set[Any] = set()  # connections of all threads
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         if not self.is_postgres:
             Path(place).parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +113,7 @@ class Store:
                 "INSERT INTO facts VALUES ('format', ?) ON CONFLICT (name) DO NOTHING", FORMAT
             )
         if (found := self.fact("format")) != FORMAT:
+            self._forget_connection()
             raise StoreError(
                 f"{self.name} has format {found}, this version reads {FORMAT}: name another store"
             )
@@ -125,12 +129,15 @@ class Store:
         """Finish what waits to be written."""
         self._jobs.put(None)
         self._thread.join()
+        while self._open:
+            self._open.pop().close()
 
     # Writing.
 
     def write(self, work: Callable[[Cursor], T]) -> "Future[T]":
         """Run statements in the writer's next transaction; the future is set once it is on disk."""
         future: Future[T] = Future()
+        future.set_running_or_notify_cancel()  # who no longer waits for it does not undo it
         self._jobs.put(_Job(work, future))
         return future
 
@@ -256,12 +263,19 @@ class Store:
         """A cursor of this thread's connection."""
         if getattr(self._local, "connection", None) is None:
             self._local.connection = self._connect()
+            self._open.add(self._local.connection)
+            if self.is_postgres:
+                self._local.connection.execute(f"SET statement_timeout = {1000 * WAIT_S}")
         return Cursor(self._local.connection.cursor(), "%s" if self.is_postgres else "?")
 
     def _connect(self) -> Any:  # noqa: ANN401 (two drivers')
         if self.is_postgres:
-            return _psycopg().connect(self.place, autocommit=True, connect_timeout=5)
-        connection = sqlite3.connect(self.place, timeout=5, isolation_level=None)
+            return _psycopg().connect(
+                self.place, autocommit=True, connect_timeout=WAIT_S, tcp_user_timeout=1000 * WAIT_S
+            )
+        connection = sqlite3.connect(
+            self.place, timeout=WAIT_S, isolation_level=None, check_same_thread=False
+        )  # each thread has its own, and the last closes all
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         return connection
@@ -270,6 +284,9 @@ class Store:
         connection = getattr(self._local, "connection", None)
         self._local.connection = None
         if connection is not None:
+            self._open.discard(connection)
+            with contextlib.suppress(Exception):  # of a connection that is lost
+                connection.rollback()  # SQLite's lock outlives a close while an error is kept
             connection.close()
 
     def _errors(self) -> "_Errors":
