@@ -95,7 +95,7 @@ def service(cascade: Path, folder: Path, settings: str, *options: str) -> Iterat
         yield port, running.pid
 
 
-def load(port: int, facts: str, seconds: float, **options: Any) -> dict[str, Any]:
+def load(port: int, facts: str, seconds: float, **options: object) -> dict[str, Any]:
     """What the load generator measured."""
     given = [
         part

@@ -55,5 +55,5 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:  # the service did not wait
             self.close_connection = True
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: object) -> None:
         """Print nothing."""

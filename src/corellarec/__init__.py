@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         RemoteError,
     )
     from corellarec.cascade.cascade import Cascade
+    from corellarec.client import AsyncClient, Client
     from corellarec.config import Config
     from corellarec.evaluation.audit import Audit, audit
     from corellarec.evaluation.results import Evaluation
@@ -32,6 +33,8 @@ _PLACES = {
     "CoReLLa": "corellarec.api",
     "evaluate": "corellarec.api",
     "Cascade": "corellarec.cascade.cascade",
+    "AsyncClient": "corellarec.client",
+    "Client": "corellarec.client",
     "Config": "corellarec.config",
     "Audit": "corellarec.evaluation.audit",
     "audit": "corellarec.evaluation.audit",
@@ -47,8 +50,10 @@ _PLACES = {
 
 __all__ = [
     "ArtifactError",
+    "AsyncClient",
     "Audit",
     "Cascade",
+    "Client",
     "CoReLLa",
     "Config",
     "ConfigError",

@@ -7,7 +7,14 @@ from typing import Annotated
 import typer
 
 from corellarec.base.errors import ConfigError
-from corellarec.cli.options import Device, RunDirectory, say
+from corellarec.cli.options import (
+    AsJson,
+    Device,
+    RunDirectory,
+    output_console,
+    print_json,
+    say,
+)
 from corellarec.cli.predict import Llm, Trust
 
 
@@ -15,6 +22,7 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command()(serve)
     app.command("serve-key")(serve_key)
+    app.command()(estimate)
 
 
 def serve(
@@ -95,6 +103,47 @@ def serve_key(
     if not run.is_dir():
         raise ConfigError(f"{run} is no directory: give that of the run")
     sys.stdout.write(make_key(file, name, scope) + "\n")  # pyright: ignore[reportArgumentType]
+
+
+def estimate(
+    log: Annotated[
+        Path, typer.Argument(metavar="LOG", help="Directory of decisions (decisions.directory).")
+    ],
+    store: Annotated[
+        str | None,
+        typer.Option(help="Store of the events; by default the one that the log names."),
+    ] = None,
+    hours: Annotated[
+        float, typer.Option(min=0.0, help="An event labels a row decided so long before.")
+    ] = 24.0,
+    positive_rating: Annotated[
+        float, typer.Option(help="A rating at or above it is a positive label.")
+    ] = 4.0,
+    as_json: AsJson = False,
+) -> None:
+    """What asking the LLM gains in service, from the decisions of a service and later events."""
+    from rich.table import Table
+
+    from corellarec.serve.estimate import estimate as estimate_log
+
+    found = estimate_log(log, store, hours, positive_rating)
+    gains = found.gains
+    if as_json:
+        print_json(found)
+        return
+    table = Table("log loss saved on a row above the threshold", "nats", "95 %")
+    for name in ("inverse_propensity", "doubly_robust", "paired"):
+        gain = getattr(gains, name)
+        row = (name.replace("_", " "), f"{gain.value:+.4f}", f"{gain.low:+.4f} to {gain.high:+.4f}")
+        table.add_row(*row)
+    output_console().print(table)
+    say(
+        f"{gains.rows:,} labelled rows of {gains.users:,} users; {gains.above:.1%} above the "
+        f"threshold, {gains.explored:,} of these not asked about, by chance; the LLM answered "
+        f"{found.answered:.1%} of what was to be asked. {found.unlabelled:.1%} of the log has no "
+        f"later event; {found.over_budget:.1%} of the rest was decided with the budget spent, and "
+        "is left out. `paired` holds where what is served does not change what users do."
+    )
 
 
 def _needs_extra() -> None:

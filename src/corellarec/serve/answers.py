@@ -5,12 +5,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
 from corellarec.base.metrics import Floats, sigmoid
 from corellarec.serve.crm import Ask, CrmThread, Scored
+from corellarec.serve.decisions import Decided
 from corellarec.serve.histories import UserHistory, as_history
 from corellarec.serve.intake import put
 from corellarec.serve.llm import LlmAsk, LlmThread
@@ -104,8 +106,8 @@ async def _score(
     items = numbers_of(now.model, ids, "candidates")
     history = inline_history(service, now.model, body.user, body.history)
     scored = await ask_crm(service, service.crm, now.model, body.user, items, deadline, history)
-    key = None if history else body.user
-    found = await route(service, now, key, scored, items, deadline)
+    asked = Asked(request_id, body.user, history is None, ids, deadline)
+    found = await route(service, now, asked, scored, items)
     return write(service, now.model, ids, found, request_id, explained=body.explain)
 
 
@@ -213,37 +215,61 @@ async def ask_crm(
     return scored
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks.
+
+    Args:
+        request_id: Of the answer.
+        user: Id.
+        stored: Whether the history is the stored one.
+        ids: Of the candidates.
+        deadline: Of the monotonic clock.
+    """
+
+    request_id: str
+    user: str
+    stored: bool
+    ids: Sequence[str]
+    deadline: float
+
+
 async def route(
-    service: Service,
-    now: InService,
-    key: str | None,
-    scored: Scored,
-    items: NDArray[np.int64],
-    deadline: float,
+    service: Service, now: InService, asked: Asked, scored: Scored, items: NDArray[np.int64]
 ) -> Answer:
     """Ask the language model about the rows that are worth it, if it answers in time.
 
     Args:
         service: Whose budget is spent.
         now: What answers this request.
-        key: Of the user's state; None where the history is the request's own.
+        asked: The request.
         scored: The CRM's answer.
         items: ``(n,)`` item numbers.
-        deadline: Of the monotonic clock.
     """
-    router, llm, count = now.model.router, now.llm, len(items)
+    router, llm, count, begun = now.model.router, now.llm, len(items), time.monotonic()
+    helps = router.rule.verdict.helps
     p, p_llm = scored.p_crm.copy(), np.full(count, np.nan)
-    above = np.flatnonzero(scored.above)
-    above = above[np.argsort(-scored.value[above], kind="stable")]
-    granted = service.bucket.take(count, len(above) if llm else 0)
-    reason: Reason = "below_threshold" if router.rule.verdict.helps else "verdict"
-    reasons: list[Reason] = ["llm_off" if llm is None else reason] * count
-    for row in above[granted:] if llm else ():
+    wanted = scored.above
+    log = service.decisions if llm and helps else None
+    if log:
+        wanted = wanted ^ log.explored(asked.request_id, asked.user, asked.ids)
+    rows = np.flatnonzero(wanted)
+    rows = rows[np.argsort(-scored.value[rows], kind="stable")]
+    credit = service.bucket.level
+    granted = service.bucket.take(count, len(rows) if llm else 0)
+    reasons: list[Reason] = [
+        "llm_off" if llm is None else "below_threshold" if helps else "verdict"
+    ] * count
+    for row in np.flatnonzero(scored.above & ~wanted):
+        reasons[row] = "explored"
+    for row in rows[granted:] if llm else ():
         reasons[row] = "budget"
-    chosen = above[:granted]
+    chosen = rows[:granted]
     if llm is not None and len(chosen):
+        key = asked.user if asked.stored else None
+        limit = asked.deadline - MARGIN_S
         outcome, logits = await _ask_llm(
-            service, llm, LlmAsk(now.model, key, scored.user, items[chosen], deadline - MARGIN_S)
+            service, llm, LlmAsk(now.model, key, scored.user, items[chosen], limit)
         )
         service.metrics.llm_calls.labels(outcome).inc()
         if logits is not None:
@@ -251,6 +277,27 @@ async def route(
             p_llm[chosen] = sigmoid(router.llm(logits))
         for row in chosen:
             reasons[row] = outcome
+    if log:
+        log.add(
+            Decided(
+                asked.request_id,
+                datetime.now(UTC),
+                asked.user,
+                now.model.version,
+                asked.ids,
+                scored.p_crm,
+                scored.value,
+                p,
+                p_llm,
+                wanted,
+                scored.above,
+                router.rule.threshold,
+                credit,
+                granted == len(rows),
+                reasons,
+                1000 * (time.monotonic() - begun),
+            )
+        )
     return Answer(scored, p, p_llm, reasons)
 
 

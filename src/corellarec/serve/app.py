@@ -78,7 +78,7 @@ def build_app(service: Service, keys: Sequence[Key]) -> Gate:
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        saving = asyncio.create_task(service.save_credit_for_ever())
+        saving = asyncio.create_task(service.keep_saving())
         yield
         saving.cancel()
         await asyncio.to_thread(service.close)

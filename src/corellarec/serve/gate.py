@@ -4,11 +4,13 @@ All of it happens before the body is parsed, so that a request that is refused c
 """
 
 import asyncio
+import contextlib
 import json
 import re
 import secrets
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,11 +102,17 @@ class Gate:
             await self.app(scope, replay, answer)
         except ProblemError as problem:
             await _refuse(answer, problem, request_id)
-        except Exception as error:
-            _log({"error": f"{type(error).__name__}: {error}", "request_id": request_id})
+        except asyncio.CancelledError:  # the service stops, and this would take too long
             if begun:
                 raise
-            await _refuse(answer, ProblemError(500, FAULT), request_id)
+            problem = ProblemError(503, "the service is stopping", {"Connection": "close"})
+            await _refuse(answer, problem, request_id)
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            said, place = f"{type(error).__name__}: {error}", f"{last.filename}:{last.lineno}"
+            _log({"error": said, "place": place, "request_id": request_id})
+            if not begun:
+                await _refuse(answer, ProblemError(500, FAULT), request_id)
         finally:
             self.in_flight -= "in_flight" in state
             self._note(scope, state, status, time.monotonic() - received)
@@ -217,4 +225,5 @@ async def _refuse(send: Send, problem: ProblemError, request_id: str) -> None:
 
 
 def _log(line: dict[str, Any]) -> None:
-    sys.stderr.write(json.dumps(line) + "\n")
+    with contextlib.suppress(OSError):  # a log on a full disk
+        sys.stderr.write(json.dumps(line) + "\n")

@@ -75,6 +75,8 @@ async def erase_user(service: Service, user: str) -> int:
     service.histories.erase(user, now)
     if service.now.llm:
         service.now.llm.forget(user)
+    if service.decisions:
+        await asyncio.to_thread(service.decisions.erase, user)
     return events
 
 

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from corellarec.cascade.ranking import MIN_HEAD
 from corellarec.serve.answers import (
+    Asked,
     ask_crm,
     deadline_of,
     in_time,
@@ -49,11 +50,13 @@ async def _recommend(
         )
     scored = await ask_crm(service, service.rankings, model, body.user, items, deadline, user)
     head = np.argsort(-scored.p_crm, kind="stable")[: max(MIN_HEAD, 2 * body.k)]
-    key = None if history else body.user
-    found = await route(service, now, key, scored[head], items[head], deadline)
+    ids = model.log.items["id"].gather(items[head]).to_list()
+    asked = Asked(request_id, body.user, history is None, ids, deadline)
+    found = await route(service, now, asked, scored[head], items[head])
     best = np.argsort(-found.p, kind="stable")[: body.k]
-    ids = model.log.items["id"].gather(items[head][best]).to_list()
-    answer = write(service, model, ids, found[best], request_id, explained=body.explain)
+    answer = write(
+        service, model, [ids[i] for i in best], found[best], request_id, explained=body.explain
+    )
     return RecommendAnswer.model_construct(**dict(answer))
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Reason = Literal[
-    "asked", "below_threshold", "verdict", "budget", "late", "breaker", "queue_full",
+    "asked", "below_threshold", "explored", "verdict", "budget", "late", "breaker", "queue_full",
     "llm_error", "llm_not_ready", "llm_off",
 ]  # fmt: skip
 DEGRADED = ("late", "breaker", "queue_full", "llm_error", "llm_not_ready")

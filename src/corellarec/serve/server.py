@@ -84,6 +84,7 @@ class _Server(uvicorn.Server):
         for server in self.servers:
             for one in server.sockets:
                 host, port = one.getsockname()[:2]
+                host = f"[{host}]" if ":" in host else host
                 sys.stderr.write(f"serving on http://{host}:{port}\n")
                 sys.stderr.flush()
 

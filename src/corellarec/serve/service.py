@@ -1,13 +1,19 @@
 """The parts of the service, and their life: what they share, how they start and end."""
 
 import asyncio
+import contextlib
+import itertools
+import secrets
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 
 from corellarec.base.errors import CorellarecError
 from corellarec.cascade.router import explain
 from corellarec.serve.budget import Bucket
 from corellarec.serve.crm import CrmThread
+from corellarec.serve.decisions import DecisionLog
+from corellarec.serve.estimate import KEY
 from corellarec.serve.histories import Histories
 from corellarec.serve.llm import LlmThread
 from corellarec.serve.metrics import Metrics
@@ -15,9 +21,9 @@ from corellarec.serve.model import ServedModel
 from corellarec.serve.pace import Pace
 from corellarec.serve.schemas import ModelAnswer
 from corellarec.serve.settings import ServeConfig
-from corellarec.serve.store import Store
+from corellarec.serve.store import Store, StoreError
 
-SAVE_EVERY_S = 1.0
+WRITE_EVERY_S = 10
 CREDIT = "budget_credit"
 
 
@@ -57,6 +63,10 @@ class Service:
             float(store.fact(CREDIT) or 0.0),
         )
         self.pace = Pace()
+        self.decisions: DecisionLog | None = None
+        if config.decisions.directory is not None:
+            place = "" if store.is_postgres else str(Path(store.place).resolve())
+            self.decisions = DecisionLog(config.decisions, _key(store), place)
         self._save_credit().result()
         llm = LlmThread(model, config.llm, self._count) if config.llm.place != "off" else None
         if llm:  # loading one keeps the interpreter busy, and answers would be late
@@ -65,14 +75,16 @@ class Service:
         self.refreshing = asyncio.Lock()
         self._set_info()
 
-    async def save_credit_for_ever(self) -> None:
-        """Keep the budget's credit on disk."""
-        while True:
-            await asyncio.sleep(SAVE_EVERY_S)
-            try:
+    async def keep_saving(self) -> None:
+        """Keep the budget's credit and the decisions on disk, until cancelled."""
+        for second in itertools.count(1):
+            await asyncio.sleep(1.0)
+            # What was saved before is not more than there is.
+            with contextlib.suppress(StoreError):
                 await asyncio.wrap_future(self._save_credit())
-            except CorellarecError:
-                continue  # what was saved before is not more than there is
+            if self.decisions and second % WRITE_EVERY_S == 0:
+                with contextlib.suppress(OSError, CorellarecError):
+                    await asyncio.to_thread(self.decisions.write)
 
     def close(self) -> None:
         """Stop all threads; what waits is finished, a language model that hangs is not."""
@@ -80,6 +92,8 @@ class Service:
         self.rankings.close()
         if self.now.llm:
             self.now.llm.close(1.0)
+        if self.decisions:
+            self.decisions.write()
         self.store.set_fact(CREDIT, repr(self.bucket.level))
         self.store.close()
 
@@ -134,3 +148,10 @@ class Service:
         llm = model.recipe.llm.model if self.now.llm else "off"
         self.metrics.model_info.clear()
         self.metrics.model_info.labels(model.version, model.recipe.crm.model, llm).set(1)
+
+
+def _key(store: Store) -> str:
+    """The secret of the decision log's hashes, made once."""
+    if store.fact(KEY) is None:
+        store.set_fact(KEY, secrets.token_hex(32)).result()
+    return store.fact(KEY) or ""

@@ -208,6 +208,14 @@ class Store:
             )
         return [Event(*row) for row in reversed(found)]
 
+    def all_events(self) -> list[Event]:
+        """All events, in no order."""
+        with self._errors():
+            found = self._cursor().run(
+                "SELECT event_id, user_id, item_id, time, label, rating FROM events"
+            )
+        return [Event(*row) for row in found]
+
     def entities(self, kind: Kind) -> list[tuple[str, str]]:
         """Ids and attributes (JSON), in the order in which they came."""
         with self._errors():
