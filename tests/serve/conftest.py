@@ -22,7 +22,9 @@ def make_service(run, tmp_path):
     """Makes services over the tiny cascade; all are closed at the end."""
     made = []
 
-    def make(threshold: float | None = None, place: str | None = None, **settings) -> Service:
+    def make(
+        threshold: float | None = None, place: str | None = None, load=None, **settings
+    ) -> Service:
         cascade = Cascade.load(run, device="cpu")
         if threshold is not None:
             asking(cascade, threshold)
@@ -30,7 +32,9 @@ def make_service(run, tmp_path):
         settings.setdefault("answer", {"deadline_ms": 20_000, "recommend_deadline_ms": 20_000})
         settings.setdefault("http", {"log_requests": False})
         store = Store(place or str(tmp_path / "store.sqlite"))
-        service = Service(ServedModel(cascade, "v1"), ServeConfig.model_validate(settings), store)
+        service = Service(
+            ServedModel(cascade, "v1"), ServeConfig.model_validate(settings), store, load
+        )
         made.append(service)
         return service
 

@@ -8,8 +8,8 @@ import pytest
 from services import asking, client_of, wait_for_llm
 
 from corellarec.cascade.cascade import Cascade
+from corellarec.serve.lineup import InService, Lineup
 from corellarec.serve.llm import LlmThread
-from corellarec.serve.service import InService
 
 
 def ask(client, user, items, **more):
@@ -213,7 +213,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_crms_answers(make_service, mon
     asking(model.cascade)
     model.router = model.cascade.router
     monkeypatch.setattr(model.cascade.models, "load_llm", fails)
-    service.now = InService(model, LlmThread(model, service.config.llm))
+    service.lineup = Lineup(InService(model, LlmThread(model, service.config.llm)))
     with client_of(service) as client:
         found = ask(client, "17", ["7"])
         assert found["candidates"][0]["reason"] == "llm_not_ready"

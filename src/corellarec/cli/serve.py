@@ -1,6 +1,7 @@
 """The service, and the keys of its callers."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -75,9 +76,10 @@ def serve(
             "server_model": settings.llm.server_model,
             "cache_salt": settings.llm.cache_salt,
         }
-    model = ServedModel.load(run, device=device, trust=trust, llm=llm, server=remote)
+    load = partial(ServedModel.load, device=device, trust=trust, llm=llm, server=remote)
+    model = load(run)
     store = Store(settings.store or str(run / "service" / "store.sqlite"))
-    service = Service(model, settings, store)
+    service = Service(model, settings, store, load)
     say(f"{run}: {service.describe().router}")
     run_server(service, keys)
 

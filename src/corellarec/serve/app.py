@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 import corellarec
+from corellarec.serve.admin import load_model, models, roll_back
 from corellarec.serve.answers import score
 from corellarec.serve.gate import Gate
 from corellarec.serve.intake import add_events, erase_user, put
@@ -26,7 +27,9 @@ from corellarec.serve.schemas import (
     EventsRequest,
     HealthAnswer,
     Id,
+    LoadModel,
     ModelAnswer,
+    ModelsAnswer,
     Problem,
     PutAnswer,
     PutItem,
@@ -44,6 +47,7 @@ WHEN = {
     400: "The body is no JSON.",
     401: "No key, or an unknown one.",
     403: "The key does not have the route's scope.",
+    409: "There is nothing to go back to.",
     408: "The body did not come in time.",
     413: "The body is too large.",
     422: "A field is missing or wrong, or an item is not known.",
@@ -95,6 +99,7 @@ def build_app(service: Service, keys: Sequence[Key]) -> Gate:
     app.state.service, app.state.stopping = service, False
     _add_answers(app, service)
     _add_intake(app, service)
+    _add_admin(app, service)
     _add_health(app, service)
     _add_errors(app)
     _add_problem_schema(app)
@@ -141,6 +146,23 @@ def _add_intake(app: FastAPI, service: Service) -> None:
     async def delete_user(id: Identity) -> EraseAnswer:
         """Remove a user's events and state, and ignore the log's rows of the user."""
         return EraseAnswer(events=await erase_user(service, id))
+
+
+def _add_admin(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/admin/models", responses=READS)
+    async def list_models() -> ModelsAnswer:
+        """Which cascades are loaded, and what each answers."""
+        return models(service)
+
+    @app.post("/v1/admin/models", responses=ASKS)
+    async def load_another(body: LoadModel) -> ModelsAnswer:
+        """Load another cascade from a directory of this machine, without losing a request."""
+        return await load_model(service, body)
+
+    @app.post("/v1/admin/rollback", responses={**READS, **_problems(409)})
+    async def go_back() -> ModelsAnswer:
+        """Take the cascade beside the live one away or, where there is none, the last one back."""
+        return await roll_back(service)
 
 
 def _add_health(app: FastAPI, service: Service) -> None:

@@ -172,7 +172,8 @@ def _read(directory: Path) -> pl.DataFrame:
     if not files:
         raise DataError(f"{directory}: no decisions yet")
     with readable(directory):
-        return pl.concat([pl.read_parquet(path).select(list(SCHEMA)) for path in files])
+        rows = pl.concat([pl.read_parquet(path).select(list(SCHEMA)) for path in files])
+    return rows.filter(pl.col("reason") != "shadow")
 
 
 def _with_labels(

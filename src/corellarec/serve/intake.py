@@ -18,9 +18,9 @@ async def add_events(service: Service, body: EventsRequest) -> EventsAnswer:
         ProblemError: If an item is not known.
         StoreError: If they cannot be written.
     """
-    known, now = service.now.model.items, time.time_ns() // 1000
+    known, now = [one.model.items for one in service.lineup.all], time.time_ns() // 1000
     for place, event in enumerate(body.events):
-        if event.item not in known:
+        if not any(event.item in items for items in known):
             raise ProblemError(
                 422,
                 f"events.{place}.item: {event.item!r} is not known: give it with its title "
@@ -58,7 +58,7 @@ async def put(service: Service, kind: Kind, identity: str, attributes: dict[str,
     except CorellarecError as error:
         raise ProblemError(422, str(error)) from error
     await asyncio.wrap_future(service.store.put_entity(kind, identity, json.dumps(attributes)))
-    async with service.refreshing:
+    async with service.changing:
         if not _knows(service, kind, identity):  # nobody else has read the store since
             await asyncio.to_thread(service.refresh)
     return True
@@ -73,13 +73,14 @@ async def erase_user(service: Service, user: str) -> int:
     now = time.time_ns() // 1000
     events = await asyncio.wrap_future(service.store.erase_user(user, now))
     service.histories.erase(user, now)
-    if service.now.llm:
-        service.now.llm.forget(user)
+    for one in service.lineup.all:
+        if one.llm:
+            one.llm.forget(user)
     if service.decisions:
         await asyncio.to_thread(service.decisions.erase, user)
     return events
 
 
 def _knows(service: Service, kind: Kind, identity: str) -> bool:
-    model = service.now.model
-    return identity in (model.items if kind == "item" else model.users)
+    models = [one.model for one in service.lineup.all]
+    return all(identity in (m.items if kind == "item" else m.users) for m in models)

@@ -132,7 +132,7 @@ class LlmThread:
 
     def submit(self, ask: LlmAsk) -> Refusal | None:
         """Queue an ask; returns why it is not, where it is not."""
-        if self._scorer is None:
+        if self._scorer is None or self._ended:
             return "llm_not_ready"
         with self._wake:
             ask.tokens = self._cost(ask)

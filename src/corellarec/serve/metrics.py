@@ -3,6 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+DIFFERENCES = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 ROWS = (1, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
@@ -48,8 +49,16 @@ class Metrics:
             registry=of,
         )  # fmt: skip
         self.model_info = Gauge(
-            "corellarec_model_info", "What is served.", ["version", "crm", "llm"], registry=of
+            "corellarec_model_info",
+            "What is loaded.",
+            ["version", "crm", "llm", "role"],
+            registry=of,
         )
+
+        self.shadow_difference = Histogram(
+            "corellarec_shadow_difference", "Between the shadow's CRM and what was served.",
+            buckets=DIFFERENCES, registry=of,
+        )  # fmt: skip
 
     def text(self) -> bytes:
         """All of it in Prometheus's text format."""

@@ -15,6 +15,7 @@ from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.tables import read_new
 from corellarec.crm.batch import Reader
 from corellarec.crm.build import build_reader
+from corellarec.crm.score import crm_logits
 from corellarec.data.levels import rating_levels
 from corellarec.serve.store import Kind
 
@@ -61,6 +62,11 @@ class ServedModel:
         inner = directory / "cascade"
         manifest = (inner if (inner / MANIFEST).is_file() else directory) / MANIFEST
         return cls(cascade, sha256(manifest)[:16])
+
+    def warm_up(self) -> None:
+        """Score once: the first pass takes longer than those that requests wait for."""
+        user = torch.zeros(1, dtype=torch.int64)
+        crm_logits(self.crm, self.reader(), self.log.candidates(user, user))
 
     def reader(self) -> Reader:
         """What makes the CRM's batches; each thread has its own."""

@@ -1,23 +1,23 @@
 """Items ranked for one user: the CRM scores all of them, the language model sees the head."""
 
+import asyncio
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from corellarec.cascade.ranking import MIN_HEAD
-from corellarec.serve.answers import (
-    Asked,
-    ask_crm,
-    deadline_of,
-    in_time,
-    inline_history,
-    numbers_of,
-    route,
-    write,
-)
+from corellarec.serve.answers import in_time, route, write
 from corellarec.serve.histories import UserHistory
 from corellarec.serve.model import ServedModel
 from corellarec.serve.problems import ProblemError
+from corellarec.serve.requests import (
+    Asked,
+    ask_crm,
+    deadline_of,
+    inline_history,
+    numbers_of,
+)
 from corellarec.serve.schemas import RecommendAnswer, RecommendRequest
 from corellarec.serve.service import Service
 
@@ -39,10 +39,10 @@ async def recommend(
 async def _recommend(
     service: Service, body: RecommendRequest, request_id: str, deadline: float
 ) -> RecommendAnswer:
-    now = service.now
+    now = service.lineup.of(body.user)
     model = now.model
     history = inline_history(service, model, body.user, body.history)
-    user = history or service.histories.of(model, body.user)
+    user = history or await asyncio.to_thread(service.histories.of, model, body.user)
     items = _wanted(model, body, user)
     if not len(items):
         return RecommendAnswer(

@@ -228,6 +228,45 @@ class ModelAnswer(Body):
     users: int
 
 
+class LoadModel(Body):
+    """Another cascade to load beside the one in service."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"path": "runs/next", "mode": "shadow"}]}
+    )
+    path: Annotated[Text, Field(min_length=1, description="Directory of a run or a cascade.")]
+    mode: Annotated[
+        Literal["live", "shadow", "share"],
+        Field(
+            description="In place of the one in service; answers logged and not served; or for a "
+            "share of the users."
+        ),
+    ] = "live"
+    share: Annotated[
+        float | None, Field(gt=0.0, lt=1.0, description="Of the users, by a hash of their ids.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _share_goes_with_its_mode(self) -> "LoadModel":
+        if (self.share is None) == (self.mode == "share"):
+            raise ValueError("share goes with mode 'share', and with no other")
+        return self
+
+
+class LoadedModel(Body):
+    """A cascade that is loaded."""
+
+    version: str
+    role: Literal["live", "share", "shadow", "previous"]
+    share: Annotated[float | None, Field(description="Of the users that it answers.")]
+
+
+class ModelsAnswer(Body):
+    """What is loaded."""
+
+    models: list[LoadedModel]
+
+
 class HealthAnswer(Body):
     """Whether the service lives, or is ready."""
 

@@ -5,16 +5,16 @@ import contextlib
 import itertools
 import secrets
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 
-from corellarec.base.errors import CorellarecError
+from corellarec.base.errors import ConfigError, CorellarecError
 from corellarec.cascade.router import explain
 from corellarec.serve.budget import Bucket
 from corellarec.serve.crm import CrmThread
 from corellarec.serve.decisions import DecisionLog
 from corellarec.serve.estimate import KEY
 from corellarec.serve.histories import Histories
+from corellarec.serve.lineup import InService, Lineup, Load, Mode
 from corellarec.serve.llm import LlmThread
 from corellarec.serve.metrics import Metrics
 from corellarec.serve.model import ServedModel
@@ -27,19 +27,6 @@ WRITE_EVERY_S = 10
 CREDIT = "budget_credit"
 
 
-@dataclass(frozen=True)
-class InService:
-    """What answers.
-
-    Args:
-        model: The CRM, the router and the tables.
-        llm: The language model's thread; None where it is off.
-    """
-
-    model: ServedModel
-    llm: LlmThread | None
-
-
 class Service:
     """Models, queues, histories, budget and store; requests use it from one event loop.
 
@@ -47,32 +34,31 @@ class Service:
         model: What is served.
         config: All settings.
         store: Events and entities.
+        load: Reads another cascade, for :meth:`load`.
     """
 
-    def __init__(self, model: ServedModel, config: ServeConfig, store: Store) -> None:
+    def __init__(
+        self, model: ServedModel, config: ServeConfig, store: Store, load: Load | None = None
+    ) -> None:
         self.config, self.store, self.metrics = config, store, Metrics()
-        model = model.with_more(store.entities("item"), store.entities("user"))
+        self._load, self.changing = load, asyncio.Lock()
         answer, budget = config.answer, config.budget
         self.histories = Histories(store, answer.users_kept, answer.max_history)
         self.crm = CrmThread(self.histories, answer.batch_rows)
         self.rankings = CrmThread(self.histories, 1)  # one user's after another's
         self.bucket = Bucket(
             budget.burst,
-            model.router.limit if budget.share is None else budget.share,
+            self._share(model),
             budget.rows_per_s,
             float(store.fact(CREDIT) or 0.0),
         )
-        self.pace = Pace()
+        self.pace, self.shadow_tasks = Pace(), set[asyncio.Task[None]]()
         self.decisions: DecisionLog | None = None
         if config.decisions.directory is not None:
             place = "" if store.is_postgres else str(Path(store.place).resolve())
             self.decisions = DecisionLog(config.decisions, _key(store), place)
         self._save_credit().result()
-        llm = LlmThread(model, config.llm, self._count) if config.llm.place != "off" else None
-        if llm:  # loading one keeps the interpreter busy, and answers would be late
-            llm.wait_until_loaded(config.llm.wait_s)
-        self.now = InService(model, llm)
-        self.refreshing = asyncio.Lock()
+        self.lineup = Lineup(self._start(model))
         self._set_info()
 
     async def keep_saving(self) -> None:
@@ -90,21 +76,59 @@ class Service:
         """Stop all threads; what waits is finished, a language model that hangs is not."""
         self.crm.close()
         self.rankings.close()
-        if self.now.llm:
-            self.now.llm.close(1.0)
+        for one in self.lineup.all:
+            one.close()
         if self.decisions:
             self.decisions.write()
         self.store.set_fact(CREDIT, repr(self.bucket.level))
         self.store.close()
 
+    @property
+    def now(self) -> InService:
+        """The cascade that is live."""
+        return self.lineup.live
+
     def refresh(self) -> None:
-        """Read the store's items and users into the model; in a thread of its own."""
-        llm = self.now.llm
-        model = self.now.model.with_more(self.store.entities("item"), self.store.entities("user"))
-        if llm:
-            llm.use(model)
-        self.now = InService(model, llm)
+        """Read the store's items and users into the models; in a thread of its own."""
+        items, users = self.store.entities("item"), self.store.entities("user")
+        newer = {}
+        for one in self.lineup.all:
+            model = one.model.with_more(items, users)
+            if one.llm:
+                one.llm.use(model)
+            newer[one] = InService(model, one.llm)
+        old = self.lineup
+        self.lineup = Lineup(
+            newer[old.live],
+            old.beside and newer[old.beside],
+            old.share,
+            old.previous and newer[old.previous],
+        )
         self.histories.clear()
+
+    def load(self, path: Path, mode: Mode, share: float) -> None:
+        """Read another cascade, warm it, and take it into the line-up; in a thread of its own.
+
+        Args:
+            path: Directory of a run or a cascade.
+            mode: ``live`` in place of the one in service, ``share`` for a share of the users, or
+                ``shadow``, whose answers are logged and not served.
+            share: Of the users.
+
+        Raises:
+            CorellarecError: If it cannot be served; nothing changes then.
+        """
+        if self._load is None:
+            raise ConfigError("this service was started without a way to load others")
+        new = self._start(self._load(path))
+        self._put(self.lineup.with_loaded(new, mode, share))
+
+    def roll_back(self) -> bool:
+        """Undo the last :meth:`load`; False where there is nothing to go back to."""
+        found = self.lineup.rolled_back()
+        if found is not None:
+            self._put(found)
+        return found is not None
 
     def describe(self) -> ModelAnswer:
         """What is served."""
@@ -129,6 +153,31 @@ class Service:
         of.breaker_open.set(bool(llm and llm.held_back))
         return of.text()
 
+    def _start(self, model: ServedModel) -> InService:
+        """A model with the store's items and users, warm, and its language model's thread."""
+        store, config = self.store, self.config
+        model = model.with_more(store.entities("item"), store.entities("user"))
+        model.warm_up()
+        llm = LlmThread(model, config.llm, self._count) if config.llm.place != "off" else None
+        if llm:  # loading one keeps the interpreter busy, and answers would be late
+            llm.wait_until_loaded(config.llm.wait_s)
+        return InService(model, llm)
+
+    def _put(self, lineup: Lineup) -> None:
+        """Take another line-up into service, and end what is in it no longer."""
+        old, self.lineup = self.lineup, lineup
+        self.bucket.share = self._share(lineup.live.model)
+        self.histories.clear()
+        self._set_info()
+        kept = {id(one) for one in lineup.all}
+        for one in old.all:
+            if id(one) not in kept:
+                one.close()
+
+    def _share(self, model: ServedModel) -> float:
+        share = self.config.budget.share
+        return model.router.limit if share is None else share
+
     def _count(self, name: str, amount: float) -> None:
         if name == "tokens":
             self.metrics.llm_tokens.inc(amount)
@@ -144,10 +193,16 @@ class Service:
         return future
 
     def _set_info(self) -> None:
-        model = self.now.model
-        llm = model.recipe.llm.model if self.now.llm else "off"
         self.metrics.model_info.clear()
-        self.metrics.model_info.labels(model.version, model.recipe.crm.model, llm).set(1)
+        for one in self.lineup.all:
+            model = one.model
+            llm = model.recipe.llm.model if one.llm else "off"
+            role = "previous"
+            if one is self.lineup.live:
+                role = "live"
+            elif one is self.lineup.beside:
+                role = "share" if self.lineup.share else "shadow"
+            self.metrics.model_info.labels(model.version, model.recipe.crm.model, llm, role).set(1)
 
 
 def _key(store: Store) -> str:
