@@ -9,7 +9,8 @@ RUN pip install --no-cache-dir --constraint /tmp/build/constraints.txt \
     --extra-index-url "$TORCH_INDEX" "$(grep ^torch== /tmp/build/constraints.txt)+cpu"
 
 COPY dist/*.whl /tmp/build/
-RUN pip install --no-cache-dir --constraint /tmp/build/constraints.txt /tmp/build/*.whl
+RUN wheel=$(ls /tmp/build/*.whl) && pip install --no-cache-dir \
+    --constraint /tmp/build/constraints.txt "corellarec[postgres,serve] @ file://$wheel"
 
 # Runs go into /work, fetched data sets and models into the user's home: mount volumes to keep them.
 RUN useradd --create-home corellarec && install --directory --owner=corellarec /work

@@ -1,6 +1,8 @@
 """Users' histories: the log's rows, and the store's events behind and between them."""
 
+import contextlib
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +12,8 @@ from cachetools import LRUCache
 from corellarec.data.histories import History, history_of
 from corellarec.serve.model import ServedModel
 from corellarec.serve.store import Event, Store, StoreError
+
+RETRY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Histories:
         self.store, self.max_rows = store, max_rows
         self._kept: LRUCache[str, dict[ServedModel, UserHistory]] = LRUCache(users_kept)
         self._lock, self._changes = threading.Lock(), 0
+        self._away = False
         self._erased = store.erased()
 
     def of(self, model: ServedModel, user: str) -> UserHistory:
@@ -54,20 +59,36 @@ class Histories:
             changes, erased = self._changes, self._erased.get(user)
         if kept is not None:
             return kept
-        try:
-            events, stale = self.store.events_of(user, self.max_rows), False
-        except StoreError:
-            events, stale = [], True
+        events, stale = self._events(user)
         found = build(model, user, events, erased, self.max_rows, stale=stale)
         with self._lock:
             if changes == self._changes and not stale:
                 self._kept[user] = {**self._kept.get(user, {}), model: found}
         return found
 
+    def _events(self, user: str) -> tuple[list[Event], bool]:
+        """A user's events, and whether they could not be read."""
+        if not self._away:
+            try:
+                return self.store.events_of(user, self.max_rows), False
+            except StoreError:
+                with self._lock:
+                    first, self._away = not self._away, True
+                if first:  # answers must not wait until a host that is gone is given up
+                    threading.Thread(target=self._wait_for_store, daemon=True).start()
+        return [], True
+
+    def _wait_for_store(self) -> None:
+        while self._away:
+            time.sleep(RETRY_S)
+            with contextlib.suppress(StoreError):
+                self.store.events_of("", 1)
+                self._away = False
+
     def changed(self, users: Sequence[str]) -> None:
-        """Forget users to whom something was added."""
+        """Forget users to whom something was added in the store, which is there then."""
         with self._lock:
-            self._changes += 1
+            self._changes, self._away = self._changes + 1, False
             for user in users:
                 self._kept.pop(user, None)
 
