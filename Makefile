@@ -20,7 +20,7 @@ setup-dev: .venv/.installed-dev  ## Install what tests, checks and benchmarks ne
 	@touch $@
 
 .venv/.installed: .venv/.torch pyproject.toml constraints.txt
-	$(PIP) -c constraints.txt -e .
+	$(PIP) -c constraints.txt -e '.[serve]'
 	@touch $@
 
 .venv/.installed-dev: .venv/.torch pyproject.toml constraints.txt

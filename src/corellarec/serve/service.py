@@ -50,7 +50,7 @@ class Service:
             budget.burst,
             self._share(model),
             budget.rows_per_s,
-            float(store.fact(CREDIT) or 0.0),
+            float(budget.burst if (credit := store.fact(CREDIT)) is None else credit),
         )
         self.pace, self.shadow_tasks = Pace(), set[asyncio.Task[None]]()
         self.decisions: DecisionLog | None = None
