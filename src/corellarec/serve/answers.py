@@ -168,9 +168,11 @@ async def route(
     if llm is not None and len(chosen):
         key = asked.user if asked.stored else None
         limit = asked.deadline - MARGIN_S
-        outcome, logits = await _ask_llm(
-            service, llm, LlmAsk(now.model, key, scored.user, items[chosen], limit)
-        )
+        ask = LlmAsk(now.model, key, scored.user, items[chosen], limit)
+        with service.tracing.span("llm", {"rows": len(chosen)}) as span:
+            outcome, logits = await _ask_llm(service, llm, ask)
+            if span:
+                span.set_attribute("outcome", outcome)
         service.metrics.llm_calls.labels(outcome).inc()
         if logits is not None:
             p[chosen] = router.answer(scored.known[chosen], logits)

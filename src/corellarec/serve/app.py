@@ -103,7 +103,7 @@ def build_app(service: Service, keys: Sequence[Key]) -> Gate:
     _add_health(app, service)
     _add_errors(app)
     _add_problem_schema(app)
-    return Gate(app, service.config.http, keys, service.metrics)
+    return Gate(app, service.config.http, keys, service.metrics, service.tracing)
 
 
 def _add_answers(app: FastAPI, service: Service) -> None:

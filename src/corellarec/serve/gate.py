@@ -23,6 +23,7 @@ from corellarec.serve.keys import Scope as KeyScope
 from corellarec.serve.metrics import Metrics
 from corellarec.serve.problems import FAULT, MEDIA_TYPE, ProblemError, problem_json, retry_after
 from corellarec.serve.settings import HttpSettings
+from corellarec.serve.tracing import Tracing
 
 OPEN = ("/livez", "/readyz", "/docs", "/openapi.json")
 ADMIN = ("/metrics",)
@@ -68,11 +69,18 @@ class Gate:
         settings: Limits.
         keys: Of callers; where there are none, every caller may do everything.
         metrics: What is counted.
+        tracing: Makes a span of each request.
     """
 
     def __init__(
-        self, app: ASGIApp, settings: HttpSettings, keys: Sequence[Key], metrics: Metrics
+        self,
+        app: ASGIApp,
+        settings: HttpSettings,
+        keys: Sequence[Key],
+        metrics: Metrics,
+        tracing: Tracing,
     ) -> None:
+        self.tracing = tracing
         self.app, self.settings, self.keys, self.metrics = app, settings, keys, metrics
         self.in_flight = 0
         self._callers: dict[str, Caller] = {}
@@ -99,7 +107,13 @@ class Gate:
 
         try:
             replay = await self._admit(scope, headers, receive, state)
-            await self.app(scope, replay, answer)
+            about = {"request_id": request_id, "http.request.method": scope["method"]}
+            with self.tracing.span(scope["method"], about, headers) as span:
+                await self.app(scope, replay, answer)
+                if span:
+                    route = _route(scope)
+                    span.update_name(f"{scope['method']} {route}")
+                    span.set_attributes({"http.route": route, "http.response.status_code": status})
         except ProblemError as problem:
             await _refuse(answer, problem, request_id)
         except asyncio.CancelledError:  # the service stops, and this would take too long
@@ -196,7 +210,7 @@ class Gate:
         return replay
 
     def _note(self, scope: Scope, state: dict[str, Any], status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path_format", "refused")
+        route = _route(scope)
         self.metrics.requests.labels(route, status).inc()
         self.metrics.request_seconds.labels(route).observe(seconds)
         if self.settings.log_requests:
@@ -213,6 +227,10 @@ class Gate:
             if self.settings.log_ids and "user" in state:
                 line["user"] = state["user"]
             _log(line)
+
+
+def _route(scope: Scope) -> str:
+    return getattr(scope.get("route"), "path_format", "refused")
 
 
 async def _refuse(send: Send, problem: ProblemError, request_id: str) -> None:

@@ -118,8 +118,9 @@ async def ask_crm(
         TimeoutError: If it does.
     """
     ask = Ask(model, user, items, deadline - MARGIN_S, history)
-    thread.submit(ask)
-    async with asyncio.timeout(ask.deadline - time.monotonic()):
-        scored = await ask.future
+    with service.tracing.span("crm", {"rows": len(items)}):
+        thread.submit(ask)
+        async with asyncio.timeout(ask.deadline - time.monotonic()):
+            scored = await ask.future
     service.metrics.batch_rows.observe(thread.last_batch)
     return scored

@@ -22,6 +22,7 @@ from corellarec.serve.pace import Pace
 from corellarec.serve.schemas import ModelAnswer
 from corellarec.serve.settings import ServeConfig
 from corellarec.serve.store import Store, StoreError
+from corellarec.serve.tracing import Tracing
 
 WRITE_EVERY_S = 10
 CREDIT = "budget_credit"
@@ -52,6 +53,7 @@ class Service:
             budget.rows_per_s,
             float(budget.burst if (credit := store.fact(CREDIT)) is None else credit),
         )
+        self.tracing = Tracing.from_environment()
         self.pace, self.shadow_tasks = Pace(), set[asyncio.Task[None]]()
         self.decisions: DecisionLog | None = None
         if config.decisions.directory is not None:
@@ -78,6 +80,7 @@ class Service:
         self.rankings.close()
         for one in self.lineup.all:
             one.close()
+        self.tracing.close()
         if self.decisions:
             self.decisions.write()
         self.store.set_fact(CREDIT, repr(self.bucket.level))
