@@ -1,13 +1,8 @@
 """End to end, through the command line, on a small MovieLens and a tiny language model."""
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import tomllib
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -22,7 +17,6 @@ from command_line import call, options
 from corellarec.config import with_settings
 from corellarec.evaluation.results import Evaluation
 from corellarec.run.records import read_run_config, write_run_config
-from corellarec.train import loop
 from data.test_tables import ITEMS, write_log
 
 
@@ -278,37 +272,6 @@ def test_wrong_settings_end_with_one_line(tiny_settings, monkeypatch, capsys, tm
     assert message in err.splitlines()[-1]
     assert "Traceback" not in err
     assert out == ""
-
-
-def test_a_run_killed_at_any_moment_ends_like_an_undisturbed_one(finished, tiny_settings, tmp_path):
-    """kill -9 at four moments, each time going on with --resume."""
-    _directory, expected = finished
-    target = tmp_path / "r"
-    command = [sys.executable, "-c",
-               "from corellarec.train import loop; loop.CHECKPOINT_SECONDS = 0.0\n"
-               "from corellarec.cli.entry import main; main()",
-               "run", "--out", str(target), "--resume", "--json",
-               *options(tiny_settings)]  # fmt: skip
-    assert loop.CHECKPOINT_SECONDS > 0
-    marks = ["stage1.progress/step-*", "stage2.progress/step-*", "stage3", "scores/test"]
-    for mark in marks:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while not list(target.glob(mark)) and process.poll() is None:
-            assert time.monotonic() < deadline, mark
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    for name, metrics in metrics_of(expected).items():
-        for metric in ("auc", "log_loss"):
-            again = metrics_of(found)[name][metric]["value"]
-            assert again == pytest.approx(metrics[metric]["value"], abs=1e-4), name
-    assert found["stages"]["stage2"]["best"] == pytest.approx(
-        expected["stages"]["stage2"]["best"], abs=1e-4
-    )
 
 
 def test_prepare_reports_and_a_second_time_does_nothing(movielens, monkeypatch, capsys, tmp_path):
