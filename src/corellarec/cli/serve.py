@@ -81,7 +81,7 @@ def serve(
     store = Store(settings.store or str(run / "service" / "store.sqlite"))
     service = Service(model, settings, store, load)
     say(f"{run}: {service.describe().router}")
-    run_server(service, keys)
+    run_server(service, keys, run)
 
 
 def serve_key(

@@ -5,16 +5,20 @@ import contextlib
 import html
 import json
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Request, Response
+from fastapi import FastAPI, Request, Response
+from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
 import corellarec
 from corellarec.serve.admin import load_model, models, roll_back
 from corellarec.serve.answers import score
+from corellarec.serve.explore.pages import add_pages
 from corellarec.serve.gate import Gate
 from corellarec.serve.intake import add_events, erase_user, put
 from corellarec.serve.keys import Key
@@ -40,9 +44,19 @@ from corellarec.serve.schemas import (
     ScoreRequest,
 )
 from corellarec.serve.service import Service
+from corellarec.serve.sessions import Sessions
 from corellarec.serve.store import StoreError, StoreFullError
 
-Identity = Annotated[Id, Path()]
+Identity = Annotated[Id, InPath()]
+
+
+class _AnyText(PathConvertor):
+    """The rest of a path as an id, which may hold slashes and line breaks."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("any", _AnyText())
 WHEN = {
     400: "The body is no JSON.",
     401: "No key, or an unknown one.",
@@ -72,13 +86,15 @@ ASKS = _problems(400, 422, 503, 507, *ANY)
 OPEN = _problems(408, 413, 500)
 
 
-def build_app(service: Service, keys: Sequence[Key]) -> Gate:
+def build_app(service: Service, keys: Sequence[Key], run: Path | None = None) -> Gate:
     """The service as an ASGI application.
 
     Args:
         service: What answers.
         keys: Of callers.
+        run: Directory of the run that is served, for the explorer's figures.
     """
+    sessions = Sessions(keys)
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -101,9 +117,10 @@ def build_app(service: Service, keys: Sequence[Key]) -> Gate:
     _add_intake(app, service)
     _add_admin(app, service)
     _add_health(app, service)
+    app.include_router(add_pages(service, sessions, run))
     _add_errors(app)
     _add_problem_schema(app)
-    return Gate(app, service.config.http, keys, service.metrics, service.tracing)
+    return Gate(app, service.config.http, sessions, service.metrics, service.tracing)
 
 
 def _add_answers(app: FastAPI, service: Service) -> None:
@@ -131,18 +148,18 @@ def _add_intake(app: FastAPI, service: Service) -> None:
         """Add interactions. Once answered, they are on disk, and in the next answers."""
         return await add_events(service, body)
 
-    @app.put("/v1/items/{id:path}", responses=ASKS)
+    @app.put("/v1/items/{id:any}", responses=ASKS)
     async def put_item(id: Identity, body: PutItem) -> PutAnswer:
         """Add an item that the model does not know; a known one stays as it is."""
         attributes = {**body.attributes, "title": body.title}
         return PutAnswer(added=await put(service, "item", id, attributes))
 
-    @app.put("/v1/users/{id:path}", responses=ASKS)
+    @app.put("/v1/users/{id:any}", responses=ASKS)
     async def put_user(id: Identity, body: PutUser) -> PutAnswer:
         """Add a user that the model does not know; a known one stays as it is."""
         return PutAnswer(added=await put(service, "user", id, dict(body.attributes)))
 
-    @app.delete("/v1/users/{id:path}", responses=ASKS)
+    @app.delete("/v1/users/{id:any}", responses=ASKS)
     async def delete_user(id: Identity) -> EraseAnswer:
         """Remove a user's events and state, and ignore the log's rows of the user."""
         return EraseAnswer(events=await erase_user(service, id))

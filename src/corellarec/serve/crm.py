@@ -90,24 +90,27 @@ class Scored:
         )
 
 
-def score(model: ServedModel, reader: Reader, asks: Sequence[Ask], histories: Histories
-          ) -> list[Scored]:  # fmt: skip
-    """Score the candidates of several asks in one pass.
+def score(
+    model: ServedModel,
+    reader: Reader,
+    users: Sequence[UserHistory],
+    items: Sequence[NDArray[np.int64]],
+) -> list[Scored]:
+    """Score candidates of several users in one pass.
 
     Args:
-        model: Of all of them.
+        model: What scores them.
         reader: The calling thread's.
-        asks: What is to be scored.
-        histories: Of users whose asks bring none.
+        users: Their histories.
+        items: Item numbers of the candidates of each.
     """
-    users = [ask.history or histories.of(model, ask.user) for ask in asks]
     lengths = np.array([len(user.history) for user in users])
-    counts = torch.tensor([len(ask.items) for ask in asks])
+    counts = torch.tensor([len(one) for one in items])
     ends = torch.from_numpy(lengths.cumsum())
     view = over(model.log, [user.history for user in users])
     samples = Samples(
         torch.tensor([user.number for user in users]).repeat_interleave(counts),
-        torch.from_numpy(np.concatenate([ask.items for ask in asks])),
+        torch.from_numpy(np.concatenate(items)),
         (ends - torch.from_numpy(lengths)).repeat_interleave(counts),
         ends.repeat_interleave(counts),
         torch.full((int(counts.sum()),), -1),
@@ -193,7 +196,10 @@ class CrmThread:
             reader = self._reader(model)
             own = [ask for ask in asks if ask.model is model]
             try:
-                results: Sequence[Scored | Exception] = score(model, reader, own, self.histories)
+                users = [ask.history or self.histories.of(model, ask.user) for ask in own]
+                results: Sequence[Scored | Exception] = score(
+                    model, reader, users, [ask.items for ask in own]
+                )
             except Exception as error:  # the requests' answer is 500, and the thread goes on
                 results = [error] * len(own)
             for ask, result in zip(own, results, strict=True):

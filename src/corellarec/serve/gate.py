@@ -11,36 +11,47 @@ import secrets
 import sys
 import time
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from corellarec.serve.keys import Key, find_key
 from corellarec.serve.keys import Scope as KeyScope
+from corellarec.serve.keys import find_key
 from corellarec.serve.metrics import Metrics
 from corellarec.serve.problems import FAULT, MEDIA_TYPE, ProblemError, problem_json, retry_after
+from corellarec.serve.sessions import Sessions
 from corellarec.serve.settings import HttpSettings
 from corellarec.serve.tracing import Tracing
 
-OPEN = ("/livez", "/readyz", "/docs", "/openapi.json")
+OPEN = ("/livez", "/readyz", "/docs", "/openapi.json", "/login")
 ADMIN = ("/metrics",)
+PAGES = ("/", "/user", "/random", "/candidates", "/why", "/ask", "/decision", "/live", "/live/now")
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),
 ]
+API_POLICY = (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'")
+PAGE_POLICY = (
+    b"content-security-policy",
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    b"connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+
+
+def _is_page(path: str) -> bool:
+    return path in PAGES or path == "/login"
 
 
 def scope_of(method: str, path: str) -> KeyScope | None:
     """The scope that a route needs; None where it needs none."""
-    if path in OPEN:
+    if path in OPEN or path.startswith("/static/"):
         return None
+    if path in PAGES or path.startswith("/figure/"):
+        return "explore"
     if path in ADMIN or path.startswith("/v1/admin"):
         return "admin"
     if method in ("PUT", "DELETE") or path == "/v1/events":
@@ -67,7 +78,8 @@ class Gate:
     Args:
         app: What answers.
         settings: Limits.
-        keys: Of callers; where there are none, every caller may do everything.
+        sessions: Of people, with the keys of all callers; where there are no keys, every caller may
+            do everything.
         metrics: What is counted.
         tracing: Makes a span of each request.
     """
@@ -76,12 +88,13 @@ class Gate:
         self,
         app: ASGIApp,
         settings: HttpSettings,
-        keys: Sequence[Key],
+        sessions: Sessions,
         metrics: Metrics,
         tracing: Tracing,
     ) -> None:
         self.tracing = tracing
-        self.app, self.settings, self.keys, self.metrics = app, settings, keys, metrics
+        self.app, self.settings, self.metrics = app, settings, metrics
+        self.sessions, self.keys = sessions, sessions.keys
         self.in_flight = 0
         self._callers: dict[str, Caller] = {}
 
@@ -101,8 +114,12 @@ class Gate:
             nonlocal status, begun
             if message["type"] == "http.response.start":
                 status, begun = message["status"], True
-                extra = [*HEADERS, (b"x-request-id", request_id.encode())]
-                message["headers"] = [*message.get("headers", []), *extra]
+                policy = PAGE_POLICY if _is_page(scope["path"]) else API_POLICY
+                extra = [*HEADERS, policy, (b"x-request-id", request_id.encode())]
+                own = message.get("headers", [])
+                if not any(name == b"cache-control" for name, _ in own):
+                    extra.append((b"cache-control", b"no-store"))
+                message["headers"] = [*own, *extra]
             await send(message)
 
         try:
@@ -155,6 +172,10 @@ class Gate:
             return "all"
         kind, _, given = headers.get("authorization", "").partition(" ")
         key = find_key(self.keys, given.strip()) if kind.lower() == "bearer" else None
+        if needed == "explore" and key is None:
+            key = self.sessions.find(headers.get("cookie", ""))
+            if key is None:
+                raise ProblemError(303, "enter a key", {"Location": "/login"})
         if key is None:
             raise ProblemError(
                 401, "give a key: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}

@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,7 +48,7 @@ class Histories:
         self.store, self.max_rows = store, max_rows
         self._kept: LRUCache[str, dict[ServedModel, UserHistory]] = LRUCache(users_kept)
         self._lock, self._changes = threading.Lock(), 0
-        self._away = False
+        self._away, self._ended = False, threading.Event()
         self._erased = store.erased()
 
     def of(self, model: ServedModel, user: str) -> UserHistory:
@@ -80,7 +79,8 @@ class Histories:
 
     def _wait_for_store(self) -> None:
         while self._away:
-            time.sleep(RETRY_S)
+            if self._ended.wait(RETRY_S):
+                return
             with contextlib.suppress(StoreError):
                 self.store.events_of("", 1)
                 self._away = False
@@ -97,6 +97,10 @@ class Histories:
         with self._lock:
             self._erased[user] = time
         self.changed([user])
+
+    def close(self) -> None:
+        """Wait for the store no longer."""
+        self._ended.set()
 
     def clear(self) -> None:
         """Forget all users, whose model has gone."""

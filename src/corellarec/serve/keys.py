@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from corellarec.base.artifacts import whole
 from corellarec.base.errors import ConfigError
 
-Scope = Literal["score", "events", "admin"]
+Scope = Literal["score", "events", "explore", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 PREFIX = "clr_"
 

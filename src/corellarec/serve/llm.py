@@ -18,7 +18,7 @@ from corellarec.base.errors import ModelError
 from corellarec.base.metrics import Floats
 from corellarec.data.histories import history_of, over
 from corellarec.data.log import Samples
-from corellarec.llm.layout import StreamLayout
+from corellarec.llm.layout import Layout, StreamLayout
 from corellarec.llm.remote import RemoteScorer
 from corellarec.llm.score import LlmScorer, Scorer
 from corellarec.llm.state import UserStates
@@ -120,6 +120,11 @@ class LlmThread:
     def ready(self) -> bool:
         """Whether it is loaded."""
         return self._scorer is not None
+
+    @property
+    def layout(self) -> Layout | None:
+        """How users become tokens; None until it is loaded."""
+        return self._layout if self.ready else None
 
     @property
     def held_back(self) -> bool:

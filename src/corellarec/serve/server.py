@@ -4,6 +4,7 @@ import gc
 import ipaddress
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -32,18 +33,19 @@ def check_address(host: str, keys: Sequence[Key], file: str) -> None:
         )
 
 
-def run(service: Service, keys: Sequence[Key]) -> None:
+def run(service: Service, keys: Sequence[Key], directory: Path | None = None) -> None:
     """Serve until SIGINT or SIGTERM; requests in work are then finished.
 
     Args:
         service: What answers.
         keys: Of callers.
+        directory: Of the run that is served, for the explorer's figures.
 
     Raises:
         ConfigError: If the address cannot be listened on.
     """
     http = service.config.http
-    app = build_app(service, keys)
+    app = build_app(service, keys, directory)
     config = uvicorn.Config(
         app,
         host=http.host,

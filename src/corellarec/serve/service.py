@@ -76,6 +76,7 @@ class Service:
 
     def close(self) -> None:
         """Stop all threads; what waits is finished, a language model that hangs is not."""
+        self.histories.close()
         self.crm.close()
         self.rankings.close()
         for one in self.lineup.all:

@@ -1,0 +1,1 @@
+"""Pages to look into the cascade: a user, two opinions on each candidate, and why one was asked."""

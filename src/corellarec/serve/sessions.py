@@ -1,0 +1,44 @@
+"""Sessions of people in the explorer: a cookie after a key was entered once."""
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from http.cookies import CookieError, SimpleCookie
+
+from cachetools import TTLCache
+
+from corellarec.serve.keys import Key, find_key
+
+COOKIE = "corellarec_session"
+SECONDS = 12 * 3600
+MOST = 1000  # sessions at once; the oldest end first
+
+
+class Sessions:
+    """Who has entered which key.
+
+    Args:
+        keys: Of callers.
+        clock: Seconds, for tests.
+    """
+
+    def __init__(self, keys: Sequence[Key], clock: Callable[[], float] = time.monotonic) -> None:
+        self.keys = keys
+        self._sessions: TTLCache[str, Key] = TTLCache(MOST, SECONDS, timer=clock)
+
+    def begin(self, given: str) -> str | None:
+        """The cookie's value for a key with the scope ``explore``; None for any other."""
+        key = find_key(self.keys, given.strip())
+        if key is None or "explore" not in key.scopes:
+            return None
+        token = secrets.token_urlsafe(32)
+        self._sessions[token] = key
+        return token
+
+    def find(self, cookies: str) -> Key | None:
+        """The key of a request's cookies."""
+        try:
+            cookie = SimpleCookie(cookies).get(COOKIE)
+        except CookieError:
+            return None
+        return self._sessions.get(cookie.value) if cookie else None
