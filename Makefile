@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: help notebook setup setup-dev demo test test-hard check format docs dist audit sbom docker clean
+.PHONY: help notebook setup setup-dev demo test test-browser test-hard check format docs dist audit sbom docker clean
 
 help:  ## Say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ test: setup-dev  ## Run the tests and print their coverage
 SEED = 1
 test-hard: setup-dev  ## Try every attack on files, inputs, disks and servers: up to an hour; SEED=7 for others
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/attacks --hard --seed $(SEED) --numprocesses 2
+
+test-browser: setup-dev  ## Run the explorer's tests in Chromium, which make test runs too
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/serve/test_browser.py
 
 check: setup-dev  ## Lint, check types, check that imports point down
 	$(BIN)/ruff check .

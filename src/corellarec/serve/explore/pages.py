@@ -403,7 +403,11 @@ def add_pages(service: Service, sessions: Sessions, run: Path | None) -> APIRout
 
     @router.get("/static/{name}")
     async def static(name: str) -> Response:
-        kinds = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
+        kinds = {
+            "css": "text/css; charset=utf-8",
+            "js": "text/javascript; charset=utf-8",
+            "svg": "image/svg+xml",
+        }
         files = {
             one.name: one
             for one in (resources.files("corellarec.serve.explore") / "static").iterdir()

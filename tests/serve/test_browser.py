@@ -1,0 +1,167 @@
+"""The explorer in a real browser: every task by clicking, no error, no other host, accessible."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from services import address_of, asking
+
+from corellarec.cascade.cascade import Cascade
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium"),
+]
+sync_api = pytest.importorskip("playwright.sync_api")
+axe_api = pytest.importorskip("axe_playwright_python.sync_playwright")
+WIDTHS = (360, 1280, 2560)
+SERIOUS = ("serious", "critical")
+
+
+@pytest.fixture(scope="module")
+def address(run, tmp_path_factory):
+    """A service as a program, whose router asks about every row; it has the run's figures."""
+    folder = tmp_path_factory.mktemp("explorer")
+    served = folder / "run"
+    shutil.copytree(run, served)
+    asking(Cascade.load(run, device="cpu")).save(served / "cascade")
+    config, log = folder / "serve.toml", folder / "log.txt"
+    config.write_text("[budget]\nshare = 1.0\nburst = 100000\n[http]\nlog_requests = false\n")
+    command = [sys.executable, "-m", "corellarec", "serve", str(served), "--config", str(config)]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [*command, "--port", "0"], stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+    yield address_of(process, log)
+    process.send_signal(signal.SIGTERM)
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield started
+        started.close()
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(browser, address, request):
+    """A page that fails its test on an error of the console and on a request to another host."""
+    context = browser.new_context(base_url=address, color_scheme=request.param)
+    opened, faults = context.new_page(), []
+    opened.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+    opened.on("pageerror", lambda error: faults.append(str(error)))
+    opened.on(
+        "request",
+        lambda sent: None if sent.url.startswith((address, "data:")) else faults.append(sent.url),
+    )
+    yield opened
+    context.close()
+    assert faults == []
+
+
+def settled(page):
+    """Wait until the language model's opinions are there."""
+    page.wait_for_function("() => !document.body.innerText.includes('The LLM is being asked')")
+
+
+def test_from_the_start_to_why_one_candidate_was_asked_about(page):
+    page.goto("/")
+    page.get_by_label("Id of a user").fill("17")
+    page.get_by_role("button", name="Show").click()
+    assert page.get_by_role("heading", level=1).inner_text() == "User 17"
+    settled(page)
+    assert "both models" in page.get_by_role("region", name="Candidates").inner_text()
+    page.get_by_role("link", name="why").first.click()
+    assert "is expected to save" in page.locator("main").inner_text()
+    assert "-> " in page.locator("pre").inner_text()
+    page.get_by_role("button", name="Ask the LLM anyway").click()
+    page.get_by_text("The LLM says").wait_for()
+
+
+def test_a_row_is_left_out_and_another_turned_round(page):
+    page.goto("/user?id=17")
+    settled(page)
+    before = page.get_by_role("region", name="Candidates").inner_text()
+    page.get_by_role("link", name="leave out").first.click()
+    assert "1 rows of the history left out" in page.locator(".notice").inner_text()
+    page.get_by_role("link", name="turn round").nth(2).click()
+    assert "1 turned round" in page.locator(".notice").inner_text()
+    settled(page)
+    assert "Without the changes" in page.locator("main").inner_text()
+    assert page.get_by_role("region", name="Candidates").inner_text() != before
+    page.get_by_role("link", name="Back to what happened").click()
+    settled(page)
+    assert page.get_by_role("region", name="Candidates").inner_text() == before
+
+
+def test_titles_are_searched_and_sorted(page):
+    page.goto("/user?id=17")
+    page.get_by_label("Words of titles").fill("film 4")
+    page.get_by_label("Order").select_option("disagreement")
+    page.locator("section form button").first.click()
+    settled(page)
+    rows = page.get_by_role("region", name="Candidates").locator("tbody th")
+    assert rows.count() >= 5
+    assert all("4" in text for text in rows.all_inner_texts())
+
+
+def test_a_random_user_is_one_click_away(page):
+    page.goto("/")
+    page.get_by_role("link", name="long history").click()
+    assert page.get_by_role("heading", level=1).inner_text().startswith("User ")
+    settled(page)
+
+
+def test_a_budget_is_chosen(page):
+    page.goto("/decision")
+    page.locator("#budget").fill("35")
+    page.get_by_role("button", name="Show").click()
+    assert "share = 0.35" in page.locator("main").inner_text()
+    loaded = "() => [...document.images].every(i => i.complete && i.naturalWidth > 0)"
+    page.wait_for_function(loaded)
+
+
+def test_live_figures_follow_requests(page, address):
+    page.goto("/live")
+    page.get_by_text("rows answered").wait_for()
+    body = {"user": "1", "candidates": ["7", "8"], "deadline_ms": 20_000}
+    sent = page.request.post("/v1/score", data=body)
+    assert sent.ok
+    page.get_by_role("cell", name="/v1/score").wait_for()
+
+
+@pytest.mark.parametrize("path", ["/", "/user?id=17", "/why?user=17&item=7", "/decision", "/live"])
+def test_pages_are_accessible_and_fit(page, path, request):
+    page.goto(path)
+    settled(page)
+    if path == "/live":
+        page.get_by_text("rows answered").wait_for()
+    found = axe_api.Axe().run(page).response["violations"]
+    serious = {one["id"]: one["nodes"][0]["html"] for one in found if one["impact"] in SERIOUS}
+    assert serious == {}
+    folder = os.environ.get("CORELLAREC_SCREENSHOTS")
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width, f"{path} is {wide} px wide at {width} px"
+        if folder:
+            name = path.strip("/").partition("?")[0] or "home"
+            scheme = request.node.callspec.params["page"]
+            page.screenshot(path=Path(folder) / f"{name}-{width}-{scheme}.png")
+
+
+def test_the_keyboard_reaches_the_content_first(page):
+    page.goto("/user?id=17")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "To the content"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
