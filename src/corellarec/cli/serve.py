@@ -88,7 +88,8 @@ def serve_key(
     run: RunDirectory,
     name: Annotated[str, typer.Option(help="Who will have it; shown in logs.")],
     scope: Annotated[
-        list[str], typer.Option(help="What it allows: score, events, explore, admin; may be repeated.")
+        list[str],
+        typer.Option(help="What it allows: score, events, explore, admin; may be repeated."),
     ],
     config: Annotated[
         Path | None, typer.Option(help="TOML file with the service's settings.")
