@@ -135,7 +135,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {"peers": {}, "llm": {}, "deadline_ms": given.deadline_ms}
     seconds = given.seconds
     with service(cascade, folder, "", "--llm-place", "off") as (port, pid):
-        load(port, facts, 3, deadline_ms=10_000)
+        load(port, facts, min(3, seconds), deadline_ms=10_000)
         full = load(port, facts, seconds, deadline_ms=10_000)
         show("LLM off, as fast as answered", full)
         capacity = full["rows_per_s"] / given.candidates
@@ -178,7 +178,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         port = free_port()
         command = [given.peer_python, str(HERE / "plain.py"), name, str(cascade), str(port)]
         with process(command, port, "/predict", folder / f"{name}.txt"):
-            load(port, facts, 3, path="/predict")
+            load(port, facts, min(3, seconds), path="/predict")
             found = load(port, facts, seconds, path="/predict")
             show(f"{name}, as fast as answered", found)
             figures["peers"][name] = found

@@ -35,7 +35,7 @@ def test_killed_runs(attack, tmp_path, scratch, tiny_settings):
     whole = call(command, scratch, patch=fast_checkpoints)
     assert whole.kind == "done", whole.text
     expected, files = figures(out), digests(out)
-    for number in range(attack.times(2, 25)):
+    for number in range(attack.times(1, 25)):
         shutil.rmtree(out)
         for again in range(1 if number % 3 else 3):  # every third one is killed three times
             running = Call(

@@ -16,7 +16,7 @@ def test_stopped_runs(attack, tmp_path, scratch, finished, tiny_settings, number
     expected, out = figures(finished[0]), tmp_path / "run"
     command = ["run", *settings(tiny_settings), "--out", out]
     whole = call(command, scratch).seconds
-    for _ in range(attack.times(2, 20)):
+    for _ in range(attack.times(1, 20)):
         shutil.rmtree(out)
         running = Call(command, scratch)
         time.sleep(attack.random.uniform(0.3, whole))
@@ -34,7 +34,7 @@ def test_stopped_while_importing(attack, tmp_path, finished):
     pairs = tmp_path / "pairs.csv"
     pairs.write_text("user,item\n1,1\n")
     command = [sys.executable, "-m", "corellarec", "predict", finished[0], pairs, "-o"]
-    for _ in range(attack.times(2, 30)):
+    for _ in range(attack.times(1, 30)):
         with subprocess.Popen(
             [*map(str, command), str(tmp_path / "scored.csv")],
             stdout=subprocess.PIPE,

@@ -19,6 +19,8 @@ SIZES = {
     "crm_zoo": ["--models", "lr,dcnv2"],
     **dict.fromkeys(LLM, ["--rows", "40", "--peer-rows", "16", "--rounds", "1"]),
     "prepare": ["--rows", "4000", "--slice", "2000", "--rounds", "1"],
+    "serve": ["--seconds", "0.5", "--memory-seconds", "0.5"],
+    "estimate": ["--simulations", "3", "--explored", "0.3"],
     "second_crm": ["--set", "stage1.epochs=1", "--set", "stage3.rows=60",
                    "--set", "stage3.validation_rows=60", "--set", "cascade.validation_rows=100",
                    "--set", "evaluate.test_rows=100"],
@@ -33,6 +35,8 @@ KEYS = {
     "llm_tuning": {"unit", "ways", "gemm_flops"},
     "llm_candidates": {"unit", "ways", "gemm_flops", "extend_ms", "state_mb"},
     "prepare": {"full", "ours", "pandas", "ratio_with_histories"},
+    "serve": {"rows_per_s", "half", "full", "twice", "llm", "memory_mb", "peers", "deadline_ms"},
+    "estimate": {"truth", "held", "width"},
     "second_crm": {"rows", "blends"},
     "window_reader": {"window_ms", "whole_ms", "fuxictr_ms", "fuxictr_disk_mb"},
 }
@@ -49,7 +53,7 @@ PEERS = {
 
 
 @pytest.fixture(scope="module")
-def outputs(movielens, tiny_llm, tmp_path_factory):
+def outputs(movielens, tiny_llm, finished, tmp_path_factory):
     """What each benchmark printed, as a future; two of them run at a time."""
     folder = tmp_path_factory.mktemp("benchmarks")
     absent = folder / "absent"
@@ -61,6 +65,8 @@ def outputs(movielens, tiny_llm, tmp_path_factory):
         "crm_training": data,
         "crm_time_to_auc": data,
         "crm_zoo": [*data, "--out", folder / "zoo"],
+        "serve": ["--run", finished[0]],
+        "estimate": ["--run", finished[0]],
         "second_crm": [*data, *(part for setting in (
             f"llm.model={tiny_llm}", "llm.dtype=float32", "llm.history_length=5", "llm.window=20",
         ) for part in ("--set", setting))],

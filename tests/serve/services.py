@@ -32,7 +32,7 @@ def asking(cascade: Cascade, threshold: float = -1e9) -> Cascade:
 def client_of(service: Service, keys=()):
     """A client of a service in this process."""
     app = build_app(service, keys)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False) as client:
         yield client
 
 

@@ -46,7 +46,9 @@ class Tags(HTMLParser):
 def asked(make_service, run):
     """A service whose router asks about every row."""
     service = make_service(threshold=-1e9, budget={"share": 1.0, "burst": 100_000})
-    with TestClient(build_app(service, [], run), raise_server_exceptions=False) as client:
+    with TestClient(
+        build_app(service, [], run), "http://127.0.0.1", raise_server_exceptions=False
+    ) as client:
         wait_for_llm(service)
         yield SimpleNamespace(service=service, client=client)
 

@@ -601,7 +601,7 @@ def test_the_model_is_described(make_service):
 def test_readiness_ends_before_the_service_does(make_service):
     service = make_service()
     gate = build_app(service, [])
-    with TestClient(gate) as client:
+    with TestClient(gate, "http://127.0.0.1") as client:
         assert client.get("/readyz").json() == {"status": "ok"}
         gate.app.state.stopping = True  # pyright: ignore[reportFunctionMemberAccess]
         problem(client.get("/readyz"), 503, "stopping")
@@ -752,3 +752,26 @@ def test_a_stop_keeps_what_was_not_spent(make_service):
     again = make_service(llm={"place": "off"}, budget={"burst": 50})
     assert again.bucket.level == pytest.approx(level)
     assert again.bucket.take(0, 1000) == math.floor(level)
+
+
+def test_without_keys_only_names_of_this_machine_are_answered(make_service, tmp_path):
+    service = make_service()
+    local = ("127.0.0.1:8000", "localhost", "localhost:8000", "[::1]:8000", "127.0.0.1")
+    others = (
+        "example.com",
+        "example.com:8000",
+        "10.0.0.7",
+        "127.0.0.1.example.com",
+        "",
+        "[",
+        "a:b",
+    )
+    with client_of(service) as client:
+        for host in local:
+            assert client.get("/v1/model", headers={"Host": host}).status_code == 200, host
+        for host in others:
+            problem(client.get("/v1/model", headers={"Host": host}), 403, "serve-key")
+    make_key(tmp_path / "keys.json", "shop", ["score"])
+    service = make_service()
+    with client_of(service, read_keys(tmp_path / "keys.json")) as client:
+        assert client.get("/livez", headers={"Host": "example.com"}).status_code == 200

@@ -151,7 +151,7 @@ def test_no_request_is_lost_or_answered_by_a_mix(make_service, other, load, requ
 
     async def work():
         transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             waiting = iter(range(count))
 
             async def send():

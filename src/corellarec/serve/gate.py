@@ -5,6 +5,7 @@ All of it happens before the body is parsed, so that a request that is refused c
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import re
 import secrets
@@ -40,6 +41,15 @@ PAGE_POLICY = (
     b"connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
 )
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+
+
+def _is_local(host: str) -> bool:
+    """Whether a request's host is this machine: a page elsewhere may point its own name here."""
+    name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
+    try:
+        return name == "localhost" or ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _is_page(path: str) -> bool:
@@ -153,6 +163,12 @@ class Gate:
     ) -> Receive:
         """Check a request; returns its body as the application receives it."""
         path, method = scope["path"], scope["method"]
+        if not self.keys and not _is_local(headers.get("host", "")):
+            raise ProblemError(
+                403,
+                "a service without keys answers to names of this machine alone: make a key by "
+                "`corellarec serve-key`",
+            )
         needed = scope_of(method, path)
         if needed is not None:
             name = self._authorise(headers, needed, state)
