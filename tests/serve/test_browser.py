@@ -52,10 +52,15 @@ def browser():
         started.close()
 
 
-@pytest.fixture(params=["light", "dark"])
-def page(browser, address, request):
+@pytest.fixture
+def scheme():
+    return "light"
+
+
+@pytest.fixture
+def page(browser, address, scheme):
     """A page that fails its test on an error of the console and on a request to another host."""
-    context = browser.new_context(base_url=address, color_scheme=request.param)
+    context = browser.new_context(base_url=address, color_scheme=scheme)
     opened, faults = context.new_page(), []
     opened.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
     opened.on("pageerror", lambda error: faults.append(str(error)))
@@ -139,8 +144,9 @@ def test_live_figures_follow_requests(page, address):
     page.get_by_role("cell", name="/v1/score").wait_for()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("path", ["/", "/user?id=17", "/why?user=17&item=7", "/decision", "/live"])
-def test_pages_are_accessible_and_fit(page, path, request):
+def test_pages_are_accessible_and_fit(page, path, scheme):
     page.goto(path)
     settled(page)
     if path == "/live":
@@ -155,7 +161,6 @@ def test_pages_are_accessible_and_fit(page, path, request):
         assert wide <= width, f"{path} is {wide} px wide at {width} px"
         if folder:
             name = path.strip("/").partition("?")[0] or "home"
-            scheme = request.node.callspec.params["page"]
             page.screenshot(path=Path(folder) / f"{name}-{width}-{scheme}.png")
 
 

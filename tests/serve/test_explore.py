@@ -294,7 +294,7 @@ HOSTILE = st.one_of(
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(text=HOSTILE)
 def test_what_others_wrote_is_shown_as_text(asked, text):
