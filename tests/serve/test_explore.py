@@ -2,21 +2,24 @@
 
 import html
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import polars as pl
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from services import client_of, wait_for_llm
+from services import address_of, client_of, wait_for_llm
 
 from corellarec.cascade.cascade import Cascade
 from corellarec.serve.app import build_app
 from corellarec.serve.explore import look
-from corellarec.serve.keys import make_key, read_keys
+from corellarec.serve.keys import Key, make_key, read_keys
 from corellarec.serve.sessions import Sessions
 
 PAGES = ("/", "/user?id=17", "/candidates?id=17", "/why?user=17&item=7", "/decision", "/live",
@@ -325,3 +328,34 @@ def test_a_strangers_page_is_that_of_a_new_user(asked):
     found = page(asked.client, "/user?id=never+seen")
     assert "does not know this user" in found.text
     assert "No history" in found.text
+
+
+def test_a_word_opens_one_session(make_service, tmp_path):
+    sessions = Sessions([Key("nobody", "0" * 64, ())])
+    service = make_service()
+    app = build_app(service, sessions.keys, None, sessions)
+    with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False) as client:
+        path = f"/login?word={sessions.word()}"
+        assert client.get("/login?word=guessed").status_code == 200  # the form again
+        assert client.get("/", follow_redirects=False).status_code == 303
+        assert client.get(path, follow_redirects=False).headers["location"] == "/"
+        assert client.get("/user?id=1").status_code == 200
+        client.cookies.clear()
+        assert client.get(path, follow_redirects=False).status_code == 200
+        assert client.get("/", follow_redirects=False).status_code == 303
+
+
+def test_explore_opens_a_run(run, tmp_path):
+    log = tmp_path / "log.txt"
+    command = [sys.executable, "-m", "corellarec", "explore", str(run), "--no-browser"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stderr=output)
+    try:
+        address_of(process, log)
+        line = next(x for x in log.read_text().splitlines() if x.startswith("open "))
+        with httpx.Client(follow_redirects=True) as client:
+            assert "Who should answer?" in client.get(line.split()[1]).text
+            assert "rows of history" in client.get(address_of(process, log) + "/user?id=1").text
+    finally:
+        process.terminate()
+        assert process.wait(30) == 143

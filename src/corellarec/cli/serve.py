@@ -22,6 +22,7 @@ from corellarec.cli.predict import Llm, Trust
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command()(serve)
+    app.command()(explore)
     app.command("serve-key")(serve_key)
     app.command()(estimate)
 
@@ -82,6 +83,51 @@ def serve(
     service = Service(model, settings, store, load)
     say(f"{run}: {service.describe().router}")
     run_server(service, keys, run)
+
+
+def explore(
+    run: RunDirectory,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.")] = 0,
+    browser: Annotated[bool, typer.Option(help="Open the pages in a browser.")] = True,
+    device: Device = "auto",
+    trust: Trust = None,
+    llm: Llm = None,
+) -> None:
+    """Look into a run in the browser: users, two opinions on each candidate, what if, and why.
+
+    The pages are those of `serve`, for this machine and one session alone: the address that is
+    printed opens it once. Nothing is kept.
+    """
+    _needs_extra()
+    import secrets
+    import tempfile
+    import webbrowser
+
+    import torch
+
+    from corellarec.serve.keys import Key
+    from corellarec.serve.model import ServedModel
+    from corellarec.serve.server import run as run_server
+    from corellarec.serve.service import Service
+    from corellarec.serve.sessions import Sessions
+    from corellarec.serve.settings import load_serve_config
+    from corellarec.serve.store import Store
+
+    torch.set_num_threads(1)
+    nobody = [Key("nobody", secrets.token_hex(32), ())]
+    sessions = Sessions(nobody)
+    settings = load_serve_config(None, {"http.port": port, "http.log_requests": False})
+    model = ServedModel.load(run, device=device, trust=trust, llm=llm, server={})
+
+    def started(address: str) -> None:
+        page = f"{address}/login?word={sessions.word()}"
+        say(f"open {page}")
+        if browser:
+            webbrowser.open(page)
+
+    with tempfile.TemporaryDirectory() as folder:
+        service = Service(model, settings, Store(str(Path(folder) / "store.sqlite")))
+        run_server(service, nobody, run, sessions, started)
 
 
 def serve_key(

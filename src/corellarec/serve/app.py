@@ -86,15 +86,21 @@ ASKS = _problems(400, 422, 503, 507, *ANY)
 OPEN = _problems(408, 413, 500)
 
 
-def build_app(service: Service, keys: Sequence[Key], run: Path | None = None) -> Gate:
+def build_app(
+    service: Service,
+    keys: Sequence[Key],
+    run: Path | None = None,
+    sessions: Sessions | None = None,
+) -> Gate:
     """The service as an ASGI application.
 
     Args:
         service: What answers.
         keys: Of callers.
         run: Directory of the run that is served, for the explorer's figures.
+        sessions: Of people, where the caller has a word for one.
     """
-    sessions = Sessions(keys)
+    sessions = sessions or Sessions(keys)
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:

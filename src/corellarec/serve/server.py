@@ -3,7 +3,7 @@
 import gc
 import ipaddress
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from corellarec.serve.app import build_app
 from corellarec.serve.gate import Gate
 from corellarec.serve.keys import Key
 from corellarec.serve.service import Service
+from corellarec.serve.sessions import Sessions
 
 
 def check_address(host: str, keys: Sequence[Key], file: str) -> None:
@@ -33,19 +34,27 @@ def check_address(host: str, keys: Sequence[Key], file: str) -> None:
         )
 
 
-def run(service: Service, keys: Sequence[Key], directory: Path | None = None) -> None:
+def run(
+    service: Service,
+    keys: Sequence[Key],
+    directory: Path | None = None,
+    sessions: Sessions | None = None,
+    started: Callable[[str], object] = lambda address: None,
+) -> None:
     """Serve until SIGINT or SIGTERM; requests in work are then finished.
 
     Args:
         service: What answers.
         keys: Of callers.
         directory: Of the run that is served, for the explorer's figures.
+        sessions: Of people, where the caller has a word for one.
+        started: Called with the address once it listens.
 
     Raises:
         ConfigError: If the address cannot be listened on.
     """
     http = service.config.http
-    app = build_app(service, keys, directory)
+    app = build_app(service, keys, directory, sessions)
     config = uvicorn.Config(
         app,
         host=http.host,
@@ -57,7 +66,7 @@ def run(service: Service, keys: Sequence[Key], directory: Path | None = None) ->
         h11_max_incomplete_event_size=64 * 1024,
         limit_concurrency=None,
     )
-    server = _Server(config, app)
+    server = _Server(config, app, started)
     gc.collect()
     gc.freeze()  # what is loaded stays: a full collection of it would hold answers up
     try:
@@ -76,9 +85,9 @@ def run(service: Service, keys: Sequence[Key], directory: Path | None = None) ->
 class _Server(uvicorn.Server):
     """Says where it listens, and that it stops."""
 
-    def __init__(self, config: uvicorn.Config, app: Gate) -> None:
+    def __init__(self, config: uvicorn.Config, app: Gate, started: Callable[[str], object]) -> None:
         super().__init__(config)
-        self._gate = app
+        self._gate, self._started = app, started
 
     async def startup(self, sockets: Any = None) -> None:  # noqa: ANN401 (uvicorn's)
         """Listen, and print the address."""
@@ -89,6 +98,7 @@ class _Server(uvicorn.Server):
                 host = f"[{host}]" if ":" in host else host
                 sys.stderr.write(f"serving on http://{host}:{port}\n")
                 sys.stderr.flush()
+                self._started(f"http://{host}:{port}")
 
     async def shutdown(self, sockets: Any = None) -> None:  # noqa: ANN401 (uvicorn's)
         """Refuse further requests, finish those in work."""

@@ -24,6 +24,7 @@ class Sessions:
 
     def __init__(self, keys: Sequence[Key], clock: Callable[[], float] = time.monotonic) -> None:
         self.keys = keys
+        self._word: str | None = None
         self._sessions: TTLCache[str, Key] = TTLCache(MOST, SECONDS, timer=clock)
 
     def begin(self, given: str) -> str | None:
@@ -34,6 +35,19 @@ class Sessions:
         token = secrets.token_urlsafe(32)
         self._sessions[token] = key
         return token
+
+    def begin_once(self, given: str) -> str | None:
+        """The cookie's value for the word of :meth:`word`, which counts once."""
+        if self._word is None or not secrets.compare_digest(given.encode(), self._word.encode()):
+            return None
+        self._word, token = None, secrets.token_urlsafe(32)
+        self._sessions[token] = Key("explorer", "", ("explore",))
+        return token
+
+    def word(self) -> str:
+        """A word that begins one session without a key, for the address that a person opens."""
+        self._word = secrets.token_urlsafe(16)
+        return self._word
 
     def find(self, cookies: str) -> Key | None:
         """The key of a request's cookies."""

@@ -43,25 +43,31 @@ def add_pages(service: Service, sessions: Sessions, run: Path | None) -> APIRout
             segments=names,
         )  # fmt: skip
 
-    @router.get("/login")
-    async def login_page() -> HTMLResponse:
-        return explorer.render("login", wrong=False)
-
-    @router.post("/login")
-    async def login(
-        request: Request, key: Annotated[str, Form(min_length=1, max_length=200)]
-    ) -> Response:
-        token = sessions.begin(key)
-        if token is None:
-            page = explorer.render("login", wrong=True)
-            page.status_code = 403
-            return page
+    def entered(request: Request, token: str) -> Response:
         answer = RedirectResponse("/", 303)
         answer.set_cookie(
             COOKIE, token, httponly=True, samesite="strict",
             secure=request.url.scheme == "https",
         )  # fmt: skip
         return answer
+
+    @router.get("/login")
+    async def login_page(
+        request: Request, word: Annotated[str, Query(max_length=200)] = ""
+    ) -> Response:
+        token = sessions.begin_once(word) if word else None
+        return entered(request, token) if token else explorer.render("login", wrong=bool(word))
+
+    @router.post("/login")
+    async def login(
+        request: Request, key: Annotated[str, Form(min_length=1, max_length=200)]
+    ) -> Response:
+        token = sessions.begin(key)
+        if token is not None:
+            return entered(request, token)
+        page = explorer.render("login", wrong=True)
+        page.status_code = 403
+        return page
 
     @router.get("/random")
     async def random_user(of: Id) -> Response:
