@@ -20,7 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,8 @@ def process(command: list[str], port: int, path: str, log: Path) -> Iterator[sub
             time.sleep(0.1)
         raise SystemExit(f"{' '.join(command)} does not answer:\n{log.read_text()[-2000:]}")
     finally:
-        os.killpg(running.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it ended by itself
+            os.killpg(running.pid, signal.SIGKILL)
         running.wait()
 
 

@@ -3,8 +3,8 @@
 Called as ``plain.py litserve|bentoml CASCADE PORT``.
 """
 
+import os
 import sys
-from typing import Any
 
 import torch
 
@@ -36,26 +36,18 @@ class Crm:
 def litserve(directory: str, port: int) -> None:
     """Serve by LitServe."""
     import litserve as ls  # pyright: ignore[reportMissingImports]
+    from plain_lit import Api
 
-    class Api(ls.LitAPI):
-        def setup(self, device: str) -> None:
-            self.crm = Crm(directory)
-
-        def predict(self, request: dict[str, Any]) -> dict[str, list[float]]:
-            return self.crm.answer(request["user"], request["candidates"])
-
-    server = ls.LitServer(Api(), accelerator="cpu", workers_per_device=1)
+    server = ls.LitServer(Api(directory), accelerator="cpu", workers_per_device=1)
     server.run(host="127.0.0.1", port=port, generate_client_file=False, log_level="error")
 
 
 def bentoml(directory: str, port: int) -> None:
     """Serve by BentoML, whose workers import this file."""
-    import os
-
-    from bentoml.serving import serve_http_production  # pyright: ignore[reportMissingImports]
-
     os.environ["PLAIN_CASCADE"] = directory
-    serve_http_production("plain_bento:Plain", working_dir=sys.path[0], host="127.0.0.1", port=port)
+    command = [sys.executable, "-m", "bentoml", "serve", "plain_bento:Plain"]
+    command += ["--working-dir", sys.path[0], "--host", "127.0.0.1", "--port", str(port)]
+    os.execv(sys.executable, command)
 
 
 if __name__ == "__main__":
