@@ -31,6 +31,7 @@ from serving.llm_server import Server
 
 HERE = Path(__file__).parent / "serving"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "True"}
+DELAYS_S = {"answers": 0.0, "slow": 5.0, "hangs": 1e6}  # a server that is gone has none
 PEERS = ("litserve", "bentoml")
 
 
@@ -155,10 +156,8 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         )  # fmt: skip
         figures["memory_mb"] = {"before": before, "after": memory_mb(pid)}
         print(f"memory at twice the capacity: {before:.0f} MiB, then {memory_mb(pid):.0f} MiB")
-    gone = f"http://127.0.0.1:{free_port()}"
-    urls = {"answers": Server(0.0).url, "slow": Server(5.0).url, "hangs": Server(1e6).url,
-            "gone": gone}  # fmt: skip
-    for name, url in urls.items():
+    for name in given.llm:
+        url = Server(DELAYS_S[name]).url if name in DELAYS_S else f"http://127.0.0.1:{free_port()}"
         with service(cascade, folder, "", "--server", url) as (port, _):
             for share in (0.5, 2.0):
                 found = load(
@@ -192,6 +191,8 @@ def main() -> None:
     options.add_argument("--seconds", type=float, default=20.0, help="of each load")
     options.add_argument("--memory-seconds", type=float, default=600.0, help="at twice the load")
     options.add_argument("--deadline-ms", type=int, default=50)
+    kinds = [*DELAYS_S, "gone"]
+    options.add_argument("--llm", nargs="*", default=kinds, choices=kinds, help="what it does")
     options.add_argument("--candidates", type=int, default=20, help="of each request")
     options.add_argument("--peer-python", default=sys.executable, help="has litserve and bentoml")
     given = parse(options, quick={"seconds": 4.0, "memory_seconds": 10.0})

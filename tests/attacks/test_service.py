@@ -351,7 +351,7 @@ def connect(address):
     return socket.create_connection((host, int(port)), timeout=30)
 
 
-HEAD = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 def test_slow_clients(attack, cascade, tmp_path):
@@ -376,7 +376,7 @@ def test_slow_clients(attack, cascade, tmp_path):
         dripping = threading.Thread(target=drip)
         dripping.start()
         for one in readers:
-            one.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 200)
+            one.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200)
         until, times = time.monotonic() + 2.5, 0
         with httpx.Client(base_url=address, timeout=5) as client:
             while time.monotonic() < until or times < 50:

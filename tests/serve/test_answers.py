@@ -1,6 +1,7 @@
 """What the service answers is what the cascade answers, with the store's events in histories."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import polars as pl
@@ -107,6 +108,24 @@ def test_the_llm_answers_as_the_cascade_does(make_service, run):
             for name in ("p", "p_llm"):
                 wanted, unseen = expected(cascade, user, ITEMS, name)
                 np.testing.assert_allclose(column(found, name)[unseen], wanted[unseen], atol=1e-5)
+
+
+def test_a_model_that_cannot_be_packed_answers_several_requests_at_once(
+    make_service, run, monkeypatch
+):
+    monkeypatch.setattr("corellarec.llm.load.enable_packing", lambda base: False)
+    service = make_service(threshold=-1e9, llm={"tokens_per_batch": 100_000})
+    cascade = asking(Cascade.load(run, device="cpu"))
+    with client_of(service) as client:
+        wait_for_llm(service)
+        assert service.now.llm._states is None
+        with ThreadPoolExecutor(4) as pool:
+            users = ("1", "17", "23", "40")
+            answers = list(pool.map(lambda user: ask(client, user, ITEMS[:10]), users))
+        for user, found in zip(users, answers, strict=True):
+            assert {row["reason"] for row in found["candidates"]} == {"asked"}
+            wanted, unseen = expected(cascade, user, ITEMS[:10], "p_llm")
+            np.testing.assert_allclose(column(found, "p_llm")[unseen], wanted[unseen], atol=1e-4)
 
 
 def test_one_event_costs_the_llm_one_line(make_service):

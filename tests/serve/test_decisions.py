@@ -1,6 +1,7 @@
 """The log of decisions, and what can be told from it."""
 
 import hashlib
+import json
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -9,6 +10,7 @@ import polars as pl
 import pytest
 from services import client_of, wait_for_llm
 
+from command_line import call
 from corellarec.base.errors import DataError
 from corellarec.base.metrics import losses
 from corellarec.serve.decisions import SCHEMA, DecisionLog
@@ -144,7 +146,7 @@ def test_too_few_rows_are_refused():
         gains_of(rows.filter(pl.col("asked")))
 
 
-def test_labels_come_from_later_events(make_service, tmp_path):
+def test_labels_come_from_later_events(make_service, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "log"
     service = make_service(
         threshold=0.0,
@@ -171,6 +173,12 @@ def test_labels_come_from_later_events(make_service, tmp_path):
     assert found.gains.users == 30
     assert found.answered == 1.0
     assert estimate(folder, place) == found
+    code, out, err = call(monkeypatch, capsys, "estimate", folder)
+    assert code == 0, err
+    assert "paired" in out
+    assert "labelled rows of 30 users" in err
+    code, out, _ = call(monkeypatch, capsys, "estimate", folder, "--json")
+    assert json.loads(out)["gains"]["users"] == 30
     late = Store(str(tmp_path / "empty.sqlite"))
     late.close()
     with pytest.raises(DataError, match="too few"):
