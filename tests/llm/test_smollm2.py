@@ -34,7 +34,7 @@ def test_stream_equals_one_prompt_at_a_time(real_log, dtype, tolerance):
     model, tokenizer = load_model("smollm2-135m-instruct", getattr(torch, dtype), CPU)
     layout = build_layout(LlmConfig(), real_log, tokenizer)
     answer_model = AnswerModel(model, layout.answers)
-    rows = real_log.rows_of("test")[:160:16]
+    rows = real_log.rows_of("test")[:96:16]
     samples = real_log.samples(rows)
     together = LlmScorer(answer_model, layout, 4096).logits(samples)
     alone = torch.empty(len(rows))
