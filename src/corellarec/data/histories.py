@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from corellarec.data.log import Log
+from corellarec.data.log import Log, Samples
 
 
 @dataclass(frozen=True)
@@ -78,3 +78,33 @@ def over(log: Log, histories: Sequence[History]) -> Log:
     if "statistics" in vars(log):
         vars(found)["statistics"] = log.statistics.over(found)
     return found
+
+
+def candidates_over(
+    log: Log,
+    users: Sequence[int],
+    histories: Sequence[History],
+    items: Sequence[NDArray[np.int64]],
+) -> tuple[Log, Samples]:
+    """Candidates of several users, each after a history of its own.
+
+    Args:
+        log: Users and items.
+        users: Numbers in the user table, -1 for one who is not in it.
+        histories: Of each.
+        items: Item numbers of the candidates of each.
+
+    Returns:
+        The log over these histories, and all candidates as samples, one user's after another's.
+    """
+    lengths = np.array([len(one) for one in histories], dtype=np.int64)
+    counts = torch.tensor([len(one) for one in items])
+    ends = torch.from_numpy(lengths.cumsum())
+    samples = Samples(
+        torch.tensor(users).repeat_interleave(counts),
+        torch.from_numpy(np.concatenate(items)),
+        (ends - torch.from_numpy(lengths)).repeat_interleave(counts),
+        ends.repeat_interleave(counts),
+        torch.full((int(counts.sum()),), -1),
+    )
+    return over(log, histories), samples

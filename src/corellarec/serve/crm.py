@@ -16,8 +16,7 @@ from corellarec.cascade.budget import Mask
 from corellarec.cascade.policy import Known, known
 from corellarec.crm.batch import Reader
 from corellarec.crm.score import crm_logits
-from corellarec.data.histories import over
-from corellarec.data.log import Samples
+from corellarec.data.histories import candidates_over
 from corellarec.serve.histories import Histories, UserHistory
 from corellarec.serve.model import ServedModel
 from corellarec.serve.pace import OverloadedError
@@ -104,26 +103,17 @@ def score(
         users: Their histories.
         items: Item numbers of the candidates of each.
     """
-    lengths = np.array([len(user.history) for user in users])
-    counts = torch.tensor([len(one) for one in items])
-    ends = torch.from_numpy(lengths.cumsum())
-    view = over(model.log, [user.history for user in users])
-    samples = Samples(
-        torch.tensor([user.number for user in users]).repeat_interleave(counts),
-        torch.from_numpy(np.concatenate(items)),
-        (ends - torch.from_numpy(lengths)).repeat_interleave(counts),
-        ends.repeat_interleave(counts),
-        torch.full((int(counts.sum()),), -1),
-    )
+    numbers, histories = [one.number for one in users], [one.history for one in users]
+    view, samples = candidates_over(model.log, numbers, histories, items)
     logit = crm_logits(model.crm, reader.over(view), samples).double().numpy()
     facts = known(view, samples, logit, model.recipe.crm.history_length)
     router = model.router
     p_crm, value, above = sigmoid(router.crm(logit)), router.value(facts), router.above(facts)
     found, start = [], 0
-    for user, count in zip(users, counts.tolist(), strict=True):
-        part = slice(start, start + count)
+    for user, own in zip(users, items, strict=True):
+        part = slice(start, start + len(own))
         found.append(Scored(user, facts[part], p_crm[part], value[part], above[part]))
-        start += count
+        start += len(own)
     return found
 
 

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from corellarec.base.errors import ModelError
 from corellarec.base.metrics import Floats
-from corellarec.data.histories import history_of, over
-from corellarec.data.log import Samples
+from corellarec.data.histories import candidates_over, history_of
 from corellarec.llm.layout import Layout, StreamLayout
 from corellarec.llm.remote import RemoteScorer
 from corellarec.llm.score import LlmScorer, Scorer
@@ -30,6 +29,7 @@ from corellarec.serve.settings import LlmSettings
 Refusal = Literal["late", "breaker", "queue_full", "llm_not_ready"]
 FIRST_GUESS = 200  # tokens for a row, before any was scored
 SMOOTHING = 0.3  # weight of the newest call in mean times
+WARM_UP_ROWS = 20
 WARM_UP_S = 30.0  # for a server to answer first
 STUCK_S = 1.0  # a call in hand for longer holds further ones back
 HALF_LIFE_S = 20.0  # in which a time that was not measured again counts half
@@ -227,11 +227,12 @@ class LlmThread:
         self._made = scorer
 
     def _warm_up(self) -> None:
-        """Score a row: the first call takes longer than those that requests wait for."""
+        """Score as for a request, twice: how long the second takes is the first expectation."""
         log = self._model.log
-        user = UserHistory(-1, history_of(log, 0)[:0], np.zeros(0, np.int32))
+        user = UserHistory(0, history_of(log, 0), np.zeros(0, np.int32))
+        items = np.arange(min(WARM_UP_ROWS, log.items.height))
         for _ in range(2):
-            work = LlmWork(self._model, None, user, np.zeros(1, np.int64))
+            work = LlmWork(self._model, None, user, items)
             begun = time.monotonic()
             try:
                 _, tokens = self._logits([work])
@@ -272,6 +273,7 @@ class LlmThread:
                 self._finish(waiting, *self._logits(waiting), begun)
             except Exception as error:  # the server's, a wrong answer, memory: the CRM answers
                 self.breaker.failed()
+                self.error = f"{type(error).__name__}: {error}"
                 for ask in waiting:
                     ask.finish(error)
         self._begun = None
@@ -287,6 +289,7 @@ class LlmThread:
             ask.finish(logits[start : start + len(ask.items)])
             start += len(ask.items)
             in_time |= ask.deadline > now
+        self.error = None
         if in_time:
             self.breaker.succeeded()
         else:
@@ -301,17 +304,13 @@ class LlmThread:
         if self._states is not None:
             (ask,) = asks
             return self._from_state(self._states, ask)
-        counts = torch.tensor([len(ask.items) for ask in asks])
-        lengths = np.array([len(ask.user.history) for ask in asks])
-        ends = torch.from_numpy(lengths.cumsum())
-        samples = Samples(
-            torch.tensor([ask.user.number for ask in asks]).repeat_interleave(counts),
-            torch.from_numpy(np.concatenate([ask.items for ask in asks])),
-            (ends - torch.from_numpy(lengths)).repeat_interleave(counts),
-            ends.repeat_interleave(counts),
-            torch.full((int(counts.sum()),), -1),
+        users = [ask.user for ask in asks]
+        view, samples = candidates_over(
+            self._model.log,
+            [user.number for user in users],
+            [user.history for user in users],
+            [ask.items for ask in asks],
         )
-        view = over(self._model.log, [ask.user.history for ask in asks])
         scorer = self._made
         if self._layout is not None:
             scorer = copy.copy(scorer)

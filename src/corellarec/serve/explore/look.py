@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from corellarec.base.metrics import Floats, sigmoid
 from corellarec.crm.batch import Reader
 from corellarec.crm.score import crm_logits
-from corellarec.data.histories import History, over
+from corellarec.data.histories import History, candidates_over, over
 from corellarec.data.log import Samples
 from corellarec.llm.layout import Layout
 from corellarec.serve.crm import score
@@ -154,15 +154,8 @@ class Read:
 
 def what_is_read(model: ServedModel, layout: Layout, user: UserHistory, item: int) -> Read:
     """The language model's text for one candidate."""
-    length = len(user.history)
-    samples = Samples(
-        torch.tensor([user.number]),
-        torch.tensor([item]),
-        torch.tensor([0]),
-        torch.tensor([length]),
-        torch.tensor([-1]),
-    )
-    (sequence,) = layout.over(over(model.log, [user.history])).encode(samples)
+    view, samples = candidates_over(model.log, [user.number], [user.history], [np.array([item])])
+    (sequence,) = layout.over(view).encode(samples)
     ids = sequence.whole().ids[: int(sequence.whole().places[0]) + 1]
     tokenizer = layout.text.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
     no, yes = (tokenizer.decode([one]) for one in layout.answers)
