@@ -11,6 +11,7 @@ they are installed for the interpreter ``--peer-python``.
 import argparse
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -31,7 +33,7 @@ from serving.llm_server import Server
 
 HERE = Path(__file__).parent / "serving"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "True"}
-DELAYS_S = {"answers": 0.0, "slow": 5.0, "hangs": 1e6}  # a server that is gone has none
+DELAYS_S = {"answers": 0.0, "slow": 5.0, "hangs": 1e6, "killed": 0.0}
 PEERS = ("litserve", "bentoml")
 
 
@@ -116,6 +118,13 @@ def load(port: int, facts: str, seconds: float, **options: object) -> dict[str, 
     return json.loads(done.stdout)
 
 
+def rows_by_reason(port: int) -> Counter[str]:
+    """Rows answered so far, by the reason in the service's metrics."""
+    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+    found = re.findall(r'^corellarec_rows_total\{reason="(\w+)".*\} ([\d.e+]+)$', text, re.M)
+    return Counter({reason: int(float(rows)) for reason, rows in found})
+
+
 def memory_mb(pid: int) -> float:
     """Memory that a process holds now, MiB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -157,19 +166,20 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         figures["memory_mb"] = {"before": before, "after": memory_mb(pid)}
         print(f"memory at twice the capacity: {before:.0f} MiB, then {memory_mb(pid):.0f} MiB")
     for name in given.llm:
-        url = Server(DELAYS_S[name]).url if name in DELAYS_S else f"http://127.0.0.1:{free_port()}"
-        with service(cascade, folder, "", "--server", url) as (port, _):
-            for share in (0.5, 2.0):
+        llm = Server(DELAYS_S[name])
+        with service(cascade, folder, "", "--server", llm.url) as (port, _):
+            if name == "killed":
+                llm.end()
+            for share in (0.5, 1.0, 2.0):
+                before = rows_by_reason(port)
                 found = load(
                     port, facts, seconds, rate=share * capacity, connections=200,
                     deadline_ms=given.deadline_ms,
                 )  # fmt: skip
+                found["rows"] = dict(rows_by_reason(port) - before)
                 show(f"LLM {name}, {share:g} x capacity", found)
+                print(f"    rows: {found['rows']}")
                 figures["llm"][f"{name} {share:g}"] = found
-            text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
-            rows = [x for x in text.splitlines() if x.startswith("corellarec_rows_total")]
-            figures["llm"][f"{name} rows"] = rows
-            print("   ", "; ".join(x.split("{")[1] for x in rows))
     for name in PEERS:
         installed = subprocess.run([given.peer_python, "-c", f"import {name}"], check=False,
                                    capture_output=True)  # fmt: skip
@@ -191,8 +201,9 @@ def main() -> None:
     options.add_argument("--seconds", type=float, default=20.0, help="of each load")
     options.add_argument("--memory-seconds", type=float, default=600.0, help="at twice the load")
     options.add_argument("--deadline-ms", type=int, default=50)
-    kinds = [*DELAYS_S, "gone"]
-    options.add_argument("--llm", nargs="*", default=kinds, choices=kinds, help="what it does")
+    options.add_argument(
+        "--llm", nargs="*", default=list(DELAYS_S), choices=DELAYS_S, help="what it does"
+    )
     options.add_argument("--candidates", type=int, default=20, help="of each request")
     options.add_argument("--peer-python", default=sys.executable, help="has litserve and bentoml")
     given = parse(options, quick={"seconds": 4.0, "memory_seconds": 10.0})

@@ -19,7 +19,7 @@ SIZES = {
     "crm_zoo": ["--models", "lr,dcnv2"],
     **dict.fromkeys(LLM, ["--rows", "40", "--peer-rows", "16", "--rounds", "1"]),
     "prepare": ["--rows", "4000", "--slice", "2000", "--rounds", "1"],
-    "serve": ["--seconds", "0.5", "--memory-seconds", "0.5", "--llm", "gone"],
+    "serve": ["--seconds", "0.5", "--memory-seconds", "0.5", "--llm", "killed"],
     "estimate": ["--simulations", "3", "--explored", "0.3"],
     "second_crm": ["--set", "stage1.epochs=1", "--set", "stage3.rows=60",
                    "--set", "stage3.validation_rows=60", "--set", "cascade.validation_rows=100",
