@@ -169,6 +169,19 @@ def test_observed_events_change_the_answers_and_are_saved(cascade, tmp_path):
     assert early == before
 
 
+def test_new_users_have_their_features(cascade):
+    users = pl.DataFrame({"id": ["fresh", "1"], "gender": ["F", "M"], "age": [31, 90]})
+    old = cascade.log.users.filter(id="1")
+    pair = {"user": ["fresh"], "item": ["3"]}
+    before = cascade.predict(pair)["p_crm"].item()
+    assert cascade.add_users(users) == 1
+    assert cascade.add_users(users) == 0
+    assert cascade.predict(pair)["p_crm"].item() != before
+    assert cascade.log.users.filter(id="1").equals(old)
+    with pytest.raises(cr.DataError, match="no column 'id'"):
+        cascade.add_users(pl.DataFrame({"age": [3]}))
+
+
 def test_new_items_are_scored_by_title_and_features(cascade):
     with pytest.raises(cr.DataError, match="row 1: item 'fresh' is not known"):
         cascade.predict({"user": ["1"], "item": ["fresh"]})

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -303,14 +304,7 @@ class Cascade:
         Raises:
             DataError: If there are no ids or titles.
         """
-        table = as_frame(items, "items", ("title",))
-        with self._log_lock:
-            log, _ = self._state
-            new = read_new(log.items, table, "items")
-            features = log.features
-            more = append(log.items, new, features.item, features.item_values)
-            self._replace(log.extended(log.rows.clear(), log.users, more))
-            return new.height
+        return self._add("items", as_frame(items, "items", ("title",)))
 
     def add_users(self, users: Table) -> int:
         """Add users that the log does not know, with their features.
@@ -326,16 +320,20 @@ class Cascade:
         Raises:
             DataError: If there are no ids, or a feature cannot be of the type of the log's.
         """
-        table = as_frame(users, "users")
-        with self._log_lock:
-            log, _ = self._state
-            new = read_new(log.users, table, "users")
-            features = log.features
-            more = append(log.users, new, features.user, features.user_values)
-            self._replace(log.extended(log.rows.clear(), more, log.items))
-            return new.height
+        return self._add("users", as_frame(users, "users"))
 
     # Parts of the above.
+
+    def _add(self, kind: Literal["items", "users"], table: pl.DataFrame) -> int:
+        with self._log_lock:
+            log, _ = self._state
+            entities, features = {"items": log.items, "users": log.users}, log.features
+            coded = features.item if kind == "items" else features.user
+            values = features.item_values if kind == "items" else features.user_values
+            new = read_new(entities[kind], table, kind)
+            entities[kind] = append(entities[kind], new, coded, values)
+            self._replace(log.extended(log.rows.clear(), entities["users"], entities["items"]))
+            return new.height
 
     def _replace(self, log: Log) -> int:
         self._state = log, build_reader(self.recipe.crm, log, self.models.device)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -182,22 +183,22 @@ async def route(
     if log:
         log.add(
             Decided(
-                asked.request_id,
-                datetime.now(UTC),
-                asked.user,
-                now.model.version,
-                asked.ids,
-                scored.p_crm,
-                scored.value,
-                p,
-                p_llm,
-                wanted,
-                scored.above,
-                router.rule.threshold,
-                credit,
-                granted == len(rows),
-                reasons,
-                1000 * (time.monotonic() - begun),
+                request_id=asked.request_id,
+                time=datetime.now(UTC),
+                user=asked.user,
+                model=now.model.version,
+                items=asked.ids,
+                p_crm=scored.p_crm,
+                value=scored.value,
+                p=p,
+                p_llm=p_llm,
+                asked=wanted,
+                above=scored.above,
+                threshold=router.rule.threshold,
+                credit=credit,
+                eligible=granted == len(rows),
+                reasons=reasons,
+                milliseconds=1000 * (time.monotonic() - begun),
             )
         )
     return Answer(scored, p, p_llm, reasons)
@@ -218,7 +219,6 @@ def write(
     candidates = []
     for row, (item, reason) in enumerate(zip(ids, found.reasons, strict=True)):
         source = answer if reason == "asked" else "crm"
-        service.metrics.rows.labels(source, reason).inc()
         explanation = None
         if explained:
             explanation = Explanation.model_construct(
@@ -238,6 +238,9 @@ def write(
                 explanation=explanation,
             )
         )
+    for reason, rows in Counter(found.reasons).items():
+        source = answer if reason == "asked" else "crm"
+        service.metrics.rows.labels(source, reason).inc(rows)
     return ScoreAnswer.model_construct(
         candidates=candidates,
         degraded=found.degraded,

@@ -18,8 +18,8 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from corellarec.serve.keys import SCOPES, find_key
 from corellarec.serve.keys import Scope as KeyScope
-from corellarec.serve.keys import find_key
 from corellarec.serve.metrics import Metrics
 from corellarec.serve.problems import FAULT, MEDIA_TYPE, ProblemError, problem_json, retry_after
 from corellarec.serve.sessions import Sessions
@@ -117,7 +117,7 @@ class Gate:
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         state = scope.setdefault("state", {})
-        state.update(received=received, request_id=request_id, scopes=("score", "events", "admin"))
+        state.update(received=received, request_id=request_id, scopes=SCOPES)
         status, begun = 500, False
 
         async def answer(message: Message) -> None:

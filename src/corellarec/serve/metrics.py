@@ -34,6 +34,11 @@ class Metrics:
         self.budget_credit = Gauge(
             "corellarec_budget_credit", "Rows that may be asked about now.", registry=of
         )
+        self.budget_share = Gauge(
+            "corellarec_budget_share",
+            "Share of the rows that the budget allows; 0 where it counts rows a second.",
+            registry=of,
+        )
         self.queue_depth = Gauge(
             "corellarec_queue_depth", "What waits: the CRM's rows, the language model's tokens.",
             ["queue"], registry=of,

@@ -152,6 +152,7 @@ class Service:
         """All metrics, as they are now."""
         of, llm = self.metrics, self.now.llm
         of.budget_credit.set(self.bucket.level)
+        of.budget_share.set(0.0 if self.bucket.rows_per_s else self.bucket.share)
         of.queue_depth.labels("crm").set(self.crm.rows_waiting)
         of.queue_depth.labels("llm").set(llm.tokens_waiting if llm else 0)
         of.breaker_open.set(bool(llm and llm.held_back))
