@@ -169,7 +169,8 @@ def test_observed_events_change_the_answers_and_are_saved(cascade, tmp_path):
     assert early == before
 
 
-def test_new_users_have_their_features(cascade):
+def test_new_users_have_their_features(finished):
+    cascade = cr.Cascade.load(finished[0], device="cpu")
     users = pl.DataFrame({"id": ["fresh", "1"], "gender": ["F", "M"], "age": [31, 90]})
     old = cascade.log.users.filter(id="1")
     pair = {"user": ["fresh"], "item": ["3"]}

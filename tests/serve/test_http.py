@@ -616,6 +616,7 @@ METRICS = {
     "corellarec_llm_calls": "counter",
     "corellarec_llm_tokens": "counter",
     "corellarec_budget_credit": "gauge",
+    "corellarec_budget_share": "gauge",
     "corellarec_queue_depth": "gauge",
     "corellarec_batch_rows": "histogram",
     "corellarec_breaker_open": "gauge",
