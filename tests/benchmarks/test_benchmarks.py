@@ -20,6 +20,7 @@ SIZES = {
     **dict.fromkeys(LLM, ["--rows", "40", "--peer-rows", "16", "--rounds", "1"]),
     "prepare": ["--rows", "4000", "--slice", "2000", "--rounds", "1"],
     "serve": ["--seconds", "0.5", "--memory-seconds", "0.5", "--llm", "killed"],
+    "serve_replay": ["--rows", "8"],
     "estimate": ["--simulations", "3", "--explored", "0.3"],
     "second_crm": ["--set", "stage1.epochs=1", "--set", "stage3.rows=60",
                    "--set", "stage3.validation_rows=60", "--set", "cascade.validation_rows=100",
@@ -36,6 +37,7 @@ KEYS = {
     "llm_candidates": {"unit", "ways", "gemm_flops", "extend_ms", "state_mb"},
     "prepare": {"full", "ours", "pandas", "ratio_with_histories"},
     "serve": {"rows_per_s", "half", "full", "twice", "llm", "memory_mb", "peers", "deadline_ms"},
+    "serve_replay": {"rows", "largest"},
     "estimate": {"truth", "held", "width"},
     "second_crm": {"rows", "blends"},
     "window_reader": {"window_ms", "whole_ms", "fuxictr_ms", "fuxictr_disk_mb"},
@@ -66,6 +68,7 @@ def outputs(movielens, tiny_llm, finished, tmp_path_factory):
         "crm_time_to_auc": data,
         "crm_zoo": [*data, "--out", folder / "zoo"],
         "serve": ["--run", finished[0]],
+        "serve_replay": ["--run", finished[0]],
         "estimate": ["--run", finished[0]],
         "second_crm": [*data, *(part for setting in (
             f"llm.model={tiny_llm}", "llm.dtype=float32", "llm.history_length=5", "llm.window=20",
@@ -124,6 +127,13 @@ def test_the_ratio_names_the_peer(name, printed):
     assert math.isfinite(found["ratio"])
     assert found["ratio"] > 0
     assert PEERS[name] in found["ratio_of"]
+
+
+def test_the_service_answers_as_predict_does(printed):
+    _, found = printed("serve_replay")
+    assert found["rows"] == 8
+    assert found["largest"]["p"] < 1e-5
+    assert found["largest"]["p_crm"] < 1e-6
 
 
 def test_a_benchmark_without_a_peer_has_no_ratio(printed):
