@@ -1,7 +1,10 @@
 """What the service answers is what the cascade answers, with the store's events in histories."""
 
+import asyncio
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -10,7 +13,7 @@ from services import asking, client_of, wait_for_llm
 
 from corellarec.cascade.cascade import Cascade
 from corellarec.serve.lineup import InService, Lineup
-from corellarec.serve.llm import LlmThread
+from corellarec.serve.llm import LlmAsk, LlmThread
 
 
 def ask(client, user, items, **more):
@@ -126,6 +129,74 @@ def test_a_model_that_cannot_be_packed_answers_several_requests_at_once(
             assert {row["reason"] for row in found["candidates"]} == {"asked"}
             wanted, unseen = expected(cascade, user, ITEMS[:10], "p_llm")
             np.testing.assert_allclose(column(found, "p_llm")[unseen], wanted[unseen], atol=1e-4)
+
+
+def waiting_asks(service, users, held):
+    """Asks of a held language model that wait, one for each user, and their answers."""
+    llm, model = service.now.llm, service.now.model
+
+    async def ask_all():
+        asks = [
+            LlmAsk(model, user, service.histories.of(model, user), np.arange(3) + place,
+                   time.monotonic() + 20)
+            for place, user in enumerate(users)
+        ]  # fmt: skip
+        assert [llm.submit(one) for one in asks] == [None] * len(asks)
+        held(llm)
+        return await asyncio.gather(*(one.future for one in asks))
+
+    return asyncio.run(ask_all())
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Holds the language model's first call until it is let go on."""
+    go_on, batches = threading.Event(), []
+
+    def hold(service):
+        llm = service.now.llm
+        own = llm._logits
+
+        def logits(asks):
+            batches.append([one.key for one in asks])
+            assert go_on.wait(20)
+            return own(asks)
+
+        monkeypatch.setattr(llm, "_logits", logits)
+
+    yield SimpleNamespace(hold=hold, go_on=go_on, batches=batches)
+    go_on.set()
+
+
+def test_several_requests_of_one_user_are_answered_in_one_batch(make_service, held, monkeypatch):
+    monkeypatch.setattr("corellarec.llm.load.enable_packing", lambda base: False)
+    service = make_service(threshold=-1e9, llm={"tokens_per_batch": 100_000})
+    wait_for_llm(service)
+    held.hold(service)
+    found = waiting_asks(service, ["1", "17", "17", "17"], lambda llm: held.go_on.set())
+    assert [len(one) for one in found] == [3] * 4  # logits, no error
+    assert [key for batch in held.batches for key in batch] == ["1", "17", "17", "17"]
+    assert service.now.llm._thread.is_alive()
+
+
+def test_what_waits_about_an_erased_user_is_not_asked(make_service, held):
+    service = make_service(threshold=-1e9)
+    wait_for_llm(service)
+    held.hold(service)
+
+    def erase(llm):
+        while not held.batches:
+            time.sleep(0.01)
+        llm.forget("17")
+        held.go_on.set()
+
+    first, gone, last = waiting_asks(service, ["1", "17", "23"], erase)
+    assert gone is None
+    assert [len(one) for one in (first, last)] == [3, 3]
+    assert held.batches == [["1"], ["23"]]
+    assert "17" not in service.now.llm._states.states
+    service.now.llm.close(20)
+    assert service.now.llm.tokens_waiting == 0
 
 
 def test_one_event_costs_the_llm_one_line(make_service):

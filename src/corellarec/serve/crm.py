@@ -24,7 +24,7 @@ from corellarec.serve.pace import OverloadedError
 SMOOTHING = 0.2  # weight of the newest batch in the mean time for a row
 
 
-@dataclass
+@dataclass(eq=False)
 class Ask:
     """Candidates of one user that are to be scored.
 

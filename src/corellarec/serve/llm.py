@@ -35,7 +35,7 @@ STUCK_S = 1.0  # a call in hand for longer holds further ones back
 HALF_LIFE_S = 20.0  # in which a time that was not measured again counts half
 
 
-@dataclass
+@dataclass(eq=False)  # arrays have no one truth
 class LlmWork:
     """Rows to score.
 
@@ -54,7 +54,7 @@ class LlmWork:
     deadline: float = math.inf
 
 
-@dataclass
+@dataclass(eq=False)
 class LlmAsk(LlmWork):
     """Rows that a request waits for.
 
@@ -162,9 +162,13 @@ class LlmThread:
             self._wake.notify()
 
     def forget(self, user: str) -> None:
-        """Drop a user's state."""
+        """Drop a user's state, and the waiting asks that would bring it back."""
         with self._wake:
             self._forgotten.append(user)
+            for ask in [ask for ask in self._asks if ask.key == user]:
+                self._asks.remove(ask)
+                self.tokens_waiting -= ask.tokens
+                self._skip(ask)
             self._wake.notify()
 
     def close(self, wait_s: float) -> None:
@@ -266,8 +270,7 @@ class LlmThread:
         waiting = [ask for ask in asks if ask.deadline > begun and not ask.future.done()]
         for ask in asks:
             if ask not in waiting:
-                ask.finish(None)
-                self._count("unasked", len(ask.items))  # no call was made
+                self._skip(ask)
         if waiting:
             try:
                 self._finish(waiting, *self._logits(waiting), begun)
@@ -279,6 +282,11 @@ class LlmThread:
         self._begun = None
         with self._wake:
             self.tokens_waiting -= sum(ask.tokens for ask in asks)
+
+    def _skip(self, ask: LlmAsk) -> None:
+        """Leave an ask's rows to the CRM; no call was made for them."""
+        ask.finish(None)
+        self._count("unasked", len(ask.items))
 
     def _finish(self, asks: Sequence[LlmAsk], logits: Floats, tokens: float, begun: float) -> None:
         if len(logits) != sum(len(ask.items) for ask in asks) or not np.isfinite(logits).all():
