@@ -1,8 +1,8 @@
 """Latency and throughput of the service: 20 candidates of one user a request, two cores in all.
 
 The load comes from a process of its own over loopback. With the language model off, at half, full
-and twice the capacity; then with a server in the language model's place that answers, is slow
-(5 s), hangs, or is gone. Beside it LitServe and BentoML serve the same CRM and nothing else, if
+and twice the capacity; then also at a tenth, with a server in the language model's place that
+answers, is slow (5 s), hangs, or is killed. Beside it LitServe and BentoML serve the same CRM and nothing else, if
 they are installed for the interpreter ``--peer-python``.
 
     python -m venv peers && peers/bin/pip install litserve bentoml   # and corellarec
@@ -35,6 +35,7 @@ HERE = Path(__file__).parent / "serving"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "True"}
 DELAYS_S = {"answers": 0.0, "slow": 5.0, "hangs": 1e6, "killed": 0.0}
 PEERS = ("litserve", "bentoml")
+LLM_LOADS = (0.1, 0.5, 1.0, 2.0)  # of the capacity without it
 
 
 def asking(run: Path, directory: Path) -> Path:
@@ -170,7 +171,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         with service(cascade, folder, "", "--server", llm.url) as (port, _):
             if name == "killed":
                 llm.end()
-            for share in (0.5, 1.0, 2.0):
+            for share in LLM_LOADS:
                 before = rows_by_reason(port)
                 found = load(
                     port, facts, seconds, rate=share * capacity, connections=200,

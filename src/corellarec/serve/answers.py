@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corellarec.base.metrics import Floats, sigmoid
-from corellarec.serve.crm import Scored
+from corellarec.serve.crm import OverloadedError, Scored
 from corellarec.serve.decisions import Decided
 from corellarec.serve.intake import put
 from corellarec.serve.lineup import InService
 from corellarec.serve.llm import LlmAsk, LlmThread
 from corellarec.serve.model import ServedModel
-from corellarec.serve.pace import OverloadedError
 from corellarec.serve.problems import ProblemError, retry_after
 from corellarec.serve.requests import (
     MARGIN_S,
@@ -97,7 +96,7 @@ async def score(
             422, f"candidates: at most {limits.max_candidates}, found {len(body.candidates)}"
         )
     deadline = deadline_of(service, received, body.deadline_ms, limits.deadline_ms)
-    with in_time(service, deadline):
+    with in_time():
         return await _score(service, body, request_id, deadline, may_add=may_add)
 
 
@@ -119,15 +118,14 @@ async def _score(
 
 
 @contextmanager
-def in_time(service: Service, deadline: float) -> Iterator[None]:
-    """A request that is answered before its deadline, or told at once that it cannot be.
+def in_time() -> Iterator[None]:
+    """A request that is answered before its deadline, or told that it cannot be.
 
     Raises:
         ProblemError: If it cannot.
     """
     try:
-        with service.pace.request(deadline):
-            yield
+        yield
     except (OverloadedError, TimeoutError) as error:
         wait = error.wait_s if isinstance(error, OverloadedError) else 1.0
         raise ProblemError(
@@ -271,8 +269,7 @@ async def _ask_llm(service: Service, llm: LlmThread, ask: LlmAsk) -> tuple[Reaso
     if refusal is not None:
         service.bucket.give_back(len(ask.items))
         return refusal, None
-    with service.pace.waiting():
-        await asyncio.wait([ask.future], timeout=max(0.0, ask.deadline - time.monotonic()))
+    await asyncio.wait([ask.future], timeout=max(0.0, ask.deadline - time.monotonic()))
     if not ask.future.done():
         ask.future.cancel()
         return "late", None

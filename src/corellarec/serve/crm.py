@@ -19,9 +19,20 @@ from corellarec.crm.score import crm_logits
 from corellarec.data.histories import candidates_over
 from corellarec.serve.histories import Histories, UserHistory
 from corellarec.serve.model import ServedModel
-from corellarec.serve.pace import OverloadedError
 
 SMOOTHING = 0.2  # weight of the newest batch in the mean time for a row
+
+
+class OverloadedError(Exception):
+    """The answer would come after its deadline.
+
+    Args:
+        wait_s: Seconds after which it is worth asking again.
+    """
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(wait_s)
+        self.wait_s = wait_s
 
 
 @dataclass(eq=False)

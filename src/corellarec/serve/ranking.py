@@ -32,7 +32,7 @@ async def recommend(
     """
     default = service.config.answer.recommend_deadline_ms
     deadline = deadline_of(service, received, body.deadline_ms, default)
-    with in_time(service, deadline):
+    with in_time():
         return await _recommend(service, body, request_id, deadline)
 
 

@@ -18,7 +18,6 @@ from corellarec.serve.lineup import InService, Lineup, Load, Mode
 from corellarec.serve.llm import LlmThread
 from corellarec.serve.metrics import Metrics
 from corellarec.serve.model import ServedModel
-from corellarec.serve.pace import Pace
 from corellarec.serve.schemas import ModelAnswer
 from corellarec.serve.settings import ServeConfig
 from corellarec.serve.store import Store, StoreError
@@ -54,7 +53,7 @@ class Service:
             float(budget.burst if (credit := store.fact(CREDIT)) is None else credit),
         )
         self.tracing = Tracing.from_environment()
-        self.pace, self.shadow_tasks = Pace(), set[asyncio.Task[None]]()
+        self.shadow_tasks = set[asyncio.Task[None]]()
         self.decisions: DecisionLog | None = None
         if config.decisions.directory is not None:
             place = "" if store.is_postgres else str(Path(store.place).resolve())

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 import numpy as np
 
 from corellarec.base.metrics import Floats
+from corellarec.serve.crm import OverloadedError
 from corellarec.serve.decisions import Decided
 from corellarec.serve.lineup import InService
-from corellarec.serve.pace import OverloadedError
 from corellarec.serve.problems import ProblemError
 from corellarec.serve.requests import Asked, ask_crm, inline_history, numbers_of
 from corellarec.serve.schemas import PastEvent
