@@ -205,7 +205,12 @@ class Breaking(RuleBasedStateMachine):
         self.breaker.failed()
         self.in_a_row += 1
         if self.in_a_row >= self.failures:
-            self.held_until = self.clock.now + self.pause_s
+            self.held_until = self.clock.now + self.pause
+
+    @property
+    def pause(self):
+        """A sixteenth first, twice as long after each further failure."""
+        return min(self.pause_s, self.pause_s / 16 * 2 ** (self.in_a_row - self.failures))
 
     @rule()
     def succeed(self):
@@ -222,7 +227,7 @@ class Breaking(RuleBasedStateMachine):
         allowed = self.clock.now >= self.held_until
         assert self.breaker.allows() == allowed
         if allowed:  # one trial, until it ends or another pause is over
-            self.held_until = self.clock.now + self.pause_s
+            self.held_until = self.clock.now + self.pause
             assert not self.breaker.allows()
 
 
@@ -231,17 +236,18 @@ TestBreaking = Breaking.TestCase
 
 def test_a_trial_closes_the_breaker_or_opens_it_again():
     clock = Clock()
-    breaker = Breaker(2, 10.0, clock)
+    breaker = Breaker(2, 16.0, clock)
     breaker.failed()
     assert breaker.allows()
     breaker.failed()
     assert not breaker.allows()
-    clock.now += 10
-    assert [breaker.allows() for _ in range(3)] == [True, False, False]
-    breaker.failed()
-    clock.now += 9.9
-    assert not breaker.allows()
-    clock.now += 0.2
+    for pause in (1, 2, 4, 8, 16, 16):
+        clock.now += pause - 0.1
+        assert not breaker.allows()
+        clock.now += 0.2
+        assert [breaker.allows() for _ in range(3)] == [True, False, False]
+        breaker.failed()
+    clock.now += 16
     assert breaker.allows()
     breaker.succeeded()
     assert all(breaker.allows() for _ in range(5))

@@ -16,7 +16,7 @@ from corellarec.serve.schemas import PastEvent
 from corellarec.serve.service import Service
 from corellarec.serve.store import Event
 
-MARGIN_S = 0.005  # for the answer to be written before its deadline
+MARGIN_S = 0.008  # for the answer to be written before its deadline
 
 
 @dataclass(frozen=True)
