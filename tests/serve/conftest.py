@@ -1,5 +1,7 @@
 """The tiny run, and services over it."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,19 @@ def make_service(run, tmp_path):
     for service in made:
         if service.store._thread.is_alive():
             service.close()
+
+
+@pytest.fixture(scope="session")
+def other(run, tmp_path_factory):
+    """Another cascade: the CRM's calibration is shifted."""
+    cascade = Cascade.load(run, device="cpu")
+    router = cascade.router
+    cascade.router = replace(router, crm=replace(router.crm, bias=router.crm.bias + 0.7))
+    directory = tmp_path_factory.mktemp("other") / "cascade"
+    cascade.save(directory)
+    return directory
+
+
+@pytest.fixture
+def load():
+    return partial(ServedModel.load, device="cpu", trust=None, llm=None, server={})

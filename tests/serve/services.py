@@ -19,12 +19,16 @@ from corellarec.serve.service import Service
 
 
 def asking(cascade: Cascade, threshold: float = -1e9) -> Cascade:
-    """The cascade with a verdict that routing helps, and a threshold of its own."""
+    """The cascade with a threshold of its own, and a router that asks and believes the LLM."""
     router = cascade.router
     rule = replace(
         router.rule, threshold=threshold, verdict=replace(router.rule.verdict, helps=True)
     )
-    cascade.router = replace(router, rules={**router.rules, router.policy: rule}, hard=False)
+    # The tiny LLM knows nothing, and its fitted calibration says the same of every row.
+    llm = replace(router.llm, weights=(1.0,))
+    cascade.router = replace(
+        router, llm=llm, rules={**router.rules, router.policy: rule}, hard=False
+    )
     return cascade
 
 

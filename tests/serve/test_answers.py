@@ -12,8 +12,9 @@ import pytest
 from services import asking, client_of, wait_for_llm
 
 from corellarec.cascade.cascade import Cascade
+from corellarec.serve.asks import LlmAsk
 from corellarec.serve.lineup import InService, Lineup
-from corellarec.serve.llm import LlmAsk, LlmThread
+from corellarec.serve.llm import LlmThread
 
 
 def ask(client, user, items, **more):

@@ -620,6 +620,7 @@ METRICS = {
     "corellarec_queue_depth": "gauge",
     "corellarec_batch_rows": "histogram",
     "corellarec_breaker_open": "gauge",
+    "corellarec_drift": "gauge",
     "corellarec_store_seconds": "histogram",
     "corellarec_model_info": "gauge",
     "corellarec_shadow_difference": "histogram",

@@ -2,8 +2,6 @@
 
 import asyncio
 from collections import Counter
-from dataclasses import replace
-from functools import partial
 
 import httpx
 import polars as pl
@@ -12,26 +10,9 @@ from services import client_of
 
 from corellarec.cascade.cascade import Cascade
 from corellarec.serve.app import build_app
-from corellarec.serve.model import ServedModel
 
 USERS = [str(user) for user in range(1, 41)]
 ITEMS = ["3", "9", "27", "44"]
-
-
-@pytest.fixture(scope="module")
-def other(run, tmp_path_factory):
-    """Another cascade: the CRM's calibration is shifted."""
-    cascade = Cascade.load(run, device="cpu")
-    router = cascade.router
-    cascade.router = replace(router, crm=replace(router.crm, bias=router.crm.bias + 0.7))
-    directory = tmp_path_factory.mktemp("other") / "cascade"
-    cascade.save(directory)
-    return directory
-
-
-@pytest.fixture
-def load():
-    return partial(ServedModel.load, device="cpu", trust=None, llm=None, server={})
 
 
 def ask(client, user):

@@ -87,6 +87,10 @@ def serve(
 
 def explore(
     run: RunDirectory,
+    beside: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Another run or cascade, to compare users' answers."),
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.")] = 0,
     browser: Annotated[bool, typer.Option(help="Open the pages in a browser.")] = True,
     device: Device = "auto",
@@ -117,7 +121,8 @@ def explore(
     nobody = [Key("nobody", secrets.token_hex(32), ())]
     sessions = Sessions(nobody)
     settings = load_serve_config(None, {"http.port": port, "http.log_requests": False})
-    model = ServedModel.load(run, device=device, trust=trust, llm=llm, server={})
+    load = partial(ServedModel.load, device=device, trust=trust, llm=llm, server={})
+    model = load(run)
 
     def started(address: str) -> None:
         page = f"{address}/login?word={sessions.word()}"
@@ -126,7 +131,9 @@ def explore(
             webbrowser.open(page)
 
     with tempfile.TemporaryDirectory() as folder:
-        service = Service(model, settings, Store(str(Path(folder) / "store.sqlite")))
+        service = Service(model, settings, Store(str(Path(folder) / "store.sqlite")), load)
+        if beside is not None:
+            service.load(beside, "shadow", 0.0)
         run_server(service, nobody, run, sessions, started)
 
 

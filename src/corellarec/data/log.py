@@ -231,6 +231,8 @@ class Log:
             users: The user table, this log's and perhaps more below it.
             items: The item table, likewise.
         """
+        if rows.is_empty():
+            return Log(self.rows, users, items, self.features, self.history)
         rows = _with_levels(rows).with_columns(split=pl.lit(HISTORY_ONLY, pl.Int8))
         rows = rows.select(self.rows.columns)
         together = pl.concat([self.rows, rows]).unique(

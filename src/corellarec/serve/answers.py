@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corellarec.base.metrics import Floats, sigmoid
+from corellarec.serve.asks import LlmAsk
 from corellarec.serve.crm import OverloadedError, Scored
 from corellarec.serve.decisions import Decided
 from corellarec.serve.intake import put
 from corellarec.serve.lineup import InService
-from corellarec.serve.llm import LlmAsk, LlmThread
 from corellarec.serve.model import ServedModel
 from corellarec.serve.problems import ProblemError, retry_after
 from corellarec.serve.requests import (
@@ -167,9 +167,11 @@ async def route(
     if llm is not None and len(chosen):
         key = asked.user if asked.stored else None
         limit = asked.deadline - MARGIN_S
-        ask = LlmAsk(now.model, key, scored.user, items[chosen], limit)
+        ask = LlmAsk(
+            now.model, key, scored.user, items[chosen], limit, unasked=service.bucket.give_back
+        )
         with service.tracing.span("llm", {"rows": len(chosen)}) as span:
-            outcome, logits = await _ask_llm(service, llm, ask)
+            outcome, logits = await llm.ask(ask)
             if span:
                 span.set_attribute("outcome", outcome)
         service.metrics.llm_calls.labels(outcome).inc()
@@ -236,7 +238,9 @@ def write(
                 explanation=explanation,
             )
         )
-    for reason, rows in Counter(found.reasons).items():
+    counts = Counter(found.reasons)
+    service.recent.add(found.scored.p_crm, known, counts["asked"])
+    for reason, rows in counts.items():
         source = answer if reason == "asked" else "crm"
         service.metrics.rows.labels(source, reason).inc(rows)
     return ScoreAnswer.model_construct(
@@ -261,21 +265,3 @@ async def _add_in_time(
         raise ProblemError(503, "the new items are being added: ask again", retry_after(1.0))
     for one in adding:
         one.result()  # raises what it raised
-
-
-async def _ask_llm(service: Service, llm: LlmThread, ask: LlmAsk) -> tuple[Reason, Floats | None]:
-    """How asking ended, and the logits if they came in time."""
-    refusal = llm.submit(ask)
-    if refusal is not None:
-        service.bucket.give_back(len(ask.items))
-        return refusal, None
-    await asyncio.wait([ask.future], timeout=max(0.0, ask.deadline - time.monotonic()))
-    if not ask.future.done():
-        ask.future.cancel()
-        return "late", None
-    result = ask.future.result()
-    if result is None:
-        return "late", None
-    if isinstance(result, Exception):
-        return "llm_error", None
-    return "asked", result

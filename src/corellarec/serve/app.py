@@ -19,6 +19,7 @@ import corellarec
 from corellarec.serve.admin import load_model, models, roll_back
 from corellarec.serve.answers import score
 from corellarec.serve.explore.pages import add_pages
+from corellarec.serve.explore.views import Explorer
 from corellarec.serve.gate import Gate
 from corellarec.serve.intake import add_events, erase_user, put
 from corellarec.serve.keys import Key
@@ -123,7 +124,8 @@ def build_app(
     _add_intake(app, service)
     _add_admin(app, service)
     _add_health(app, service)
-    app.include_router(add_pages(service, sessions, run))
+    app.state.explorer = Explorer(service, run)
+    app.include_router(add_pages(app.state.explorer, sessions))
     _add_errors(app)
     _add_problem_schema(app)
     return Gate(app, service.config.http, sessions, service.metrics, service.tracing)

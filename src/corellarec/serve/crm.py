@@ -185,7 +185,7 @@ class CrmThread:
                     rows += len(asks[-1].items)
             begun = time.monotonic()
             self._score([ask for ask in asks if ask.deadline > begun])
-            seconds = (time.monotonic() - begun) / rows
+            seconds = (time.monotonic() - begun) / max(rows, 1)
             with self._wake:
                 self.rows_waiting -= rows
                 self.last_batch = rows

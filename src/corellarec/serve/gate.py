@@ -28,7 +28,10 @@ from corellarec.serve.tracing import Tracing
 
 OPEN = ("/livez", "/readyz", "/docs", "/openapi.json", "/login")
 ADMIN = ("/metrics",)
-PAGES = ("/", "/user", "/random", "/candidates", "/why", "/ask", "/decision", "/live", "/live/now")
+PAGES = (
+    "/", "/user", "/random", "/candidates", "/history", "/why", "/ask", "/compare", "/decision",
+    "/decision/at", "/budget", "/live", "/live/now", "/live/gain",
+)  # fmt: skip
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -169,6 +172,8 @@ class Gate:
                 "a service without keys answers to names of this machine alone: make a key by "
                 "`corellarec serve-key`",
             )
+        if method != "GET" and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            raise ProblemError(403, "a browser sent this from a page of another site")
         needed = scope_of(method, path)
         if needed is not None:
             name = self._authorise(headers, needed, state)

@@ -2,82 +2,37 @@
 
 import asyncio
 import copy
-import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from corellarec.base.errors import ModelError
 from corellarec.base.metrics import Floats
 from corellarec.data.histories import candidates_over, history_of
+from corellarec.data.log import Log
 from corellarec.llm.layout import Layout, StreamLayout
 from corellarec.llm.remote import RemoteScorer
 from corellarec.llm.score import LlmScorer, Scorer
 from corellarec.llm.state import UserStates
+from corellarec.serve.asks import LlmAsk, LlmWork
 from corellarec.serve.breaker import Breaker
 from corellarec.serve.histories import UserHistory
 from corellarec.serve.model import ServedModel
 from corellarec.serve.settings import LlmSettings
 
 Refusal = Literal["late", "breaker", "queue_full", "llm_not_ready"]
+Outcome = Literal["asked", "late", "breaker", "queue_full", "llm_not_ready", "llm_error"]
 FIRST_GUESS = 200  # tokens for a row, before any was scored
 SMOOTHING = 0.3  # weight of the newest call in mean times
 WARM_UP_ROWS = 20
 WARM_UP_S = 30.0  # for a server to answer first
 STUCK_S = 1.0  # a call in hand for longer holds further ones back
 HALF_LIFE_S = 20.0  # in which a time that was not measured again counts half
-
-
-@dataclass(eq=False)  # arrays have no one truth
-class LlmWork:
-    """Rows to score.
-
-    Args:
-        model: Of the request.
-        key: Of the user's state; None where the history is the request's own.
-        user: The history that the CRM read.
-        items: ``(n,)`` item numbers.
-        deadline: Of the monotonic clock, seconds.
-    """
-
-    model: ServedModel
-    key: str | None
-    user: UserHistory
-    items: NDArray[np.int64]
-    deadline: float = math.inf
-
-
-@dataclass(eq=False)
-class LlmAsk(LlmWork):
-    """Rows that a request waits for.
-
-    Attributes:
-        future: Of the request's loop; set to ``(n,)`` raw logits, to an error, or to None where it
-            was too late to ask.
-        tokens: That it takes, about.
-    """
-
-    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    tokens: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.future: asyncio.Future[Floats | Exception | None] = self.loop.create_future()
-
-    def finish(self, result: Floats | Exception | None) -> None:
-        """Set the future, from any thread."""
-
-        def set_result() -> None:
-            if not self.future.done():
-                self.future.set_result(result)
-
-        self.loop.call_soon_threadsafe(set_result)
 
 
 class LlmThread:
@@ -89,25 +44,26 @@ class LlmThread:
     Args:
         model: The served model.
         settings: Limits.
-        count: Called with the name and the amount of what is to be counted.
+        count_tokens: Called with the tokens that a call took.
     """
 
     def __init__(
         self,
         model: ServedModel,
         settings: LlmSettings,
-        count: Callable[[str, float], None] = lambda name, amount: None,
+        count_tokens: Callable[[float], None] = lambda tokens: None,
     ) -> None:
         self.settings, self.breaker = settings, Breaker(settings.failures, settings.pause_s)
         self.error: str | None = None
         self.tokens_waiting = 0.0
-        self._count = count
+        self._count_tokens = count_tokens
         self._asks: deque[LlmAsk] = deque()
         self._forgotten: list[str] = []
         self._wake = threading.Condition()
         self._ended, self._loaded = False, threading.Event()
         self._begun: float | None = None  # when the call in hand was made
         self._scorer: Scorer | None = None
+        self._ready = False
         self._states: UserStates | None = None
         self._seconds_per_token, self._measured = 0.0, time.monotonic()
         self._tokens_per_row = float(FIRST_GUESS)
@@ -119,12 +75,14 @@ class LlmThread:
     @property
     def ready(self) -> bool:
         """Whether it is loaded."""
-        return self._scorer is not None
+        return self._ready
 
-    @property
-    def layout(self) -> Layout | None:
-        """How users become tokens; None until it is loaded."""
-        return self._layout if self.ready else None
+    def layout_of(self, log: Log) -> Layout | None:
+        """How users become tokens with a log's tables; None until it is loaded."""
+        if self._scorer is None:
+            return None
+        scorer = self._scorer if log is self._model.log else self._make(log)
+        return getattr(scorer, "layout", None)
 
     @property
     def held_back(self) -> bool:
@@ -137,7 +95,7 @@ class LlmThread:
 
     def submit(self, ask: LlmAsk) -> Refusal | None:
         """Queue an ask; returns why it is not, where it is not."""
-        if self._scorer is None or self._ended:
+        if not self._ready or self._ended:
             return "llm_not_ready"
         with self._wake:
             ask.tokens = self._cost(ask)
@@ -178,6 +136,23 @@ class LlmThread:
             self._wake.notify()
         self._thread.join(wait_s)
 
+    async def ask(self, ask: LlmAsk) -> tuple[Outcome, Floats | None]:
+        """Ask and wait until the deadline; how that ended, and the logits if they came in time."""
+        refusal = self.submit(ask)
+        if refusal is not None:
+            ask.unasked(len(ask.items))
+            return refusal, None
+        await asyncio.wait([ask.future], timeout=max(0.0, ask.deadline - time.monotonic()))
+        if not ask.future.done():
+            ask.future.cancel()
+            return "late", None
+        result = ask.future.result()
+        if result is None:
+            return "late", None
+        if isinstance(result, Exception):
+            return "llm_error", None
+        return "asked", result
+
     def _cost(self, ask: LlmAsk) -> float:
         """Tokens that it will take, about."""
         if self._states is None:
@@ -192,7 +167,7 @@ class LlmThread:
         try:
             self._use(self._wanted, self._make_scorer())
             self._warm_up()
-            self._scorer = self._made
+            self._ready = True
         except Exception as error:  # whatever is wrong with the model: the CRM answers
             self.error = f"{type(error).__name__}: {error}"
             return
@@ -209,7 +184,6 @@ class LlmThread:
                 wanted, asks = self._wanted, self._next_batch()
             if wanted is not self._model:
                 self._use(wanted, self._make)
-                self._scorer = self._made
             if self._states is not None:
                 for user in forgotten:
                     self._states.states.pop(user, None)
@@ -227,8 +201,7 @@ class LlmThread:
         ):
             self._states = UserStates(scorer.model, scorer.layout, self.settings.states_mb << 20)
             self._tokens_per_row = float(len(scorer.layout.line(0)) + 2)
-        self._layout = getattr(scorer, "layout", None)
-        self._made = scorer
+        self._scorer = scorer
 
     def _warm_up(self) -> None:
         """Score as for a request, twice: how long the second takes is the first expectation."""
@@ -256,9 +229,12 @@ class LlmThread:
         asks: list[LlmAsk] = []
         tokens = 0.0
         while self._asks:
+            new = self._asks[0]
             if asks and (
                 self._states is not None
-                or tokens + self._asks[0].tokens > self.settings.tokens_per_batch
+                or asks[0].prepared
+                or new.prepared
+                or tokens + new.tokens > self.settings.tokens_per_batch
             ):
                 break
             asks.append(self._asks.popleft())
@@ -286,12 +262,12 @@ class LlmThread:
     def _skip(self, ask: LlmAsk) -> None:
         """Leave an ask's rows to the CRM; no call was made for them."""
         ask.finish(None)
-        self._count("unasked", len(ask.items))
+        ask.unasked(len(ask.items))
 
     def _finish(self, asks: Sequence[LlmAsk], logits: Floats, tokens: float, begun: float) -> None:
         if len(logits) != sum(len(ask.items) for ask in asks) or not np.isfinite(logits).all():
             raise ValueError("the language model's answers are not one number for each row")
-        self._count("tokens", tokens)
+        self._count_tokens(tokens)
         now, start, in_time = time.monotonic(), 0, False
         for ask in asks:
             ask.finish(logits[start : start + len(ask.items)])
@@ -309,20 +285,25 @@ class LlmThread:
 
     def _logits(self, asks: Sequence[LlmWork]) -> tuple[Floats, float]:
         """Raw logits of all rows, and the tokens that they took."""
-        if self._states is not None:
+        prepared = asks[0].prepared
+        if prepared is None and self._states is not None:
             (ask,) = asks
             return self._from_state(self._states, ask)
-        users = [ask.user for ask in asks]
-        view, samples = candidates_over(
-            self._model.log,
-            [user.number for user in users],
-            [user.history for user in users],
-            [ask.items for ask in asks],
-        )
-        scorer = self._made
-        if self._layout is not None:
+        users, log = [ask.user for ask in asks], self._model.log
+        if prepared is not None:
+            (view, samples), log = prepared, asks[0].model.log
+        else:
+            view, samples = candidates_over(
+                log,
+                [user.number for user in users],
+                [user.history for user in users],
+                [ask.items for ask in asks],
+            )
+        scorer, layout = self._scorer, self.layout_of(log)
+        assert scorer is not None
+        if layout is not None:
             scorer = copy.copy(scorer)
-            scorer.layout = self._layout.over(view)  # pyright: ignore[reportAttributeAccessIssue]
+            scorer.layout = layout.over(view)  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(scorer, RemoteScorer):
             left = max(ask.deadline for ask in asks) - time.monotonic()
             scorer.job_timeout_s = min(max(left, 0.001), WARM_UP_S)

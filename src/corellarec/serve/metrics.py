@@ -60,6 +60,12 @@ class Metrics:
             registry=of,
         )
 
+        self.drift = Gauge(
+            "corellarec_drift",
+            "How far the last 10,000 rows differ from the first (population stability index).",
+            ["of"],
+            registry=of,
+        )
         self.shadow_difference = Histogram(
             "corellarec_shadow_difference", "Between the shadow's CRM and what was served.",
             buckets=DIFFERENCES, registry=of,

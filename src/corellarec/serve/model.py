@@ -17,6 +17,7 @@ from corellarec.crm.batch import Reader
 from corellarec.crm.build import build_reader
 from corellarec.crm.score import crm_logits
 from corellarec.data.levels import rating_levels
+from corellarec.data.log import Log
 from corellarec.serve.store import Kind
 
 
@@ -99,13 +100,17 @@ class ServedModel:
         new_items, new_users = self._frame("item", items), self._frame("user", users)
         if new_items is None and new_users is None:
             return self
-        of = self.cascade
-        cascade = Cascade(replace(of.recipe, router=of.router), of.log, of.models, of.adapter)
+        cascade = self.cascade_over(self.log)
         if new_items is not None:
             cascade.add_items(new_items)
         if new_users is not None:
             cascade.add_users(new_users)
         return ServedModel(cascade, self.version)
+
+    def cascade_over(self, log: Log) -> Cascade:
+        """The cascade with another log, or with this one, to be changed apart from it."""
+        of = self.cascade
+        return Cascade(replace(of.recipe, router=of.router), log, of.models, of.adapter)
 
     def _frame(self, kind: Kind, given: Iterable[tuple[str, str]]) -> pl.DataFrame | None:
         """The unknown ones as a table, each typed by itself: JSON's types may differ."""

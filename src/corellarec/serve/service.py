@@ -18,6 +18,7 @@ from corellarec.serve.lineup import InService, Lineup, Load, Mode
 from corellarec.serve.llm import LlmThread
 from corellarec.serve.metrics import Metrics
 from corellarec.serve.model import ServedModel
+from corellarec.serve.recent import Recent
 from corellarec.serve.schemas import ModelAnswer
 from corellarec.serve.settings import ServeConfig
 from corellarec.serve.store import Store, StoreError
@@ -53,11 +54,12 @@ class Service:
             float(budget.burst if (credit := store.fact(CREDIT)) is None else credit),
         )
         self.tracing = Tracing.from_environment()
+        self.recent = Recent()
         self.shadow_tasks = set[asyncio.Task[None]]()
         self.decisions: DecisionLog | None = None
         if config.decisions.directory is not None:
             place = "" if store.is_postgres else str(Path(store.place).resolve())
-            self.decisions = DecisionLog(config.decisions, _key(store), place)
+            self.decisions = DecisionLog(config.decisions, secret_key(store), place)
         self._save_credit().result()
         self.lineup = Lineup(self._start(model))
         self._set_info()
@@ -66,6 +68,7 @@ class Service:
         """Keep the budget's credit and the decisions on disk, until cancelled."""
         for second in itertools.count(1):
             await asyncio.sleep(1.0)
+            self.recent.tick()
             # What was saved before is not more than there is.
             with contextlib.suppress(StoreError):
                 await asyncio.wrap_future(self._save_credit())
@@ -155,6 +158,8 @@ class Service:
         of.queue_depth.labels("crm").set(self.crm.rows_waiting)
         of.queue_depth.labels("llm").set(llm.tokens_waiting if llm else 0)
         of.breaker_open.set(bool(llm and llm.held_back))
+        for one in self.recent.drift():
+            of.drift.labels(one.name).set(one.psi)
         return of.text()
 
     def _start(self, model: ServedModel) -> InService:
@@ -162,8 +167,10 @@ class Service:
         store, config = self.store, self.config
         model = model.with_more(store.entities("item"), store.entities("user"))
         model.warm_up()
-        llm = LlmThread(model, config.llm, self._count) if config.llm.place != "off" else None
-        if llm:  # loading one keeps the interpreter busy, and answers would be late
+        llm = None
+        if config.llm.place != "off":
+            llm = LlmThread(model, config.llm, self.metrics.llm_tokens.inc)
+            # loading one keeps the interpreter busy, and answers would be late
             llm.wait_until_loaded(config.llm.wait_s)
         return InService(model, llm)
 
@@ -172,6 +179,7 @@ class Service:
         old, self.lineup = self.lineup, lineup
         self.bucket.share = self._share(lineup.live.model)
         self.histories.clear()
+        self.recent.clear()
         self._set_info()
         kept = {id(one) for one in lineup.all}
         for one in old.all:
@@ -181,12 +189,6 @@ class Service:
     def _share(self, model: ServedModel) -> float:
         share = self.config.budget.share
         return model.router.limit if share is None else share
-
-    def _count(self, name: str, amount: float) -> None:
-        if name == "tokens":
-            self.metrics.llm_tokens.inc(amount)
-        else:
-            self.bucket.give_back(int(amount))
 
     def _save_credit(self) -> "Future[object]":
         value = self.bucket.to_save()
@@ -209,8 +211,8 @@ class Service:
             self.metrics.model_info.labels(model.version, model.recipe.crm.model, llm, role).set(1)
 
 
-def _key(store: Store) -> str:
-    """The secret of the decision log's hashes, made once."""
+def secret_key(store: Store) -> str:
+    """The secret of the decision log's hashes and of pseudonyms, made once."""
     if store.fact(KEY) is None:
         store.set_fact(KEY, secrets.token_hex(32)).result()
     return store.fact(KEY) or ""

@@ -80,7 +80,7 @@ class LlmSettings(Section):
     failures: Positive = 5
     """Calls in a row that fail, or end too late, after which it is not asked for a while."""
     pause_s: Seconds = 10.0
-    """That while."""
+    """That while at most; it begins with a sixteenth, and doubles with each failure."""
 
 
 class BudgetSettings(Section):
@@ -105,6 +105,15 @@ class DecisionSettings(Section):
     """Older files are deleted."""
 
 
+class ExplorerSettings(Section):
+    """The pages for people."""
+
+    rows_per_min: Positive = 600
+    """Rows a minute that people may ask the language model about; the budget is not charged."""
+    pseudonyms: bool = False
+    """Whether pages and their addresses call users by pseudonyms in place of ids."""
+
+
 class ServeConfig(Section):
     """All settings of the service."""
 
@@ -117,6 +126,7 @@ class ServeConfig(Section):
     llm: LlmSettings = LlmSettings()
     budget: BudgetSettings = BudgetSettings()
     decisions: DecisionSettings = DecisionSettings()
+    explorer: ExplorerSettings = ExplorerSettings()
 
 
 def load_serve_config(path: Path | None, changes: Mapping[str, Any]) -> ServeConfig:

@@ -1,14 +1,15 @@
-"""What a budget brings and costs, from the figures of the run that is served."""
+"""What a budget brings and costs, on the run's validation rows; figures of its test rows."""
 
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from corellarec.base.artifacts import read_sealed
 from corellarec.base.errors import CorellarecError
 from corellarec.evaluation import plots
 from corellarec.evaluation.results import Evaluation
+from corellarec.serve.explore.charts import line_chart
+from corellarec.serve.explore.validation import BUDGETS, Validation
+from corellarec.serve.explore.words import percent
 
 
 def evaluation_of(run: Path | None) -> Evaluation | None:
@@ -23,35 +24,34 @@ def evaluation_of(run: Path | None) -> Evaluation | None:
 
 
 def decision(
-    run: Path | None, budget: float, rows: int, price: float, tokens: int
+    found: Validation, budget: float, rows: int, price: float, tokens: float
 ) -> dict[str, Any]:
-    """What a budget brings, on the run's test rows, and what it costs.
+    """What a budget brings on the validation rows, and what it costs.
 
     Args:
-        run: Directory of the run.
+        found: The rows.
         budget: Share of the rows, 0 to 1.
         rows: A day.
         price: Of a million tokens.
         tokens: That the language model computes for a row.
     """
-    found = evaluation_of(run)
-    if found is None:
-        return {"curve": False}
-    curves = found.curves
-    gain = curves.policies["gain"]
-
-    def at(share: float, values: tuple[float, ...]) -> float:
-        return float(np.interp(share, curves.budget, values))
-
-    calls = budget * rows
+    calls, curve = budget * rows, found.curve()
+    chart = line_chart(
+        "Log loss on the validation rows against the budget",
+        BUDGETS,
+        {"cascade": ("both", curve), "the CRM alone": ("crm", [curve[0]] * len(curve))},
+        (percent(0), percent(1)),
+        4,
+        mark=budget,
+    )
     return {
-        "curve": True,
+        "chart": chart,
         "calls": calls,
         "cost": calls * tokens / 1e6 * price,
-        "auc": at(budget, gain.auc),
-        "auc_crm": at(0.0, gain.auc),
-        "log_loss": at(budget, gain.log_loss),
-        "log_loss_crm": at(0.0, gain.log_loss),
+        "at": found.at(budget),
+        "alone": found.at(0.0),
+        "groups": found.groups(budget),
+        "count": len(found.label),
     }
 
 
