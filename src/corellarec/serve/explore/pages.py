@@ -11,6 +11,7 @@ from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from corellarec.cascade.router import explain
+from corellarec.evaluation.look import shared_look
 from corellarec.serve.explore import look
 from corellarec.serve.explore.decision import decision, figure
 from corellarec.serve.explore.live import live
@@ -145,8 +146,9 @@ def add_pages(service: Service, sessions: Sessions, run: Path | None) -> APIRout
         }
         if name not in files:
             raise ProblemError(404, f"there is no file {name!r}")
+        shared = shared_look().encode() if name == "explore.css" else b""
         return Response(
-            files[name].read_bytes(), media_type=kinds[name.rpartition(".")[2]],
+            shared + files[name].read_bytes(), media_type=kinds[name.rpartition(".")[2]],
             headers={"Cache-Control": "max-age=86400"},
         )  # fmt: skip
 
