@@ -57,7 +57,7 @@ def test_the_report_is_one_file_that_needs_no_other(finished):
     text = (directory / "report.html").read_text()
     Links().feed(text)
     assert needs == []
-    assert text.count("<svg") == 4
+    assert text.count("<svg") == 8  # AUC and log loss twice, calibration, three stages
 
 
 def test_resume_of_a_finished_run_does_nothing_again(finished, monkeypatch, capsys, tiny_settings):

@@ -54,7 +54,9 @@ def test_the_summary_says_what_there_is_and_what_is_missing(tmp_path):
     assert lines["rows"] == "1,520"
     assert lines["history"] == "only  80 rows"
     assert lines["left"].endswith(facts.left_out_text)
-    assert lines["train"].startswith("1,216 rows, 1997-11-20T")
+    assert lines["train"].startswith("1,216 rows; ")
+    assert "1997-11-20T" in facts.summary()
+    assert all(len(line) <= 80 for line in facts.summary().splitlines() if "left out" not in line)
     assert "MiB of memory" in lines["cost"]
     again = prepare(load_config(settings=settings).data, tmp_path / "d")
     assert "already prepared" in again.summary()

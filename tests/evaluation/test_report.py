@@ -1,6 +1,8 @@
 """The page, the Markdown and the tables of a terminal."""
 
 import io
+import json
+import re
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -12,9 +14,11 @@ from corellarec.cascade.router import Verdict
 from corellarec.config import Config
 from corellarec.evaluation.evaluate import evaluate_scores
 from corellarec.evaluation.findings import findings
+from corellarec.evaluation.grids import grouped, main_grid
+from corellarec.evaluation.look import colours, sheet
 from corellarec.evaluation.page import render, to_markdown
 from corellarec.evaluation.parts import DataFacts, Split
-from corellarec.evaluation.plots import curves_figure
+from corellarec.evaluation.plots import confidence_figure, curves_figure, reliability_figure
 from corellarec.evaluation.terminal import tables
 from corellarec.evaluation.text import interval, number, percent, signed, signed_interval
 
@@ -59,6 +63,7 @@ def test_a_terminal_shows_every_figure_whole(result, width):
 def test_a_terminal_folds_a_long_name_and_no_figure(result):
     row = replace(result.table[0], name="a predictor whose name is longer than half the width")
     text = printed(replace(result, table=(row,)), 80)
+    assert max(map(len, text.splitlines())) <= 80
     assert (
         f"{number(row.metrics['log_loss'].value)}  {interval(row.metrics['log_loss'], 3)}" in text
     )
@@ -77,14 +82,101 @@ def test_of_one_user_intervals_are_dashes(of_one_user):
 
 def test_the_page_has_a_section_for_what_was_measured_and_no_other(result):
     page = render(result)
+    assert "<h1>Who should answer?</h1>" in page
     for title in ("What was found", "Quality on the test rows", "Quality against budget",
                   "Are the probabilities calibrated?"):  # fmt: skip
         assert f"<h2>{title}</h2>" in page
     for title in ("Training", "Data", "Settings", "What each part brings", "What was run"):
         assert f"<h2>{title}</h2>" not in page
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 5
     for row in result.table:
         assert f"<td>{number(row.metrics['auc'].value)} <small>" in page
+
+
+class Rows(HTMLParser):
+    """The texts of a page's elements of one kind, and all attributes."""
+
+    def __init__(self, page, wanted):
+        super().__init__()
+        self.texts, self.attributes, self._wanted, self._inside = [], [], wanted, False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.attributes.append((tag, dict(attributes)))
+        if tag == self._wanted:
+            self.texts.append("")
+            self._inside = True
+
+    def handle_endtag(self, tag):
+        self._inside = self._inside and tag != self._wanted
+
+    def handle_data(self, data):
+        if self._inside:
+            self.texts[-1] += data
+
+
+def test_what_predicts_is_the_first_row(result):
+    first = main_grid(result).lines[0]
+    assert (first.kind, first.cells[0].text, first.is_main) == (
+        "what predicts", "deployed cascade", True,
+    )  # fmt: skip
+    assert printed(result, 80).splitlines()[3].startswith("deployed cascade")
+    assert Rows(render(result), "b").texts[0] == number(result.row("cascade").metrics["auc"].value)
+
+
+def test_a_variants_rows_are_together(result):
+    def as_variant(key, name):
+        return replace(result.row(key), key=f"{key}/{name}", name=f"{key}, {name}")
+
+    table = [
+        *result.table[:4],
+        replace(result.row("crm"), key="crm/lr", name="lr"),
+        *(as_variant("llm_calibrated", name) for name in ("more", "less")),
+        *result.table[4:],
+        *(as_variant(key, name) for key in ("blend_all", "cascade") for name in ("more", "less")),
+    ]
+    found = [(heading, row.key) for heading, row in grouped(table)]
+    assert found[0] == ("what predicts", "cascade")
+    assert found[-6:] == [
+        ("variant: more", "cascade/more"),
+        ("variant: more", "llm_calibrated/more"),
+        ("variant: more", "blend_all/more"),
+        ("variant: less", "cascade/less"),
+        ("variant: less", "llm_calibrated/less"),
+        ("variant: less", "blend_all/less"),
+    ]
+    assert ("CRMs alone", "crm/lr") in found
+    assert sorted(key for _, key in found) == sorted(row.key for row in table)
+
+
+def test_tables_scroll_and_settings_are_folded(result):
+    settings = Config().model_dump(mode="json")
+    found = Rows(render(replace(result, settings=settings)), "pre")
+    scrolling = [of for _, of in found.attributes if of.get("class") == "scroll"]
+    assert scrolling
+    for of in scrolling:
+        assert (of["tabindex"], of["role"]) == ("0", "region")
+        assert of["aria-label"]
+    tags = [tag for tag, _ in found.attributes]
+    assert tags[tags.index("pre") - 2 : tags.index("pre")] == ["details", "summary"]
+    assert json.loads(found.texts[0]) == settings
+
+
+def test_figures_have_no_colour_but_those_of_the_pages(result):
+    figures = [curves_figure(result.curves, result.budgets), confidence_figure(result.segments[0]),
+               reliability_figure(result.reliability)]  # fmt: skip
+    for figure in figures:
+        drawn = figure.replace(sheet("colours"), "")
+        assert len(drawn) < len(figure)
+        assert re.findall("#[0-9a-f]{6}", drawn) == []
+        assert set(re.findall(r"var\(--(\w+)\)", drawn)) <= set(colours())
+        assert "var(--crm)" in drawn
+
+
+def test_dark_pages_have_every_colour():
+    light, dark = sheet("colours").split("@media (prefers-color-scheme: dark)")
+    assert re.findall(r"(--\w+):", light) == re.findall(r"(--\w+):", dark)
+    assert len(set(colours().values())) == len(colours())
 
 
 def test_the_lead_names_the_configured_models_and_the_data(result):
@@ -93,7 +185,10 @@ def test_the_lead_names_the_configured_models_and_the_data(result):
     data = DataFacts("my <log>", 9000, 60, 50, 4000, {"test": split})
     page = render(replace(result, settings=settings, data=data))
     assert "fibinet as the CRM" in page
-    assert "my &lt;log&gt; from 2019-01-02 to 2020-03-04" in page
+    assert (
+        "<h1>Who should answer? <span>my &lt;log&gt; from 2019-01-02 to 2020-03-04</span>" in page
+    )
+    assert "my <log> from 2019-01-02 to 2020-03-04" in to_markdown(replace(result, data=data))
     assert "DCNv2" not in page
     assert "run runs/x, seed 0" in page
 
@@ -101,7 +196,18 @@ def test_the_lead_names_the_configured_models_and_the_data(result):
 def test_the_configured_budget_and_the_cut_oracle_are_in_the_legend(result):
     figure = curves_figure(result.curves)
     assert "configured budget, 10 %" in figure
-    assert "oracle, which knows the labels (leaves the picture)" in figure
+    best = result.curves.policies["oracle"]
+    assert f"oracle up to {max(best.auc):.4f}, at " in figure
+    assert f"oracle down to {min(best.log_loss):.4f}, at " in figure
+    one = curves_figure(result.curves, metric="auc")
+    assert "oracle down to" not in one
+
+
+def test_the_gain_over_the_crm_has_a_band(result, of_one_user):
+    plain = curves_figure(result.curves)
+    assert curves_figure(result.curves, result.budgets) != plain
+    without = curves_figure(of_one_user.curves)  # of one user no interval is known
+    assert curves_figure(of_one_user.curves, of_one_user.budgets) == without
 
 
 def test_a_router_that_routes_nothing_is_said_so(make_scores, make_router):
@@ -112,6 +218,13 @@ def test_a_router_that_routes_nothing_is_said_so(make_scores, make_router):
     assert said.startswith(
         "The router sends no rows to the LLM: validation shows no significant gain."
     )
+    page = render(result)
+    assert "the cascade is the CRM" in page
+    assert "routes no rows: its CRM answers" in page
+    cells = main_grid(result).lines[0].cells
+    assert [cell.text for cell in cells[-2:]] == ["the same", "the same"]
+    assert "its lower bound at 95 % confidence, -0.0100, is not above zero" in page
+    assert "saves" not in result.router.explanation
 
 
 def test_the_page_needs_no_other_file(result):

@@ -265,7 +265,11 @@ def test_people_enter_a_key_once(make_service, tmp_path):
         for path in PAGES:
             found = client.get(path, follow_redirects=False)
             assert (found.status_code, found.headers["location"]) == (303, "/login")
-        assert client.get("/static/explore.css").status_code == 200
+        sheet = client.get("/static/explore.css")
+        assert sheet.status_code == 200
+        assert set(re.findall(r"var\((--\w+)\)", sheet.text)) <= set(
+            re.findall(r"(--\w+): #", sheet.text)
+        )
         for wrong in (other, "clr_nosuch"):
             found = client.post("/login", data={"key": wrong})
             assert found.status_code == 403

@@ -167,25 +167,24 @@ class Router:
 
 
 def explain(router: Router) -> str:
-    """The router's rule and its verdict in one sentence."""
+    """The router's rule and its verdict in a few sentences, from small letter to no full stop."""
     verdict, share = router.rule.verdict, router.rule.share
     if verdict.routed < MIN_ROUTED:
         return (
             f"the router sends no rows to the LLM: only {verdict.routed} validation rows would be "
             f"routed, and fewer than {MIN_ROUTED} cannot show a gain"
         )
-    measured = (
-        f"on the {verdict.routed:,} validation rows it routes, the LLM ({router.combine}) saves "
-        f"{verdict.gain:+.4f} nats a row (95 % confidence: more than {verdict.bound:+.4f})"
-    )
     if not verdict.helps:
         return (
-            "the router sends no rows to the LLM: validation shows no significant gain "
-            f"({measured})"
+            "the router sends no rows to the LLM: validation shows no significant gain. On the "
+            f"{verdict.routed:,} validation rows that the LLM ({router.combine}) would answer, the "
+            f"mean saving is {verdict.gain:+.4f} nats a row, and its lower bound at 95 % "
+            f"confidence, {verdict.bound:+.4f}, is not above zero"
         )
     which = "most promising" if router.policy == "gain" else "least confident"
     return (
-        f"the router sends the {which} {router.budget:.0%} of the rows to the LLM: {measured}; "
-        f"they are {share.routed / share.rows:.1%} of validation (95 % confidence: less than "
-        f"{share.bound:.1%} of rows like these)"
+        f"the router sends the {which} {router.budget:.0%} of the rows to the LLM. On validation "
+        f"it routes {verdict.routed:,} rows, {share.routed / share.rows:.1%} (95 % confidence: "
+        f"less than {share.bound:.1%} of rows like these). There the LLM ({router.combine}) saves "
+        f"{verdict.gain:+.4f} nats a row (95 % confidence: more than {verdict.bound:+.4f})"
     )

@@ -165,9 +165,8 @@ def recommend(
     as_json: AsJson = False,
 ) -> None:
     """Rank the items of the log for users, best first."""
-    from rich.table import Table
-
     from corellarec.cascade.cascade import Cascade
+    from corellarec.cli.tables import ranking_table
     from corellarec.data.files import check_name, write_table
 
     if output:
@@ -182,11 +181,7 @@ def recommend(
     elif as_json:
         print_json(found.to_dicts())
     else:
-        table = Table("user", "rank", "item", "title", "p", "source")
-        for row in found.iter_rows(named=True):
-            cells = [row["user"], str(row["rank"]), row["item"], titles[row["item"]]]
-            table.add_row(*cells, f"{row['p']:.4f}", row["source"])
-        output_console().print(table)
+        output_console().print(ranking_table(found, titles))
 
 
 def _bring_up_to_date(cascade: "Cascade", items: Path | None, events: Path | None) -> None:

@@ -191,21 +191,15 @@ def adapter(
 
 def models(as_json: AsJson = False) -> None:
     """List the language models that have a name here, and which of them are in the cache."""
-    from rich.table import Table
-
+    from corellarec.cli.tables import models_table
     from corellarec.llm.catalog import listed_models
 
     found = listed_models()
     if as_json:
         print_json({"models": found})
         return
-    table = Table()
-    for name in ("name", "from", "licence", "cached"):
-        table.add_column(name, no_wrap=name == "from", overflow="fold")
-    for one in found:
-        table.add_row(one.name, one.source, one.licence, "yes" if one.cached else "no")
     console = output_console()
-    console.print(table)
+    console.print(models_table(found))
     console.print(
         "llm.model takes any of these names, any other causal model on the hub as owner/name, a "
         "directory with safetensors, or a .gguf file.",

@@ -178,8 +178,7 @@ def estimate(
     as_json: AsJson = False,
 ) -> None:
     """What asking the LLM gains in service, from the decisions of a service and later events."""
-    from rich.table import Table
-
+    from corellarec.cli.tables import gains_table
     from corellarec.serve.estimate import estimate as estimate_log
 
     found = estimate_log(log, store, hours, positive_rating)
@@ -187,12 +186,7 @@ def estimate(
     if as_json:
         print_json(found)
         return
-    table = Table("log loss saved on a row above the threshold", "nats", "95 %")
-    for name in ("inverse_propensity", "doubly_robust", "paired"):
-        gain = getattr(gains, name)
-        row = (name.replace("_", " "), f"{gain.value:+.4f}", f"{gain.low:+.4f} to {gain.high:+.4f}")
-        table.add_row(*row)
-    output_console().print(table)
+    output_console().print(gains_table(gains))
     say(
         f"{gains.rows:,} labelled rows of {gains.users:,} users; {gains.above:.1%} above the "
         f"threshold, {gains.explored:,} of these not asked about, by chance; the LLM answered "

@@ -1,29 +1,36 @@
-"""Tables of searches and baselines, for the terminal."""
+"""Tables for a terminal of 80 columns or more: figures are never cut, long names are folded."""
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import polars as pl
 from rich.table import Table
 
-from corellarec.research.baselines.experiment import BaselineResult
-from corellarec.research.tune import SearchResult
+if TYPE_CHECKING:
+    from corellarec.llm.catalog import ListedModel
+    from corellarec.research.baselines.experiment import BaselineResult
+    from corellarec.research.tune import SearchResult
+    from corellarec.serve.estimate import Gains
 
 
-def search_table(found: SearchResult, best: int = 5) -> Table:
-    """The best trials of a search for hyper-parameters."""
+def search_table(found: "SearchResult", best: int = 5) -> Table:
+    """The best trials of a search for hyper-parameters, side by side."""
     table = Table(
         title=f"{found.model}: {found.trials} trials, {found.cut_off} cut off early",
         title_justify="left",
     )
-    table.add_column("validation log loss", justify="right")
-    names = list(found.settings)
-    for name in names:
-        table.add_column(name.removeprefix("crm.").removeprefix("stage1."), justify="right")
-    for trial in found.finished[:best]:
-        values = [trial.settings.get(name) for name in names]
+    trials = found.finished[:best]
+    table.add_column("validation log loss", overflow="fold")
+    for trial in trials:
+        table.add_column(f"{trial.crm_log_loss:.4f}", justify="right", overflow="fold")
+    for name in found.settings:
+        values = [trial.settings.get(name) for trial in trials]
         shown = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in values]
-        table.add_row(f"{trial.crm_log_loss:.4f}", *shown)
+        table.add_row(name.removeprefix("crm.").removeprefix("stage1."), *shown)
     return table
 
 
-def baseline_table(found: BaselineResult) -> Table:
+def baseline_table(found: "BaselineResult") -> Table:
     """A baseline's figures."""
     table = Table(
         title=f"{found.baseline} ({found.model}), {found.test_rows:,} of "
@@ -38,4 +45,39 @@ def baseline_table(found: BaselineResult) -> Table:
     table.add_row("rows trained on", f"{found.rows:,}")
     table.add_row("seconds of training", f"{found.seconds:.0f}")
     table.add_row("ms a sample", f"{found.ms_per_sample:.3g}")
+    return table
+
+
+def models_table(found: "Sequence[ListedModel]") -> Table:
+    """The language models that have a name here."""
+    table = _folded("name", "from", "licence", "cached")
+    for one in found:
+        table.add_row(one.name, one.source, one.licence, "yes" if one.cached else "no")
+    return table
+
+
+def ranking_table(found: pl.DataFrame, titles: Mapping[str, str]) -> Table:
+    """Recommended items; ``titles`` by item."""
+    table = _folded("user", "rank", "item", "title", "p", "source")
+    for row in found.iter_rows(named=True):
+        cells = [row["user"], str(row["rank"]), row["item"], titles[row["item"]]]
+        table.add_row(*cells, f"{row['p']:.4f}", row["source"])
+    return table
+
+
+def gains_table(gains: "Gains") -> Table:
+    """What asking the LLM gains in service, by each estimator."""
+    table = _folded("log loss saved on a row above the threshold", "nats", "95 %")
+    for name in ("inverse_propensity", "doubly_robust", "paired"):
+        gain = getattr(gains, name)
+        ends = f"{gain.low:+.4f} to {gain.high:+.4f}"
+        table.add_row(name.replace("_", " "), f"{gain.value:+.4f}", ends)
+    return table
+
+
+def _folded(*names: str) -> Table:
+    table = Table()
+    for name in names:
+        whole = name in ("from", "rank", "p", "nats", "95 %", "cached")
+        table.add_column(name, overflow="fold", no_wrap=whole)
     return table

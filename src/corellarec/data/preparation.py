@@ -167,13 +167,9 @@ class Preparation:
             ("positives", f"{self.positives:,} ({self.positives / self.rows:.1%})"),
         ]
         for name, part in self.splits.items():
-            lines.append(
-                (
-                    name,
-                    f"{part.rows:,} rows, {_iso(part.first)} to {_iso(part.last)}; "
-                    f"{part.cold_user_rows:,} of cold users, {part.cold_item_rows:,} of cold items",
-                )
-            )
+            cold = f"{part.cold_user_rows:,} of cold users, {part.cold_item_rows:,} of cold items"
+            lines.append((name, f"{part.rows:,} rows; {cold}"))
+            lines.append(("", f"{_iso(part.first)} to {_iso(part.last)}"))
         if self.history_only_rows:
             lines.append(("history only", f"{self.history_only_rows:,} rows"))
         lines.append(("left out", self.left_out_text or "nothing"))

@@ -41,17 +41,17 @@ def _cascade(result: Evaluation) -> list[str]:
             f"The router sends no rows to the LLM: {why}. The cascade is the calibrated CRM, AUC "
             f"{number(auc.value)}, log loss {number(log_loss.value)}."
         )
-        if not isinstance(result, StudyResult):
+        if reference.key == "crm_calibrated":
             return [alone]
-        sentences = [alone]
+        sentences, when = [alone], "The"
     else:
         sentences = []
+        when = f"With {percent(cascade.llm_share)} of the rows routed to the LLM, the"
     for metric, title, better in (("auc", "AUC", 1), ("log_loss", "log loss", -1)):
         gap = cascade.over_reference[metric]
         sentences.append(
-            f"With {percent(cascade.llm_share)} of the rows routed to the LLM, the cascade's "
-            f"{title} is {number(cascade.metrics[metric].value)}, {verdict(gap, better)} that of "
-            f"{_the(reference)}"
+            f"{when} cascade's {title} is {number(cascade.metrics[metric].value)}, "
+            f"{verdict(gap, better)} that of {_the(reference)}"
             + (", the best model without an LLM on validation" if _is_chosen(result) else "")
             + f" ({difference(gap)})."
         )
@@ -84,7 +84,7 @@ def _least_confident(result: Evaluation) -> list[str]:
         else:
             claim = ", where the paper has the LLM ahead"
         sentences.append(
-            f"Where the CRM is least confident ({group.rows:,} rows), the AUC of {name} is "
+            f"Where the CRM is least confident ({group.rows:,} rows), the AUC of the {name} is "
             f"{number(of.metrics['auc'].value)}, {verdict(auc, 1)} the CRM's "
             f"{number(group.predictors['CRM'].metrics['auc'].value)}{claim} ({difference(auc)}); "
             f"its log loss is {verdict(loss, -1)} the CRM's ({difference(loss)})."
@@ -123,9 +123,11 @@ def _policies(budgets: Sequence[BudgetPoint]) -> str:
         f"{percent(point.budget, 0)}: AUC {signed(point.gain_over_entropy['auc'].value)}"
         for point in budgets
     )
+    significant = sum(point.gain_over_entropy["auc"].low > 0 for point in budgets)
     return (
         "At equal budgets the gain policy is at least as good as entropy in AUC and log loss at "
-        f"{len(ahead)} of {len(budgets)} ({shown})."
+        f"{len(ahead)} of {len(budgets)} ({shown}); in AUC it is significantly better at "
+        f"{significant}."
     )
 
 
@@ -137,8 +139,8 @@ def _control(result: StudyResult) -> list[str]:
     own, whole = result.row("crm_calibrated"), result.row("blend_all")
     auc = own.metrics["auc"].value
     return [
-        f"With every row routed, the LLM adds {signed(whole.metrics['auc'].value - auc)} AUC to "
-        f"{_the(own)} ({number(auc)}); {control.name} adds "
+        f"With every row routed, the LLM changes the AUC of {_the(own)} ({number(auc)}) by "
+        f"{signed(whole.metrics['auc'].value - auc)}; {control.name} changes it by "
         f"{signed(control.metrics['auc'].value - auc)}."
     ]
 
@@ -149,7 +151,7 @@ def _beside(rows: Sequence[BesideRow]) -> str:
     auc, loss = best.budget.metrics["auc"], best.budget.metrics["log_loss"]
     return (
         f"Beside {best.name}, the best CRM on the test rows, with exactly 10 % of the rows routed "
-        f"the LLM brings AUC from {number(best.crm['auc'].value)} to {number(auc.value)} "
+        f"the LLM changes AUC from {number(best.crm['auc'].value)} to {number(auc.value)} "
         f"({difference(best.budget.over_reference['auc'])}) and log loss from "
         f"{number(best.crm['log_loss'].value)} to {number(loss.value)} "
         f"({difference(best.budget.over_reference['log_loss'])}); with every row routed AUC is "

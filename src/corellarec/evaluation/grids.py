@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import isnan
 
 from corellarec.cascade.threshold import ROUTE_NONE
+from corellarec.evaluation.answers import PREDICTORS
 from corellarec.evaluation.parts import (
     AblationRow,
     BesideRow,
@@ -25,6 +26,7 @@ from corellarec.evaluation.text import (
     DASH,
     count,
     interval,
+    is_nothing,
     number,
     percent,
     signed,
@@ -38,6 +40,7 @@ METRICS = {
     "uauc": "UAUC",
     "calibration_error": "calibration error",
 }
+EQUAL = "the same"
 KINDS = {  # in the order of the main table
     "yardstick": "a single statistic",
     "crm": "CRMs alone",
@@ -88,7 +91,39 @@ def _metric(figure: Figure, seeds: int = 1) -> Cell:
 
 
 def _over(figure: Figure) -> Cell:
+    if is_nothing(figure):
+        return Cell(EQUAL)
     return Cell(signed(figure.value), signed_interval(figure))
+
+
+def grouped(rows: Sequence[PredictorRow]) -> list[tuple[str, PredictorRow]]:
+    """The predictors as they are read, each with the heading that it stands under.
+
+    What predicts is first. Variants of the method, whose keys are ``WAY/VARIANT``, come last, each
+    variant's rows together.
+    """
+
+    def variant(row: PredictorRow) -> str:
+        way, _, name = row.key.partition("/")
+        return name if way in PREDICTORS and way != "crm" else ""  # crm/NAME is another CRM
+
+    variants = list(dict.fromkeys(variant(row) for row in rows))
+
+    def place(row: PredictorRow) -> tuple[bool, bool, int, bool]:
+        of = variant(row)
+        return (
+            row.key != "cascade",
+            of != "",
+            variants.index(of),
+            of == "" or row.key != f"cascade/{of}",
+        )
+
+    def heading(row: PredictorRow) -> str:
+        if row.key == "cascade":
+            return "what predicts"
+        return f"variant: {variant(row)}" if variant(row) else KINDS[row.kind]
+
+    return [(heading(row), row) for row in sorted(rows, key=place)]
 
 
 def main_grid(result: Evaluation) -> Grid:
@@ -98,8 +133,10 @@ def main_grid(result: Evaluation) -> Grid:
     has_costs = any(row.ms is not None or row.tokens is not None for row in result.table)
     head += ["ms / 1,000", "tokens / 1,000"] if has_costs else []
 
-    def line(row: PredictorRow) -> Line:
+    def line(heading: str, row: PredictorRow) -> Line:
         part = "" if row.rows == result.rows else f"{row.rows:,} of the rows"
+        if row.kind == "cascade" and row.llm_share == 0:
+            part = "routes no rows: its CRM answers"
         cells = [Cell(row.name, part), Cell(percent(row.llm_share))]
         cells += [_metric(row.metrics[name], row.seeds) for name in METRICS]
         is_reference = row.key == reference.key
@@ -109,9 +146,9 @@ def main_grid(result: Evaluation) -> Grid:
         ]
         if has_costs:
             cells += [Cell(count(row.ms)), Cell(count(row.tokens))]
-        return Line(tuple(cells), KINDS[row.kind], row.key == "cascade")
+        return Line(tuple(cells), heading, row.key == "cascade")
 
-    return Grid(tuple(head), tuple(line(row) for row in result.table))
+    return Grid(tuple(head), tuple(line(*one) for one in grouped(result.table)))
 
 
 def segment_grid(segment: Segment) -> Grid:
@@ -180,7 +217,7 @@ def threshold_grid(thresholds: Sequence[ThresholdRow]) -> Grid:
             percent(one.validation_bound),
             Cell(
                 signed(one.validation_gain),
-                f"above {signed(one.validation_gain_bound)}: "
+                f"lower bound {signed(one.validation_gain_bound)}: "
                 + ("significant" if one.helps else "not significant"),
             ),
             percent(one.above),
@@ -234,8 +271,11 @@ def no_harm_grid(cascades: Sequence[NoHarm]) -> Grid:
     """Every deployed cascade against its own CRM."""
 
     def judged(one: NoHarm) -> str:
-        if isnan(one.log_loss_over_crm.low):
+        gap = one.log_loss_over_crm
+        if isnan(gap.low):
             return "no interval"
+        if is_nothing(gap):
+            return "routes no rows: its CRM answers"
         return "worse beyond the interval" if one.harm else "not worse"
 
     head = ["cascade", "log loss over its own CRM", ""]

@@ -5,11 +5,17 @@ from importlib import resources
 import jinja2
 
 from corellarec.evaluation.grids import Cell, Grid
-from corellarec.evaluation.report import Section, heading, lead, sections
+from corellarec.evaluation.look import shared_look, sheet
+from corellarec.evaluation.report import Section, data_and_dates, heading, lead, sections
 from corellarec.evaluation.results import Evaluation
 from corellarec.evaluation.text import number, percent
 
-CARDS = ("crm_calibrated", "llm_calibrated", "cascade", "blend_all")
+CARDS = {  # colours by key
+    "cascade": "cascade",
+    "crm_calibrated": "crm",
+    "llm_calibrated": "llm",
+    "blend_all": "cascade",
+}
 
 
 def render(result: Evaluation) -> str:
@@ -17,10 +23,11 @@ def render(result: Evaluation) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = resources.files("corellarec.evaluation") / "page.html.j2"
     return environment.from_string(template.read_text("utf-8")).render(
-        result=result,
+        look=shared_look() + sheet("page"),
         heading=heading(result),
+        data=data_and_dates(result),
         lead=lead(result),
-        cards=[result.row(key) for key in CARDS],
+        cards=[(result.row(key), colour) for key, colour in CARDS.items()],
         sections=sections(result),
         number=number,
         percent=percent,
@@ -29,7 +36,7 @@ def render(result: Evaluation) -> str:
 
 def to_markdown(result: Evaluation) -> str:
     """What was found and the tables, for documents."""
-    parts = [f"# {result.name}", lead(result)]
+    parts = [f"# {result.name}", data_and_dates(result), lead(result)]
     parts += [_markdown(section) for section in sections(result) if not section.texts]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from corellarec.evaluation import grids, plots
 from corellarec.evaluation.findings import findings
@@ -21,10 +22,11 @@ class Section:
         title: In words.
         note: What must be known to read it.
         sentences: A list.
-        figures: Each makes an SVG, empty where there is nothing to show.
+        figures: Each makes an SVG, empty where there is nothing to show; side by side where the
+            page is wide enough, else below each other.
         grids: Tables.
         details: Tables that are folded in the page.
-        texts: Preformatted.
+        texts: Preformatted, by name; folded in the page.
     """
 
     title: str
@@ -33,12 +35,21 @@ class Section:
     figures: tuple[Callable[[], str], ...] = ()
     grids: tuple[Grid, ...] = ()
     details: tuple[Grid, ...] = ()
-    texts: tuple[str, ...] = ()
+    texts: tuple[tuple[str, str], ...] = ()
 
 
 def heading(result: Evaluation) -> str:
     """The title of the page."""
     return "When does the LLM pay?" if isinstance(result, StudyResult) else "Who should answer?"
+
+
+def data_and_dates(result: Evaluation) -> str:
+    """The data's name and the days it spans; empty where the result does not know them."""
+    if not result.data:
+        return ""
+    first = min(part.first for part in result.data.splits.values())[:10]
+    last = max(part.last for part in result.data.splits.values())[:10]
+    return f"{result.data.name} from {first} to {last}"
 
 
 def lead(result: Evaluation) -> str:
@@ -49,10 +60,6 @@ def lead(result: Evaluation) -> str:
         parts.append(
             f"{crm['model']} as the CRM, {llm['model']} as the LLM ({llm['layout']} layout)"
         )
-    if result.data:
-        first = min(part.first for part in result.data.splits.values())[:10]
-        last = max(part.last for part in result.data.splits.values())[:10]
-        parts.append(f"{result.data.name} from {first} to {last}")
     parts.append(rows_in_words(result))
     if isinstance(result, StudyResult):
         parts.append(f"study {result.name}, seeds {', '.join(map(str, result.seeds))}")
@@ -85,6 +92,11 @@ def sections(result: Evaluation) -> list[Section]:
     return found
 
 
+def _panels(figure: Callable[..., str], *values: Any) -> tuple[Callable[[], str], ...]:  # noqa: ANN401
+    """A figure for each metric."""
+    return tuple(partial(figure, *values, metric=metric) for metric in plots.TITLES)
+
+
 def _models(result: Evaluation) -> Section:
     reference = result.row(result.reference).name
     chosen = (
@@ -96,8 +108,8 @@ def _models(result: Evaluation) -> Section:
         "Quality on the test rows",
         "Small figures are 95 % intervals, users resampled whole; a dash where fewer than two "
         "users are measured, from which none can be estimated. Where there are several seeds, a "
-        "figure is their mean, and the smallest and the largest are given. Differences are paired. "
-        f"{chosen}"
+        "figure is their mean, and the smallest and the largest are given. Differences are paired, "
+        f'and "{grids.EQUAL}" is no difference in any resample. {chosen}'
         f"The cascades route {100 * result.router.budget:.0f} % of the rows at most, by a "
         "threshold fixed on validation: the least confident (entropy), or those of the highest "
         "expected gain (gain). The paper's cascade puts the LLM's raw probability in the place of "
@@ -116,7 +128,7 @@ def _groups(result: Evaluation) -> list[Section]:
             "Groups of equal size by the calibrated CRM's entropy; lines are 95 % intervals of "
             "each bar. The paper finds the LLM ahead in the first group. Within a group AUC is "
             "lower than over all rows, because the order of the groups is the CRM's own.",
-            figures=(partial(plots.confidence_figure, confidence),),
+            figures=_panels(plots.confidence_figure, confidence),
             details=(grids.segment_grid(confidence),),
         )
     ]
@@ -127,7 +139,7 @@ def _groups(result: Evaluation) -> list[Section]:
                 "The LLM's figure minus the CRM's on the same rows, with 95 % intervals: in AUC "
                 "right of the line the LLM is ahead, in log loss left of it. In brackets the rows. "
                 f"Groups of fewer than {FEW_ROWS} rows or {FEW_USERS} users have no figures.",
-                figures=(partial(plots.segments_figure, others),),
+                figures=_panels(plots.segments_figure, others),
                 details=tuple(map(grids.segment_grid, others)),
             )
         )
@@ -144,12 +156,16 @@ def _budget(result: Evaluation) -> Section:
         )
     return Section(
         "Quality against budget",
-        f"A routed row gets {gets}. The oracle knows the labels and routes the rows that gain "
-        "most: a bound that no policy reaches. The dotted line is the configured budget. The first "
-        "table routes exactly the same share under both policies. In the last table, thresholds "
-        "are fixed on validation; where more test rows are above one than a set budget allows, "
-        f"those of the highest value are routed.{cost}",
-        figures=(partial(plots.curves_figure, result.curves),),
+        f"A routed row gets {gets}. The dashed upright line is the configured budget, the flat "
+        "line the CRM alone. The band is the 95 % interval of what the gain policy adds to "
+        "the CRM, paired, at the budgets of the first table: where it crosses the flat line, the "
+        "gain is not significant. The oracle knows "
+        "the labels and routes the rows that gain most: a bound that no policy reaches; where it "
+        "leaves the picture, the picture says how far it goes. The first table routes exactly the "
+        "same share under both policies. In the last table, thresholds are fixed on validation; "
+        "where more test rows are above one than a set budget allows, those of the highest value "
+        f"are routed.{cost}",
+        figures=_panels(plots.curves_figure, result.curves, result.budgets),
         grids=(
             grids.budget_grid(result.budgets),
             grids.area_grid(result.curves),
@@ -207,7 +223,10 @@ def _facts(result: Evaluation) -> list[Section]:
                     if taught
                     else ""
                 ),
-                figures=(partial(plots.training_figure, result.stages),),
+                figures=tuple(
+                    partial(plots.training_figure, name, stage)
+                    for name, stage in result.stages.items()
+                ),
                 grids=(grids.training_grid(result.stages),),
             )
         )
@@ -230,9 +249,11 @@ def _facts(result: Evaluation) -> list[Section]:
                 grids=(grids.data_grid(data),),
             )
         )
-    texts = [result.settings] if result.settings else []
-    texts += [result.spec] if isinstance(result, StudyResult) else []
+    texts = {"all settings": result.settings} if result.settings else {}
+    texts |= {"the study": result.spec} if isinstance(result, StudyResult) else {}
     if texts:
-        shown = tuple(json.dumps(tree, indent=1, ensure_ascii=False) for tree in texts)
+        shown = tuple(
+            (name, json.dumps(tree, indent=1, ensure_ascii=False)) for name, tree in texts.items()
+        )
         found.append(Section("Settings", texts=shown))
     return found

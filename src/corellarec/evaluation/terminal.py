@@ -6,6 +6,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
+from corellarec.evaluation.grids import grouped
 from corellarec.evaluation.parts import PredictorRow, Segment
 from corellarec.evaluation.results import Evaluation
 from corellarec.evaluation.text import (
@@ -26,7 +27,7 @@ def tables(result: Evaluation) -> Group:
     title = f"{rows_in_words(result)}, with 95 % intervals"
     main = _table(title, ["", "LLM share", *_with_intervals(MAIN.values())])
     others = _table("", ["", *_with_intervals(OTHERS.values())])
-    for row in result.table:
+    for _, row in grouped(result.table):
         style = "bold" if row.key == "cascade" else ""
         main.add_row(row.name, percent(row.llm_share), *_cells(row, MAIN), style=style)
         others.add_row(row.name, *_cells(row, OTHERS), style=style)

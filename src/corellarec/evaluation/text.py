@@ -42,8 +42,15 @@ def signed_interval(figure: Figure, digits: int = 4) -> str:
     return f"{figure.low:+.{digits}f} to {figure.high:+.{digits}f}"
 
 
+def is_nothing(gap: Figure) -> bool:
+    """Whether two predictors cannot be told apart, in no resample either."""
+    return gap.value == gap.low == gap.high == 0
+
+
 def difference(figure: Figure) -> str:
     """A difference and its interval, for a sentence."""
+    if is_nothing(figure):
+        return "no difference"
     if math.isnan(figure.low):
         return f"{signed(figure.value)}, no interval from fewer than two users"
     return f"{signed(figure.value)}, 95 % interval {signed_interval(figure)}"

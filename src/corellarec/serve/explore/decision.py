@@ -62,7 +62,7 @@ def figure(run: Path | None, name: str) -> str | None:
         return None
     match name:
         case "curves":
-            return plots.curves_figure(found.curves)
+            return plots.curves_figure(found.curves, found.budgets)
         case "groups":
             return plots.confidence_figure(found.segments[0])
         case "reliability":

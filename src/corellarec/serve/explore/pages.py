@@ -10,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from corellarec.cascade.router import explain
+from corellarec.evaluation.look import shared_look
 from corellarec.serve.explore import look
 from corellarec.serve.explore.decision import figure
 from corellarec.serve.explore.edits import Page
@@ -155,8 +156,9 @@ def _add_entrance(router: APIRouter, explorer: Explorer, sessions: Sessions) -> 
         }
         if name not in files:
             raise ProblemError(404, f"there is no file {name!r}")
+        shared = shared_look().encode() if name == "explore.css" else b""
         return Response(
-            files[name].read_bytes(), media_type=KINDS[name.rpartition(".")[2]],
+            shared + files[name].read_bytes(), media_type=KINDS[name.rpartition(".")[2]],
             headers={"Cache-Control": "max-age=86400"},
         )  # fmt: skip
 
