@@ -19,6 +19,7 @@ def line_chart(
     ends: tuple[str, str],
     digits: int,
     mark: float | None = None,
+    floor: float | None = None,
 ) -> Markup:
     """Lines over one axis.
 
@@ -29,11 +30,13 @@ def line_chart(
         ends: Words below both ends of the axis.
         digits: Of the values on the upright axis.
         mark: Where an upright line is drawn.
+        floor: Value at the foot; by default a little below the least one.
     """
     values = np.concatenate([np.asarray(y, float) for _, y in lines.values()])
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     pad = 0.08 * (high - low) or 0.5
-    low, high = low - pad, high + pad
+    ticks = np.linspace(low if floor is None else floor, high, 3)
+    low, high = (low - pad if floor is None else floor), high + pad
     first, last = float(x[0]), float(x[-1])
 
     def across(value: float) -> float:
@@ -44,7 +47,7 @@ def line_chart(
 
     size = f'viewBox="0 0 {WIDTH} {HEIGHT}"'
     parts = [f'<svg class="chart" {size} role="img" aria-label="{escape(title)}">']
-    for value in np.linspace(low + pad, high - pad, 3):
+    for value in ticks:
         y = up(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - 8}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(

@@ -39,7 +39,7 @@ def decision(
     chart = line_chart(
         "Log loss on the validation rows against the budget",
         BUDGETS,
-        {"cascade": ("both", curve), "the CRM alone": ("crm", [curve[0]] * len(curve))},
+        {"cascade": ("cascade", curve), "the CRM alone": ("crm", [curve[0]] * len(curve))},
         (percent(0), percent(1)),
         4,
         mark=budget,

@@ -72,6 +72,7 @@ def _chart(points: Sequence[tuple[int, int]]) -> object:
         {"rows a second": ("crm", answered), "of these by the LLM, too": ("llm", asked)},
         (f"{number(len(points))} s ago", "now"),
         0,
+        floor=0.0,
     )
 
 

@@ -279,10 +279,9 @@ class Explorer:
 
     # Parts of the above.
 
-    def _bar(self, p: float | None, kind: str, name: str) -> str:
-        if p is None:
-            return f"{name} did not answer"
-        return charts.bar(p, kind, name, self._spread(kind, p))
+    def _bar(self, p: float, kind: str, name: str, like: str | None = None) -> str:
+        """A bar of a kind; how sure it is comes from validation's probabilities ``like`` it."""
+        return charts.bar(p, kind, name, self._spread(like or kind, p))
 
     def _spread(self, kind: str, p: float) -> Spread | None:
         validation = self._validation[1] if self._validation else None

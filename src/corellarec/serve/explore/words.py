@@ -69,7 +69,7 @@ class Names:
     Example:
         >>> names = Names(["ann"], key="secret")
         >>> names.shown("ann"), names.user(names.shown("ann"))
-        ('u-2ff3be78e7', 'ann')
+        ('u-aad4e6199b', 'ann')
     """
 
     def __init__(self, users: Iterable[str], key: str | None) -> None:
