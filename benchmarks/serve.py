@@ -2,8 +2,8 @@
 
 The load comes from a process of its own over loopback. With the language model off, at half, full
 and twice the capacity; then also at a tenth, with a server in the language model's place that
-answers, is slow (5 s), hangs, or is killed. Beside it LitServe and BentoML serve the same CRM and nothing else, if
-they are installed for the interpreter ``--peer-python``.
+answers, is slow (5 s), hangs, or is killed. Beside it LitServe and BentoML serve the same CRM and
+nothing else, if they are installed for the interpreter ``--peer-python``.
 
     python -m venv peers && peers/bin/pip install litserve bentoml   # and corellarec
 """

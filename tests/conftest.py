@@ -15,7 +15,8 @@ from corellarec.data.prepare import prepare
 from small import write_movielens, write_tiny_llm
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-torch.set_num_threads(2)
+# Two processes of two threads each wait for each other more than they compute.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

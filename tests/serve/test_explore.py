@@ -610,7 +610,7 @@ def test_a_run_is_explored_beside_another(run, other, tmp_path):
 
 def test_the_gain_so_far_is_estimated(make_service, tmp_path):
     service = make_service(
-        threshold=0.0, budget={"share": 1.0, "burst": 10_000},
+        threshold=-1e9, budget={"share": 1.0, "burst": 10_000},
         decisions={"directory": str(tmp_path / "log"), "explored_share": 0.4},
     )  # fmt: skip
     with client_of(service) as client:
