@@ -70,7 +70,8 @@ def line_chart(
     keys = "".join(
         f'<span class="key {kind}">{escape(name)}</span> ' for name, (kind, _) in lines.items()
     )
-    return Markup("".join(parts) + f'</svg><p class="keys">{keys}</p>')
+    keys = f'<p class="keys">{escape(title)}: {keys}</p>'
+    return Markup("".join(parts) + f"</svg>{keys}")
 
 
 def bar(p: float, kind: str, name: str, spread: Spread | None) -> Markup:

@@ -67,9 +67,9 @@ def live(service: Service) -> dict[str, Any]:
 def _chart(points: Sequence[tuple[int, int]]) -> object:
     answered, asked = np.array(points, float).T
     return line_chart(
-        "Rows answered a second, and rows that the LLM answered",
+        "In each second",
         np.arange(len(points), dtype=float),
-        {"rows a second": ("crm", answered), "of these by the LLM, too": ("llm", asked)},
+        {"rows": ("crm", answered), "rows that the LLM answered, too": ("llm", asked)},
         (f"{number(len(points))} s ago", "now"),
         0,
         floor=0.0,
