@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from corellarec.client import AsyncClient, Client
     from corellarec.config import Config
     from corellarec.evaluation.audit import Audit, audit
+    from corellarec.evaluation.compare import Comparison, compare
     from corellarec.evaluation.results import Evaluation
 
 _PLACES = {
@@ -38,6 +39,8 @@ _PLACES = {
     "Config": "corellarec.config",
     "Audit": "corellarec.evaluation.audit",
     "audit": "corellarec.evaluation.audit",
+    "Comparison": "corellarec.evaluation.compare",
+    "compare": "corellarec.evaluation.compare",
     "Evaluation": "corellarec.evaluation.results",
     "CorellarecError": "corellarec.base.errors",
     "ArtifactError": "corellarec.base.errors",
@@ -55,6 +58,7 @@ __all__ = [
     "Cascade",
     "Client",
     "CoReLLa",
+    "Comparison",
     "Config",
     "ConfigError",
     "CorellarecError",
@@ -64,6 +68,7 @@ __all__ = [
     "ModelError",
     "RemoteError",
     "audit",
+    "compare",
     "evaluate",
 ]
 

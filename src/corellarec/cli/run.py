@@ -21,13 +21,12 @@ from corellarec.cli.options import (
 
 if TYPE_CHECKING:
     from corellarec.api import CoReLLa
-    from corellarec.config import Config
     from corellarec.evaluation.results import Evaluation
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    for command in (run, prepare, train, evaluate, report, info, adapter, models):
+    for command in (run, prepare, train, evaluate, report, compare, info, adapter, models):
         app.command()(command)
 
 
@@ -138,39 +137,49 @@ def evaluate(run: RunDirectory, as_json: AsJson = False) -> None:
 def report(run: RunDirectory, as_json: AsJson = False) -> None:
     """Write report.html again from metrics.json, and print its tables."""
     from corellarec.api import CoReLLa
+    from corellarec.evaluation.run import read_evaluation
 
     model = CoReLLa.open(run)
-    _finish(model, _metrics(run, model.config), as_json)
+    _finish(model, read_evaluation(run, model.config), as_json)
 
 
-def _metrics(run: Path, config: "Config") -> "Evaluation":
-    """The figures of a run; they must be of its present settings."""
-    from corellarec.base.artifacts import read_sealed
-    from corellarec.base.errors import ArtifactError
-    from corellarec.evaluation.results import Evaluation
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Finished runs; the first is compared against."),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Compare runs on the test rows that all of them scored, with paired intervals.
 
-    path, remedy = run / "metrics.json", f"`corellarec evaluate {run}` writes it again"
-    found = Evaluation.from_json(read_sealed(path, remedy), path)
-    if found.settings != config.model_dump(mode="json"):
-        raise ArtifactError(f"{path} was made with other settings: {remedy}")
-    return found
+    Nothing is trained or scored again. Which settings differ is in each run's config.toml.
+    """
+    from corellarec.evaluation.compare import compare as compare_runs
+    from corellarec.evaluation.terminal import comparison_tables
+
+    found = compare_runs(runs)
+    if as_json:
+        print_json(found)
+    else:
+        output_console().print(comparison_tables(found))
 
 
 def info(run: RunDirectory, as_json: AsJson = False) -> None:
     """Say what a run's directory holds: which steps are done, and the figures if there are any."""
+    from corellarec.evaluation.run import read_evaluation
     from corellarec.evaluation.terminal import tables
     from corellarec.run.status import status
 
     found = status(run)
     if as_json:
-        evaluation = _metrics(run, found.config) if found.evaluated else None
+        evaluation = read_evaluation(run, found.config) if found.evaluated else None
         print_json({"status": found, "metrics": evaluation})
         return
     console = output_console()
     for step, state in found.lines():
         console.print(f"{step:12} {state}", highlight=False)
     if found.evaluated:
-        console.print(tables(_metrics(run, found.config)))
+        console.print(tables(read_evaluation(run, found.config)))
 
 
 def adapter(

@@ -104,7 +104,7 @@ class Evaluation:
             95 % interval) and ``auc_over_reference``, ``auc_over_reference_low``,
             ``auc_over_reference_high``; null where it cannot be estimated.
         """
-        return pl.DataFrame([_flat(row) for row in self.table], infer_schema_length=None).fill_nan(
+        return pl.DataFrame([flat(row) for row in self.table], infer_schema_length=None).fill_nan(
             None
         )
 
@@ -146,7 +146,8 @@ class Evaluation:
             write_sealed(path, self.to_json())
 
 
-def _flat(row: PredictorRow) -> dict[str, Any]:
+def flat(row: PredictorRow) -> dict[str, Any]:
+    """A row of the main table as one row of a frame."""
     facts: dict[str, Any] = {
         "predictor": row.key,
         "name": row.name,

@@ -2,8 +2,12 @@
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
+from corellarec.base.artifacts import read_sealed
+from corellarec.base.errors import ArtifactError
 from corellarec.base.machine import machine
+from corellarec.config import Config
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Samples
 from corellarec.evaluation.evaluate import evaluate_scores
@@ -61,6 +65,19 @@ def _evaluate(workspace: Workspace) -> Evaluation:
         stages=training_curves(workspace),
         distillation=_distillation(distilled),
     )
+
+
+def read_evaluation(run: Path, config: Config) -> Evaluation:
+    """The figures of a run, from ``metrics.json``.
+
+    Raises:
+        ArtifactError: If they are damaged, or not of the run's present settings.
+    """
+    path, remedy = run / "metrics.json", f"`corellarec evaluate {run}` writes it again"
+    found = Evaluation.from_json(read_sealed(path, remedy), path)
+    if found.settings != config.model_dump(mode="json"):
+        raise ArtifactError(f"{path} was made with other settings: {remedy}")
+    return found
 
 
 def measure_costs(workspace: Workspace, test: ScoredRows) -> Costs:

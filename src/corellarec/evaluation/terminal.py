@@ -6,6 +6,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
+from corellarec.evaluation.compare import Comparison
 from corellarec.evaluation.grids import grouped
 from corellarec.evaluation.parts import PredictorRow, Segment
 from corellarec.evaluation.results import Evaluation
@@ -32,6 +33,28 @@ def tables(result: Evaluation) -> Group:
         main.add_row(row.name, percent(row.llm_share), *_cells(row, MAIN), style=style)
         others.add_row(row.name, *_cells(row, OTHERS), style=style)
     return Group(main, "", others, "", _groups(result.segments[0]))
+
+
+def comparison_tables(found: Comparison) -> Group:
+    """A comparison's AUC and log loss, with differences from the first run's cascade."""
+    title = (
+        f"{found.rows:,} test rows of {found.users:,} users that every run scored"
+        + (f" ({found.left_out:,} more that only some did)" if found.left_out else "")
+        + f"; differences from {found.table[1].name}, with 95 % intervals"
+    )
+    tables = []
+    for metric, name in MAIN.items():
+        table = _table(title if not tables else "", ["", "LLM share", name, "difference", ""])
+        for row in found.table:
+            gap = row.over_reference[metric]
+            cells = ["", ""]
+            if row is not found.table[1]:
+                cells = [signed(gap.value), f"[dim]{signed_interval(gap, 3)}[/]"]
+            style = "bold" if row.kind == "cascade" else ""
+            values = [percent(row.llm_share), number(row.metrics[metric].value)]
+            table.add_row(row.name, *values, *cells, style=style)
+        tables += [table, ""]
+    return Group(*tables[:-1])
 
 
 def _table(title: str, head: Sequence[str]) -> Table:
