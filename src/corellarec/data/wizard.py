@@ -16,8 +16,8 @@ from corellarec.data.features import reserved
 from corellarec.data.files import ending
 from corellarec.data.raw import Folder
 from corellarec.data.row_files import header_of, read_lines
-from corellarec.data.sources.recognise import reader_of
-from corellarec.data.sources.tables import JSON_LINES, SEPARATORS, scan_table
+from corellarec.data.sources.recognise import layout_of
+from corellarec.data.sources.scan import JSON_LINES, SEPARATORS, scan_table
 from corellarec.data.unpacked import check_unpacked
 
 SAMPLE_ROWS = 2000
@@ -126,7 +126,7 @@ def propose_settings(paths: Iterable[Path], roles: Mapping[str, str]) -> Proposa
 def _refuse_known_layout(paths: list[Path]) -> None:
     path = paths[0] if paths else Path()
     is_folder = len(paths) == 1 and (path.is_dir() or path.suffix.lower() == ".zip")
-    if is_folder and reader_of(Folder(paths[0])):
+    if is_folder and layout_of(Folder(paths[0])):
         raise DataError(
             f"{paths[0]} is in a layout that is read as it is and needs no settings: "
             f"corellarec run --preset quick --set data.path={paths[0]} --out runs/{paths[0].stem}"
