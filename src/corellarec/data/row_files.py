@@ -170,8 +170,10 @@ def _split(
             yield reader.line_num, row, None
 
 
-def read_lines(source: Source, encoding: str = "utf-8") -> Iterator[str]:
+def read_lines(source: Source, encoding: str = "utf-8-sig") -> Iterator[str]:
     """Lines of text, ends included; what is not in ``encoding`` becomes U+FFFD.
+
+    The default is UTF-8 with or without a byte order mark.
 
     Raises:
         OSError: If the file cannot be read, or a line has more than ``LONGEST_LINE`` characters.

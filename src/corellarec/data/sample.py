@@ -72,9 +72,9 @@ def look(path: Path) -> Sample:
         if kind in JSON_LINES:
             scanned = pl.scan_ndjson(path, infer_schema_length=SAMPLE_ROWS)
             return Sample(path, scanned.head(SAMPLE_ROWS).collect(), settings)
-        encoding = _encoding(path)
-        lines = list(islice(read_lines(path, encoding), SAMPLE_ROWS + 1))
-    return _text(path, lines, settings | ({} if encoding == "utf-8" else {"encoding": encoding}))
+        encoding = {"encoding": name} if (name := _encoding(path)) else {}
+        lines = list(islice(read_lines(path, **encoding), SAMPLE_ROWS + 1))
+    return _text(path, lines, settings | encoding)
 
 
 def _text(path: Path, lines: list[str], settings: dict[str, Any]) -> Sample:
@@ -108,13 +108,14 @@ def _mostly(column: pl.Series, pattern: str) -> bool:
     return bool(len(text)) and float(text.str.contains(pattern).mean()) > 0.5  # pyright: ignore[reportArgumentType]
 
 
-def _encoding(path: Path) -> str:
-    """UTF-8 if a file's first 100,000 lines are, else what they probably are."""
+def _encoding(path: Path) -> str | None:
+    """What a file's first 100,000 lines are probably in, if it is not UTF-8."""
     if ending(path) == path.suffix.lower():
         with path.open("rb") as file:
             if file.read(2) in UTF_16:
                 return "utf-16"
-    return "latin-1" if any("\ufffd" in t for t in islice(read_lines(path), 100_000)) else "utf-8"
+    foreign = any("\ufffd" in line for line in islice(read_lines(path), 100_000))
+    return "latin-1" if foreign else None
 
 
 def _separator(lines: Sequence[str], usual: str) -> str:
