@@ -1,5 +1,6 @@
 """Files that nobody here wrote: from ``init-data`` to ``report.html`` without editing a file."""
 
+import json
 import tomllib
 
 import numpy as np
@@ -84,6 +85,26 @@ def test_movietweetings_from_init_data_to_a_report(
     assert code == 0, err
     assert (tmp_path / "run" / "report.html").is_file()
     assert "calls your items" not in err
+    if spelling == "dat":
+        return
+    # The run's own settings, with others on top.
+    code, out, err = call(monkeypatch, capsys, "run", "--resume", "--out", tmp_path / "run",
+                          "--set", "cascade.budget=0.5", "--json")  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out)["router"]["budget"] == 0.5
+    assert err.count("done before") == 3
+    code, _, err = call(monkeypatch, capsys, "run", "--resume", "--out", tmp_path / "run",
+                        "--set", "data.interactions.user=movie_id")  # fmt: skip
+    assert code == 2
+    assert "data.interactions.user was 'user_id', is 'movie_id'" in err
+    # Pairs in the log's own columns.
+    ratings.head(9).write_csv(tmp_path / "pairs.csv")
+    code, _, err = call(monkeypatch, capsys, "predict", tmp_path / "run", tmp_path / "pairs.csv",
+                        "-o", tmp_path / "scored.csv")  # fmt: skip
+    assert code == 0, err
+    scored = pl.read_csv(tmp_path / "scored.csv")
+    assert scored.columns[:5] == [*ratings.columns, "p"]
+    assert scored["p"].is_between(0, 1).all()
 
 
 @pytest.mark.parametrize("spelling", ["dat", "csv"])
@@ -139,3 +160,40 @@ def test_a_log_of_ten_read_with_the_threshold_of_five_is_warned_of(monkeypatch, 
 def test_a_five_star_log_in_movielens_layout_is_still_one(tmp_path):
     folder = write_movielens(tmp_path / "ml")
     assert build(load_config(settings=[f"data.path={folder}"]).data).facts.settings.path
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ({"user": ["1.0"], "item": ["3"]}, "user '1.0' is not known, but '1' is"),
+        ({"user": ["1"], "item": ["3.0"]}, "item '3.0' is not known, but '3' is"),
+        ({"user": [1.0], "item": ["3"]}, "'user' holds Float64; ids are text or whole numbers"),
+        ({"user": [["1"]], "item": ["3"]}, "'user' holds List(String)"),
+        ({"user": ["1", None], "item": ["3", "3"]}, "row 2: no user; 1 such row(s)"),
+    ],
+)
+def test_ids_that_no_log_has(finished, monkeypatch, capsys, tmp_path, pairs, message):
+    source, output = tmp_path / "pairs.parquet", tmp_path / "scored.parquet"
+    pl.DataFrame(pairs).write_parquet(source)
+    code, _, err = call(monkeypatch, capsys, "predict", finished[0], source, "-o", output)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not output.exists()
+
+
+def test_the_input_is_not_overwritten(finished, monkeypatch, capsys, tmp_path):
+    source = tmp_path / "pairs.csv"
+    source.write_text("user,item\n1,3\n")
+    code, _, err = call(monkeypatch, capsys, "predict", finished[0], source, "-o", source)
+    assert code == 2
+    assert "is the input" in err
+    assert source.read_text() == "user,item\n1,3\n"
+
+
+def test_a_run_goes_on_from_its_directory_alone(finished, monkeypatch, capsys):
+    directory, _ = finished
+    code, out, err = call(monkeypatch, capsys, "run", "--resume", "--out", directory, "--json")
+    assert code == 0, err
+    assert err.count("done before") == 3
+    assert json.loads(out)["settings"]["stage1"]["epochs"] == 3  # as in the run, not the preset
