@@ -1,6 +1,7 @@
 """Files that nobody here wrote: from ``init-data`` to ``report.html`` without editing a file."""
 
 import json
+import shutil
 import tomllib
 
 import numpy as np
@@ -80,8 +81,13 @@ def test_movietweetings_from_init_data_to_a_report(
     if spelling == "txt":
         return
     own = [setting for setting in tiny_settings if not setting.startswith("data.")]
-    code, _, err = call(monkeypatch, capsys, "run", "--config", toml, "--out", tmp_path / "run",
-                        *options(own))  # fmt: skip
+    with (folder / f"ratings.{spelling}").open("a") as file:
+        file.write("a line that is none\n")
+    arguments = ["run", "--config", toml, "--out", tmp_path / "run", *options(own)]
+    code, _, err = call(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert "leave them out with --skip-bad-rows 1" in err
+    code, _, err = call(monkeypatch, capsys, *arguments, "--skip-bad-rows", 1)
     assert code == 0, err
     assert (tmp_path / "run" / "report.html").is_file()
     assert "calls your items" not in err
@@ -191,8 +197,8 @@ def test_the_input_is_not_overwritten(finished, monkeypatch, capsys, tmp_path):
     assert source.read_text() == "user,item\n1,3\n"
 
 
-def test_a_run_goes_on_from_its_directory_alone(finished, monkeypatch, capsys):
-    directory, _ = finished
+def test_a_run_goes_on_from_its_directory_alone(finished, monkeypatch, capsys, tmp_path):
+    directory = shutil.copytree(finished[0], tmp_path / "run")
     code, out, err = call(monkeypatch, capsys, "run", "--resume", "--out", directory, "--json")
     assert code == 0, err
     assert err.count("done before") == 3

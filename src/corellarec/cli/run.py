@@ -69,7 +69,8 @@ def run(
         model = model_of(preset, config, given, out, skip_bad_rows)
     if overwrite:
         remove_run(model.directory)
-    if not resume and (model.directory / "config.toml").exists():
+    begun = (model.directory / CONFIG).exists() and (model.directory / "data").exists()
+    if begun and not resume:
         raise ConfigError(
             f"{model.directory} holds a run: --resume continues it, --overwrite deletes it, and "
             "--out takes another directory"
