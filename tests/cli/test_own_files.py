@@ -76,7 +76,7 @@ def test_movietweetings_from_init_data_to_a_report(
     assert set(prepared["title"]) <= set(movies["movie_title"])
     assert list(data.items.multi.values()) == ["|"]
     if spelling != "csv":
-        assert data.users.files.endswith(f"users.{spelling}")
+        assert data.users.files == str(folder / f"users.{spelling}")
         assert data.users.categorical == data.users.numeric == ()  # the second column holds ids
     if spelling == "txt":
         return

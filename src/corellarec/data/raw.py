@@ -121,9 +121,7 @@ class Folder:
                 return (self.path / name).read_bytes()
         place = f"{self.path}: {name}"
         with _whole_zip(place), zipfile.ZipFile(self.path) as archive:
-            member = archive.getinfo(name)
-            if member.flag_bits & 1:
-                raise DataError(f"{place} is encrypted: unpack it, and give data.path its folder")
+            member = self._member(archive, name)
             packed = min(member.compress_size, self.path.stat().st_size)
             check_size(place, member.file_size, packed, self.most_mb)
             return archive.read(member)
@@ -132,7 +130,7 @@ class Folder:
         """The first lines of the file at path ``name`` within; what is not UTF-8 is U+FFFD.
 
         Raises:
-            DataError: If the file is no regular one, or damaged within its zip.
+            DataError: If the file is no regular one, or damaged or encrypted within its zip.
         """
         if self.path.is_dir():
             check_file(self.path / name)
@@ -142,11 +140,19 @@ class Folder:
             with (
                 _whole_zip(f"{self.path}: {name}"),
                 zipfile.ZipFile(self.path) as archive,
-                archive.open(name) as file,
+                archive.open(self._member(archive, name)) as file,
             ):
                 content = file.read(HEAD)
         lines = content.decode("utf-8", "replace").splitlines()
         return lines[:-1] if len(content) == HEAD else lines  # the last one may be cut
+
+    def _member(self, archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+        member = archive.getinfo(name)
+        if member.flag_bits & 1:
+            raise DataError(
+                f"{self.path}: {name} is encrypted: unpack it, and give data.path its folder"
+            )
+        return member
 
     def source(self, name: str) -> Path | BytesIO:
         """What polars can scan: the file itself, or its bytes where it lies in a zip."""
