@@ -11,7 +11,6 @@ import pytest
 from command_line import call, options
 from corellarec.config import load_config
 from corellarec.data.prepare import build
-from small import write_movielens
 
 USERS, MOVIES, ROWS = 40, 60, 900
 GENRES = ("Drama", "Comedy|Romance", "Horror|Sci-Fi|Thriller")
@@ -161,11 +160,6 @@ def test_a_log_of_ten_read_with_the_threshold_of_five_is_warned_of(monkeypatch, 
     assert code == 0
     assert "ratings go from" in err
     assert "with 8 it would be" in err
-
-
-def test_a_five_star_log_in_movielens_layout_is_still_one(tmp_path):
-    folder = write_movielens(tmp_path / "ml")
-    assert build(load_config(settings=[f"data.path={folder}"]).data).facts.settings.path
 
 
 @pytest.mark.parametrize(

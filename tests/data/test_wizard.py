@@ -304,3 +304,12 @@ def test_one_table_of_types_with_lists(tmp_path):
     found = pl.read_parquet(tmp_path / "d" / "items.parquet")
     row = found.row(by_predicate=pl.col("id") == "3", named=True)
     assert (row["title"], row["genres"], row["codes"]) == ("Film 3", ["Drama"], ["2", "3"])
+
+
+def test_other_files_in_the_directory_are_no_tables(tmp_path):
+    write_shop(tmp_path)
+    expected = propose_settings([tmp_path], {}).settings
+    (tmp_path / "README.txt").write_text("This, is the log, of a shop.\nIt has words.\n\nBye: now")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "one.dat").write_text("7")
+    assert propose_settings([tmp_path], {}).settings == expected
