@@ -289,6 +289,34 @@ def test_own_model_takes_options(log, own):
         build_crm(CrmConfig(model=own, options={"scales": 3.0}), log.features, CPU)
 
 
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("return logit", "returned Tensor: forward returns CrmOutput"),
+        ("return CrmOutput(logit[:, None], {})", r"shape \(4, 1\) for 4 samples: expected \(4,\)"),
+        ("return CrmOutput(logit, {})", "no layer 'hidden'"),
+        ("return CrmOutput(logit / 0, {'hidden': logit[:, None]})", "no finite number"),
+    ],
+)
+def test_own_model_that_returns_something_else(log, tmp_path, monkeypatch, answer, message):
+    (tmp_path / f"mine{abs(hash(answer))}.py").write_text(
+        "import torch\nfrom corellarec.crm.model import CrmOutput\n\n"
+        "class Mine(torch.nn.Module):\n"
+        "    def __init__(self, features):\n"
+        "        super().__init__()\n"
+        "        self.layer_widths = {'hidden': 1}\n"
+        "    def forward(self, batch):\n"
+        "        logit = torch.zeros(len(batch.target))\n"
+        f"        {answer}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    config = CrmConfig(model=f"mine{abs(hash(answer))}:Mine")
+    model = build_crm(config, log.features, CPU)
+    batch = build_reader(config, log, CPU)(log.samples(torch.arange(4)))
+    with pytest.raises(ConfigError, match=message):
+        model(batch)
+
+
 def test_dropout_drops_its_share_and_keeps_the_mean():
     torch.manual_seed(0)
     ones = torch.ones(300, 333, requires_grad=True)

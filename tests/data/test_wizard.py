@@ -53,22 +53,20 @@ def test_one_file_with_everything(tmp_path):
     assert prepare(data, tmp_path / "d").rows == 500
 
 
-def test_what_cannot_be_told_is_asked_for(tmp_path):
-    log = write_log(tmp_path)
-    log.rename({"stars": "points"}).write_csv(tmp_path / "log.csv")
-    with pytest.raises(DataError, match=r"log\.csv: no column looks like the user.*--user COLUMN"):
-        propose_settings([tmp_path], {})
-    told = {"user": "who", "item": "sku", "time": "when"}
-    with pytest.raises(DataError, match=r"rating or a label.*--rating COLUMN or --label"):
-        propose_settings([tmp_path / "log.csv"], told)
-    with pytest.raises(DataError, match=r"items' title.*--title COLUMN"):
-        propose_settings([tmp_path / "log.csv"], {**told, "rating": "points"})
-    roles = {**told, "rating": "points", "title": "name"}
-    assert (
-        propose_settings([tmp_path], roles).settings["data"]["interactions"]["rating"] == "points"
-    )
+def test_what_cannot_be_told_is_asked_for_all_at_once(tmp_path):
+    write_log(tmp_path)
+    cut = pl.read_csv(tmp_path / "log.csv").with_columns(x=pl.col("stars") * 1.37 - 8)
+    cut.select("x").write_csv(tmp_path / "log.csv")
+    with pytest.raises(
+        DataError,
+        match=r"log\.csv: no column looks like the user or the item or the time or a rating or a "
+        r"label or the items' title.*--user COLUMN, --item COLUMN, --time COLUMN, --rating COLUMN, "
+        r"--label COLUMN, --title COLUMN .*; found: x",
+    ):
+        propose_settings([tmp_path / "log.csv"], {})
+    write_log(tmp_path)
     with pytest.raises(DataError, match="no column 'nobody' for the user; found: who, sku"):
-        propose_settings([tmp_path], {**told, "user": "nobody"})
+        propose_settings([tmp_path], {"user": "nobody"})
     with pytest.raises(DataError, match="is not there"):
         propose_settings([tmp_path / "none.csv"], {})
     (tmp_path / "empty").mkdir()
@@ -76,10 +74,64 @@ def test_what_cannot_be_told_is_asked_for(tmp_path):
         propose_settings([tmp_path / "empty"], {})
 
 
+@pytest.mark.parametrize(
+    ("user", "item", "time", "value"),
+    [
+        ("Member_number", "imdb_id", "tweeted_at", "bought"),
+        ("who", "what", "when", "points"),
+        ("a", "b", "c", "d"),
+    ],
+)
+def test_columns_of_any_name_are_told_by_what_they_hold(tmp_path, user, item, time, value):
+    log = write_log(tmp_path).drop("event")
+    log = log.rename({"who": user, "sku": item, "when": time, "stars": value})
+    if value == "bought":
+        log = log.with_columns((pl.col(value) > 3).cast(pl.Int8))
+    log.write_csv(tmp_path / "log.csv")
+    found = propose_settings([tmp_path], {}).settings["data"]
+    roles = {name: found["interactions"].get(name) for name in ("user", "item", "time")}
+    assert roles == {"user": user, "item": item, "time": time}
+    kind = "label" if value == "bought" else "rating"
+    assert found["interactions"][kind] == value
+    assert (found["items"]["id"], found["items"]["title"]) == ("sku", "name")
+
+
+def test_what_was_guessed_is_shown_with_values(tmp_path):
+    write_shop(tmp_path)
+    uses = {(use.table, use.column): use for use in propose_settings([tmp_path], {}).uses}
+    assert uses["orders.parquet", "customer_id"].use == "user"
+    assert uses["products.csv", "name"].use == "title"
+    assert uses["products.csv", "name"].values == ("Thing 0", "Thing 1", "Thing 2")
+    assert uses["customers.tsv", "country"].use == "categorical"
+
+
 def test_a_known_layout_needs_no_tables(tmp_path):
     folder = write_movielens(tmp_path / "ml")
-    with pytest.raises(DataError, match=r"is read as it is.*--set data\.path"):
-        propose_settings([folder], {})
+    proposal = propose_settings([folder], {})
+    assert proposal.settings["data"]["path"] == str(folder)
+    assert "layout movielens" in proposal.guesses[0]
+    with pytest.raises(DataError, match=r"no tables found"):
+        propose_settings([folder], {}, "tables")
+
+
+def test_text_in_the_ways_of_the_world(tmp_path):
+    """Decimal commas, days first, latin-1, a byte order mark, and no names of columns."""
+    log = write_log(tmp_path)
+    day = pl.from_epoch("when").dt.strftime("%d/%m/%Y %H:%M")
+    rows = log.select("who", "sku", (pl.col("stars") + 0.5).cast(pl.String), day)
+    lines = [";".join(row).replace(".5;", ",5;") for row in rows.rows()]
+    (tmp_path / "log.csv").write_text("who;sku;stars;when\n" + "\n".join(lines), "utf-8-sig")
+    named = ITEMS.with_columns(pl.format("Ærøskøbing {}", "name").alias("name"))
+    (tmp_path / "items.csv").write_bytes(named.write_csv().encode("latin-1"))
+    found = propose_settings([tmp_path], {}).settings
+    assert found["data"]["interactions"]["decimal"] == ","
+    assert found["data"]["interactions"]["time_format"] == "%d/%m/%Y %H:%M"
+    assert found["data"]["items"]["encoding"] == "latin-1"
+    prepare(parse_config(found).data, tmp_path / "d")
+    rows, items = (pl.read_parquet(tmp_path / "d" / f"{n}.parquet") for n in ("rows", "items"))
+    assert rows.height == 500
+    assert rows["time"].min() == datetime.fromtimestamp(1_700_000_000 // 60 * 60, UTC)
+    assert items["title"].str.starts_with("Ærøskøbing Thing").all()
 
 
 @pytest.mark.parametrize("name", ["LOG.PARQUET", "LOG.JSON", "LOG.CSV", "LOG.CSV.GZ"])
@@ -168,6 +220,10 @@ def test_tables_of_types(tmp_path):
 def test_ids_that_the_tables_call_otherwise(tmp_path):
     items = write_frames(tmp_path)["items"]
     items.rename({"item_id": "number"}).write_parquet(tmp_path / "items.parquet")
+    found = propose_settings([tmp_path], {}).settings["data"]
+    assert found["items"]["id"] == "number"  # it holds the log's ids
+    elsewhere = items.rename({"item_id": "number"}).with_columns(pl.col("number") + 1000)
+    elsewhere.write_parquet(tmp_path / "items.parquet")
     with pytest.raises(
         DataError, match=r"items\.parquet: .* the item's id; call it 'item' .*items\.id"
     ):
@@ -248,3 +304,12 @@ def test_one_table_of_types_with_lists(tmp_path):
     found = pl.read_parquet(tmp_path / "d" / "items.parquet")
     row = found.row(by_predicate=pl.col("id") == "3", named=True)
     assert (row["title"], row["genres"], row["codes"]) == ("Film 3", ["Drama"], ["2", "3"])
+
+
+def test_other_files_in_the_directory_are_no_tables(tmp_path):
+    write_shop(tmp_path)
+    expected = propose_settings([tmp_path], {}).settings
+    (tmp_path / "README.txt").write_text("This, is the log, of a shop.\nIt has words.\n\nBye: now")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "one.dat").write_text("7")
+    assert propose_settings([tmp_path], {}).settings == expected

@@ -1,14 +1,15 @@
 """Files of pairs, scored batch by batch, in memory that does not grow with the file."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import polars as pl
 from polars.io.plugins import register_io_source
 
 from corellarec.base.errors import CorellarecError, DataError
-from corellarec.base.frames import readable, scan_table
+from corellarec.base.frames import readable, require_columns, scan_table
 from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.tables import OUTPUT_COLUMNS, numbers_of
 from corellarec.data.files import check_name, write_table
@@ -42,6 +43,7 @@ def predict_file(
     source: Path,
     output: Path,
     progress: Callable[[int], None] = lambda scored: None,
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> FileScored:
     """Score the pairs of a CSV or Parquet file into another, which appears whole or not at all.
 
@@ -50,6 +52,7 @@ def predict_file(
         source: A table as :meth:`Cascade.predict` takes it.
         output: Ends in ``.csv`` or ``.parquet``; replaced if it exists.
         progress: Called after each batch with the number of pairs scored so far.
+        names: What the file may call the columns ``user``, ``item`` and ``time`` otherwise.
 
     Raises:
         DataError: If the input cannot be used, or is the output; nothing is written then.
@@ -57,8 +60,11 @@ def predict_file(
     check_name(output)
     if output.exists() and output.samefile(source):
         raise DataError(f"{output} is the input: give the output another name")
-    table = scan_table(source, ("user", "item"))
+    table = scan_table(source)
     schema = dict(table.collect_schema())
+    ours = {theirs: our for our, theirs in names.items() if our not in schema and theirs in schema}
+    table = table.rename(ours)
+    require_columns(table.head(0).collect(), str(source), ("user", "item"))
     schema |= dict.fromkeys(OUTPUT_COLUMNS, pl.Float64) | {"source": pl.String}
     pairs = unknown = routed = 0
     before = cascade.models.unanswered
@@ -74,6 +80,7 @@ def predict_file(
                 unknown += int((numbers_of(users, cascade.log.users) == -1).sum())
                 routed += int((found["source"] != "crm").sum())
                 progress(pairs)
+                found = found.rename({our: theirs for theirs, our in ours.items()})
                 yield found.select(list(schema))
         except Exception as error:
             failure = error

@@ -52,8 +52,12 @@ def read_pairs(log: Log, table: pl.DataFrame, name: str, first_row: int = 1) -> 
     """
     if clash := set(OUTPUT_COLUMNS) & set(table.columns):
         raise DataError(f"{name}: rename the column {min(clash)!r}, which the output adds")
-    user = numbers_of(ids_of(table, "user", name), log.users)
-    item = numbers_of(ids_of(table, "item", name), log.items)
+    users = ids_of(table, "user", name)
+    user = numbers_of(users, log.users)
+    _refuse_floats(users.filter(user == -1), log.users, "user", name)
+    items = ids_of(table, "item", name)
+    item = numbers_of(items, log.items)
+    _refuse_floats(items.filter(item == -1), log.items, "item", name)
     unknown = (item == -1).arg_true()
     if len(unknown):
         place = int(unknown[0])
@@ -73,6 +77,22 @@ def numbers_of(ids: pl.Series, entities: pl.DataFrame) -> pl.Series:
     index = entities.select("id", number=pl.int_range(pl.len()))
     found = ids.alias("id").to_frame().join(index, on="id", how="left", maintain_order="left")
     return found["number"].fill_null(-1)
+
+
+def _refuse_floats(unknown: pl.Series, entities: pl.DataFrame, side: str, name: str) -> None:
+    """Refuse ids that the log knows without a ``.0`` at their end.
+
+    Raises:
+        DataError: If there is one.
+    """
+    floats = unknown.filter(unknown.str.contains(r"^\d+\.0+$"))
+    whole = floats.str.extract(r"^(\d+)")
+    known = whole.filter(whole.is_in(entities["id"].implode()))
+    if len(known):
+        raise DataError(
+            f"{name}: {side} {floats[0]!r} is not known, but {known[0]!r} is: the ids went through "
+            f"floats; write the column {side!r} as whole numbers or text"
+        )
 
 
 def read_times(table: pl.DataFrame, name: str) -> pl.Series:

@@ -1,5 +1,6 @@
 """Commands that read logs and models' files."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,16 @@ from corellarec.cli.options import (
     print_json,
     say,
 )
+
+
+class FileLayout(StrEnum):
+    """What `init-data` may be told that files are."""
+
+    TABLES = "tables"
+    MOVIELENS = "movielens"
+    AMAZON = "amazon"
+    RECBOLE = "recbole"
+
 
 data_app = typer.Typer(no_args_is_help=True, help="Check logs, and take out what they hold.")
 
@@ -159,32 +170,45 @@ def init_data(
     rating: Annotated[str | None, typer.Option(help="Column of the rating.")] = None,
     label: Annotated[str | None, typer.Option(help="Column of the label, 0 or 1.")] = None,
     title: Annotated[str | None, typer.Option(help="Column of the item's title.")] = None,
+    layout: Annotated[
+        FileLayout | None,
+        typer.Option(
+            "--as",
+            help="What the files are, where it is not recognised: a known layout, or tables.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the TOML file if it is there.")
     ] = False,
 ) -> None:
     """Look at your own files and write a first configuration for them.
 
-    Columns are told by their names and first rows; what is guessed is printed. Read the file that
-    is written, correct it, and check it with `corellarec data check --config FILE`.
+    Columns are told by their names, else by their first rows; what each is used for is printed.
+    Read the file that is written, correct it, and check it with `corellarec data check --config
+    FILE`.
     """
     import tomli_w
 
     from corellarec.base.artifacts import write_text
     from corellarec.base.errors import ConfigError
+    from corellarec.cli.tables import uses_table
     from corellarec.data.wizard import propose_settings
 
     if output.exists() and not overwrite:
         raise ConfigError(f"{output} is there: --overwrite replaces it, -o takes another name")
     given = {"user": user, "item": item, "time": time_column, "rating": rating, "label": label,
              "title": title}  # fmt: skip
-    proposal = propose_settings(paths, {role: name for role, name in given.items() if name})
+    known = {role: name for role, name in given.items() if name}
+    proposal = propose_settings(paths, known, layout.value if layout else None)
     # A preset's template may speak of movies.
-    text = tomli_w.dumps({"llm": {"template": "items-liked"}, **proposal.settings})
+    template = f"{proposal.noun}-liked"
+    text = tomli_w.dumps({"llm": {"template": template}, **proposal.settings})
     write_text(output, f"# Written by corellarec init-data.\n\n{text}")
+    if proposal.uses:
+        error_console().print(uses_table(proposal.uses))
     for line in proposal.guesses:
         say(line)
-    say("text: the template items-liked; llm.template takes another one, or a file of your own")
+    say(f"text: the template {template}; llm.template takes another one, or a file of your own")
     say(
         f"written: {output}\nnext: corellarec data check --config {output}\n"
         f"then: corellarec run --preset quick --config {output} --out runs/{output.stem}"

@@ -103,6 +103,7 @@ def predict(
 ) -> None:
     """Score (user, item) pairs: adds p, p_crm, p_llm, source and entropy.
 
+    The columns may also be called as in the run's log (data.interactions).
     The history is what the log holds before the column `time`, or all of it where there is no such
     column; a pair that the log holds is then scored as of its own row. Users the log does not know
     are scored without history. The file is read in batches and may be larger than memory. Where the
@@ -128,7 +129,7 @@ def predict(
     )
     _bring_up_to_date(cascade, items, events)
     with Display(error_console(), quiet=as_json).waiting(f"scoring {source}"):
-        found = predict_file(cascade, source, output)
+        found = predict_file(cascade, source, output, names=_log_columns(run))
     verdict = explain(cascade.router)
     if found.unanswered:
         warning = (
@@ -145,6 +146,16 @@ def predict(
         + (f"; {unknown:,} pairs have a user that the log does not know" if unknown else "")
     )
     say(f"Cascade: {verdict}.")
+
+
+def _log_columns(run: Path) -> dict[str, str]:
+    """What a run's own log calls the columns ``user``, ``item`` and ``time``."""
+    from corellarec.run.records import CONFIG, read_run_config
+
+    if not (run / CONFIG).is_file():  # a saved cascade
+        return {}
+    log = read_run_config(run).data.interactions
+    return {name: getattr(log, name) for name in ("user", "item", "time")} if log else {}
 
 
 def recommend(

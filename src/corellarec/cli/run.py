@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from corellarec.evaluation.results import Evaluation
 
 
+DEFAULT_OUT = Path("runs", "quick")
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this file."""
     for command in (run, prepare, train, evaluate, report, compare, info, adapter, models):
@@ -51,16 +54,22 @@ def run(
     """Fetch, prepare, train all stages, fit the cascade, evaluate, and write the report.
 
     With --resume, settings of the sections distill, cascade and evaluate may differ from the run's:
-    these are computed again from stored scores.
+    these are computed again from stored scores. Without --preset and --config the run's own
+    settings are taken.
     """
     from corellarec.base.errors import ConfigError
-    from corellarec.run.records import remove_run
+    from corellarec.run.records import CONFIG, remove_run
 
     given = [*(settings or []), *([f"llm.adapter={adapter}"] if adapter else [])]
-    model = model_of(preset, config, given, out, skip_bad_rows)
+    directory = out or DEFAULT_OUT
+    if resume and not preset and not config and (directory / CONFIG).is_file():
+        model = _resumed(directory, given, skip_bad_rows)
+    else:
+        model = model_of(preset, config, given, out, skip_bad_rows)
     if overwrite:
         remove_run(model.directory)
-    if not resume and (model.directory / "config.toml").exists():
+    begun = (model.directory / CONFIG).exists() and (model.directory / "data").exists()
+    if begun and not resume:
         raise ConfigError(
             f"{model.directory} holds a run: --resume continues it, --overwrite deletes it, and "
             "--out takes another directory"
@@ -68,6 +77,18 @@ def run(
     model.fit()
     if model.workspace.accelerator.is_main_process:
         _finish(model, model.evaluate(), as_json)
+
+
+def _resumed(directory: Path, settings: list[str], skip_bad_rows: int | None) -> "CoReLLa":
+    """A run with its own settings, and those given on top."""
+    from corellarec.api import CoReLLa
+    from corellarec.config import changed, settings_tree
+
+    model = CoReLLa.open(directory)
+    if skip_bad_rows is not None:
+        settings = [*settings, f"data.skip_bad_rows={skip_bad_rows}"]
+    model.config = changed(model.config, settings_tree(settings))
+    return model
 
 
 def _finish(model: "CoReLLa", found: "Evaluation", as_json: bool) -> None:

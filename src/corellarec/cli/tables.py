@@ -4,13 +4,31 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import polars as pl
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from corellarec.data.wizard import Use
     from corellarec.llm.catalog import ListedModel
     from corellarec.research.baselines.experiment import BaselineResult
     from corellarec.research.tune import SearchResult
     from corellarec.serve.estimate import Gains
+
+
+def uses_table(uses: Sequence["Use"]) -> Table:
+    """What each column of one's own tables is used for, and some of its values."""
+    table = Table(title="what the columns are taken for", title_justify="left")
+    for heading in ("file", "column", "used as", "values"):
+        table.add_column(heading, overflow="fold")
+    for use in uses:
+        values = ", ".join(shorten(value) for value in use.values)
+        table.add_row(*(escape(text) for text in (use.table, use.column, use.use, values)))
+    return table
+
+
+def shorten(value: str, most: int = 24) -> str:
+    """A value in at most so many characters."""
+    return value if len(value) <= most else f"{value[: most - 1]}…"
 
 
 def search_table(found: "SearchResult", best: int = 5) -> Table:

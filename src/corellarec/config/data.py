@@ -15,6 +15,10 @@ class TableConfig(Section):
     ones start from the current directory."""
     separator: str | None = None
     """Character between the values of delimited text; the default goes by the file's name."""
+    header: tuple[str, ...] | None = None
+    """Names of the columns of delimited text whose first line is a row already."""
+    decimal: Literal[".", ","] = "."
+    """Decimal separator of numbers in text: with ``,`` ``1.234,5`` is 1234.5."""
     encoding: str = "utf-8"
     """Encoding of delimited text."""
     database: str | None = None
@@ -47,6 +51,8 @@ class InteractionsConfig(TableConfig):
     """Column of the item's id."""
     time: str
     """Column of the time: a number, a date, or text such as ``2024-05-01 12:30:00``."""
+    time_format: str | None = None
+    """Format of times that are other text, such as ``%d/%m/%Y %H:%M`` (day first)."""
     rating: str | None = None
     """Column of a rating; ``data.positive_rating`` makes it a label."""
     label: str | None = None
@@ -98,6 +104,8 @@ class DataConfig(Section):
     """What to fetch into the cache where neither ``path`` nor ``interactions`` is given."""
     path: str | None = None
     """Directory or zip in a known layout: MovieLens, Amazon reviews, RecBole's atomic files."""
+    layout: Literal["auto", "movielens", "amazon", "recbole"] = "auto"
+    """The layout of ``path``; ``auto`` goes by the names and columns of its files."""
     interactions: InteractionsConfig | None = None
     """Your own log."""
     items: ItemsConfig | None = None

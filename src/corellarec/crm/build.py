@@ -12,7 +12,7 @@ from corellarec.base.device import pick_dtype
 from corellarec.base.errors import ConfigError
 from corellarec.config import CRM_MODELS, CrmConfig
 from corellarec.crm.architecture import Architecture
-from corellarec.crm.batch import CrmReader, Reader
+from corellarec.crm.batch import CrmBatch, CrmReader, Reader
 from corellarec.crm.history import MeanPooling, TargetAttention, TransformerPooling
 from corellarec.crm.model import Crm, FieldEncoder
 from corellarec.crm.windows import StreamReader
@@ -108,4 +108,31 @@ def own_model(config: CrmConfig, features: Features) -> nn.Module:
             f"crm.model = {config.model!r} must be a torch module with the attribute layer_widths, "
             "the width of each of its layers by name ({} if it names none)"
         )
+    model.register_forward_hook(partial(_check_output, config.model))
     return model
+
+
+def _check_output(name: str, model: nn.Module, batch: tuple[CrmBatch], output: object) -> None:
+    """Refuse what a class of the user's own returns if it is not what every CRM returns.
+
+    Raises:
+        ConfigError: If it is not a CrmOutput of finite logits and the layers that it names.
+    """
+    place, rows = f"crm.model = {name!r}", len(batch[0].target)
+    logit, layers = getattr(output, "logit", None), getattr(output, "layers", None)
+    if not isinstance(logit, torch.Tensor) or not isinstance(layers, dict):
+        raise ConfigError(
+            f"{place} returned {type(output).__name__}: forward returns CrmOutput(logit, layers)"
+        )
+    if logit.shape != (rows,):
+        raise ConfigError(
+            f"{place} returned logits of the shape {tuple(logit.shape)} for {rows} samples: "
+            f"expected ({rows},)"
+        )
+    if missing := set(model.layer_widths) - set(layers):  # pyright: ignore[reportArgumentType]
+        raise ConfigError(f"{place} returned no layer {min(missing)!r}, which layer_widths names")
+    if not logit.isfinite().all():
+        raise ConfigError(
+            f"{place} returned a logit that is no finite number: check the class, or lower "
+            "stage1.learning_rate"
+        )

@@ -1,10 +1,14 @@
 """Warnings: what in a log can be used, but is probably not what was meant."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from corellarec.data.levels import halving_threshold
 from corellarec.data.preparation import Preparation
-from corellarec.data.raw import RawLog
+from corellarec.data.raw import Field, RawLog
 from corellarec.data.rows import Rows
 from corellarec.data.times import SECOND
 
@@ -13,10 +17,13 @@ LATEST = 4_102_444_800 * SECOND  # 2100
 OFTEN = 0.5
 MOSTLY = 0.8
 SELDOM = 0.05
+LOPSIDED = 0.1  # share of positives by ratings, or of negatives
+MANY = 100  # values of a category
+RARE = 0.001  # by labels: few clicks are normal
 FLOAT = r"^\d+\.0+$"
 
 
-def check_rows(read: Rows, raw: RawLog) -> list[str]:
+def check_rows(read: Rows, raw: RawLog, positive_rating: float) -> list[str]:
     """Warnings about the rows as they stand in the files."""
     rows, found = read.table, []
     odd = rows.filter(~pl.col("time").is_between(EARLIEST, LATEST)).height
@@ -42,9 +49,46 @@ def check_rows(read: Rows, raw: RawLog) -> list[str]:
                 f"{len(floats):,} of {len(ids):,} {side} ids look like floats ({floats.min()!r}): "
                 "ids that went through floats can have collided; write them as integers or text"
             )
-    if not raw.labelled and rows["value"].n_unique() == 1:
-        found.append(f"every rating is {rows['value'][0]:g}: is the right column the rating?")
+        found += _alike(ids, raw.items["id"] if side == "item" else raw.users["id"], side)
+    value = rows["value"].to_numpy()
+    if not raw.labelled and value.min() == value.max():
+        found.append(f"every rating is {value[0]:g}: is the right column the rating?")
+    else:
+        found += _lopsided(value, None if raw.labelled else positive_rating)
     return found
+
+
+def _lopsided(value: NDArray[np.float32], positive_rating: float | None) -> list[str]:
+    """A warning of labels, or of ratings where there is a threshold, that are nearly all alike."""
+    if positive_rating is None:
+        share = value.mean()
+        if RARE <= share <= 1 - RARE:
+            return []
+        return [f"{share:.2%} of the rows are positive: is the right column the label?"]
+    share = (value >= positive_rating).mean()
+    if LOPSIDED <= share <= 1 - LOPSIDED:
+        return []
+    best, half = halving_threshold(value)
+    return [
+        f"{share:.1%} of the rows are positive: ratings go from {value.min():g} to "
+        f"{value.max():g}, and data.positive_rating is {positive_rating:g}; with {best:g} it "
+        f"would be {half:.0%}"
+    ]
+
+
+def _alike(ids: pl.Series, listed: pl.Series, side: str) -> list[str]:
+    """A warning of ids that differ in leading zeros alone, such as 007 and 7."""
+    distinct = pl.concat([ids.cast(pl.String), listed.cast(pl.String)]).unique()
+    numbers = distinct.filter(distinct.str.contains(r"^\d+$")).to_frame("id")
+    bare = pl.col("id").str.strip_chars_start("0")
+    twins = numbers.filter(bare.is_duplicated()).sort(bare, "id")["id"]
+    if twins.is_empty():
+        return []
+    return [
+        f"{len(twins):,} {side} ids differ from another one in leading zeros alone "
+        f"({twins[0]!r}, {twins[1]!r}) and are different {side}s here: write ids the same way "
+        "everywhere"
+    ]
 
 
 def check_tables(
@@ -57,6 +101,9 @@ def check_tables(
             f"none of the log's items is in the table of items: the log has {items['id'][0]!r}, "
             f"the table {raw.items['id'].min()!r}; is the id the right column in both?"
         )
+    if facts.settings.interactions:  # of a known layout no feature can be left out
+        found += _check_features(raw.users, raw.user_fields, "user")
+        found += _check_features(raw.items, raw.item_fields, "item")
     doubles = facts.left_out.duplicate_rows
     if doubles > 0.01 * rows.height:
         found.append(
@@ -98,5 +145,28 @@ def check_tables(
                 f"the given {after} split begins ({splits[after].first}) before the {before} "
                 f"split ends ({splits[before].last}): the models learn from what comes after "
                 "what they are measured on"
+            )
+    return found
+
+
+def _check_features(table: pl.DataFrame, fields: Sequence[Field], side: str) -> list[str]:
+    """Warnings about features that say little."""
+    found = []
+    for field in fields:
+        column = table[field.name].drop_nulls()
+        if field.kind == "multi":
+            column = column.explode(empty_as_null=False).drop_nulls()
+        column = column.filter(column.cast(pl.String) != "") if field.kind != "vector" else column
+        known, distinct = len(column), column.n_unique()
+        place = f"the {side}s' feature {field.name!r}"
+        missing = 1 - known / max(1, table.height)
+        if known and field.kind != "vector" and distinct == 1:
+            found.append(f"{place} has one value, {column[0]!r}, and says nothing: leave it out")
+        elif field.kind != "multi" and missing > OFTEN and table.height:
+            found.append(f"{place} is missing for {missing:.0%} of the {side}s")
+        elif field.kind == "categorical" and distinct > max(MANY, OFTEN * known):
+            found.append(
+                f"{place} has {distinct:,} values for {known:,} {side}s: nearly all differ, so "
+                "that it says little; as a number it would be numeric"
             )
     return found

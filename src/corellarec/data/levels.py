@@ -26,6 +26,20 @@ def rating_edges(rating: NDArray[np.floating]) -> list[float]:
     return distinct.astype(float).tolist()
 
 
+def halving_threshold(rating: NDArray[np.floating]) -> tuple[float, float]:
+    """The rating that about half of the rows reach, and the share that does.
+
+    Example:
+        >>> halving_threshold(np.array([1.0, 7.0, 8.0, 9.0]))
+        (8.0, 0.5)
+    """
+    steps = np.unique(rating)
+    shares = [float((rating >= step).mean()) for step in steps]
+    found = range(min(1, len(steps) - 1), len(steps))  # all rows reach the lowest
+    best = min(found, key=lambda place: abs(shares[place] - 0.5))
+    return float(steps[best]), shares[best]
+
+
 def rating_levels(rating: NDArray[np.floating], edges: Sequence[float]) -> NDArray[np.int8]:
     """``(n,)`` levels, from 2: that of the largest edge at or below each rating.
 

@@ -52,6 +52,8 @@ class RawLog:
         item_fields: Features of items beside the id.
         labelled: Whether values are labels, 0 or 1, and not ratings.
         time_unit: Unit of numeric times; ``auto`` goes by their size.
+        time_format: Format of times that are text, where it is given.
+        warnings: What in the tables of users and items is probably not what was meant.
     """
 
     files: tuple[RowFile, ...]
@@ -61,8 +63,11 @@ class RawLog:
     item_fields: tuple[Field, ...]
     labelled: bool = False
     time_unit: TimeUnit = "s"
+    time_format: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
+HEAD = 1 << 16  # bytes of a file that show its layout
 MOST_ENTRIES = 100_000  # files and folders of a log's directory
 NO_USERS = pl.DataFrame(schema={"id": pl.String})
 
@@ -116,12 +121,38 @@ class Folder:
                 return (self.path / name).read_bytes()
         place = f"{self.path}: {name}"
         with _whole_zip(place), zipfile.ZipFile(self.path) as archive:
-            member = archive.getinfo(name)
-            if member.flag_bits & 1:
-                raise DataError(f"{place} is encrypted: unpack it, and give data.path its folder")
+            member = self._member(archive, name)
             packed = min(member.compress_size, self.path.stat().st_size)
             check_size(place, member.file_size, packed, self.most_mb)
             return archive.read(member)
+
+    def head(self, name: str) -> list[str]:
+        """The first lines of the file at path ``name`` within; what is not UTF-8 is U+FFFD.
+
+        Raises:
+            DataError: If the file is no regular one, or damaged or encrypted within its zip.
+        """
+        if self.path.is_dir():
+            check_file(self.path / name)
+            with readable(self.path / name), (self.path / name).open("rb") as file:
+                content = file.read(HEAD)
+        else:
+            with (
+                _whole_zip(f"{self.path}: {name}"),
+                zipfile.ZipFile(self.path) as archive,
+                archive.open(self._member(archive, name)) as file,
+            ):
+                content = file.read(HEAD)
+        lines = content.decode("utf-8", "replace").splitlines()
+        return lines[:-1] if len(content) == HEAD else lines  # the last one may be cut
+
+    def _member(self, archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+        member = archive.getinfo(name)
+        if member.flag_bits & 1:
+            raise DataError(
+                f"{self.path}: {name} is encrypted: unpack it, and give data.path its folder"
+            )
+        return member
 
     def source(self, name: str) -> Path | BytesIO:
         """What polars can scan: the file itself, or its bytes where it lies in a zip."""

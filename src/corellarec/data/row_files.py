@@ -33,19 +33,34 @@ class ValueKind:
         name: What messages call it.
         what: What they say is expected.
         parse: Turns text or numbers into floats, and into null what it cannot read.
+        hint: What else may be meant, and the setting for it.
     """
 
     name: str
     what: str
     parse: Callable[[pl.Expr], pl.Expr]
+    hint: str = ""
 
 
-def _number(value: pl.Expr) -> pl.Expr:
-    number = value.cast(pl.Float32, strict=False)
-    return pl.when(number.is_finite()).then(number)
+def rating(decimal: str = ".") -> ValueKind:
+    """Ratings, as text with this decimal separator."""
+
+    def parse(value: pl.Expr) -> pl.Expr:
+        number = plain_number(value, decimal).cast(pl.Float32, strict=False)
+        return pl.when(number.is_finite()).then(number)
+
+    return ValueKind("rating", "a number", parse)
 
 
-RATING = ValueKind("rating", "a number", _number)
+def plain_number(value: pl.Expr, decimal: str) -> pl.Expr:
+    """Numbers with a decimal comma, and points between thousands, as text without; others as is."""
+    if decimal == ".":
+        return value
+    text = value.cast(pl.String).str.replace_all(".", "", literal=True)
+    return text.str.replace(",", ".", literal=True)
+
+
+RATING = rating()
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,8 @@ class RowFile:
         slow: The same columns as text, with ``line`` (from 1) and ``problem`` (null, or why the
             line cannot be split into values), in batches; empty lines are left out.
         unit: What ``line`` counts, for messages.
+        exact: Whether ``fast`` splits every good line as ``slow`` does: it takes a ``:`` within a
+            value for half of the separator ``::``.
     """
 
     name: str
@@ -66,6 +83,7 @@ class RowFile:
     slow: Callable[[], Iterator[pl.DataFrame]]
     unit: str = "line"
     value: ValueKind = RATING
+    exact: bool = True
 
 
 def readable_batches(file: RowFile) -> Iterator[pl.DataFrame]:
@@ -108,7 +126,9 @@ def delimited_file(
         ours: names.index(theirs) if isinstance(theirs, str) else theirs
         for ours, theirs in columns.items()
     }
-    step = len(separator)  # "::" is read as ":" with an empty column between any two
+    step = len(separator)
+    quoted = quoted and step == 1
+    # "::" is read as ":" with an empty column between any two.
     scanned = pl.scan_csv(
         source,
         separator=separator[0],
@@ -121,7 +141,7 @@ def delimited_file(
     slow = lambda: _split_slowly(  # noqa: E731
         source, separator, names, places, header_lines=0 if header else 1, quoted=quoted
     )
-    return RowFile(name, fast, slow)
+    return RowFile(name, fast, slow, exact=step == 1)
 
 
 def header_of(source: Source, separator: str) -> list[str]:
@@ -150,8 +170,10 @@ def _split(
             yield reader.line_num, row, None
 
 
-def read_lines(source: Source, encoding: str = "utf-8") -> Iterator[str]:
+def read_lines(source: Source, encoding: str = "utf-8-sig") -> Iterator[str]:
     """Lines of text, ends included; what is not in ``encoding`` becomes U+FFFD.
+
+    The default is UTF-8 with or without a byte order mark.
 
     Raises:
         OSError: If the file cannot be read, or a line has more than ``LONGEST_LINE`` characters.
@@ -197,7 +219,7 @@ def _split_slowly(
         if len(row) != len(names):
             return f"{len(row)} values where {len(names)} are expected {expected}"
         if any("\ufffd" in value for value in row):
-            return "not UTF-8 text"
+            return "not UTF-8 text (the setting encoding names another one, such as latin-1)"
         return None
 
     rows = (

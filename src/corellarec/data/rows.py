@@ -5,8 +5,10 @@ that cannot be used, the files are read again line by line, so that the first ba
 and all can be counted.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -34,31 +36,34 @@ class Rows:
     time_unit: str | None
 
 
-def read_rows(files: Sequence[RowFile], time_unit: str, skip: int) -> Rows:
+def read_rows(
+    files: Sequence[RowFile], time_unit: str, skip: int, time_format: str | None = None
+) -> Rows:
     """Read interactions.
 
     Args:
         files: Where they are.
         time_unit: Unit of numeric times: ``s``, ``ms``, ``us``, ``ns`` or ``auto``.
         skip: Bad rows that may be left out.
+        time_format: Format of times that are text.
 
     Raises:
         DataError: If there are more bad rows than ``skip``, or no rows.
     """
     users, items = pl.Categories.random(), pl.Categories.random()
     try:
-        parse, unit = time_parser(_sample(files), time_unit)
+        parse, unit = time_parser(_sample(files), time_unit, time_format=time_format)
         table = pl.concat(
             _typed(file.fast, file.value, parse, users, items) for file in files
         ).collect(engine="streaming")
     except DAMAGE:
-        return _read_slowly(files, time_unit, skip, users, items)
+        return _read_slowly(files, time_unit, skip, time_format, users, items)
     incomplete = pl.any_horizontal(pl.all().is_null())
     bad = table.filter(incomplete)
     blank = bad.filter(pl.all_horizontal(pl.all().is_null())).height
     empty = any((table[side].cat.get_categories() == "").any() for side in ("user", "item"))
     if bad.height > blank or empty:
-        return _read_slowly(files, time_unit, skip, users, items)
+        return _read_slowly(files, time_unit, skip, time_format, users, items)
     return Rows(_not_empty(table.filter(~incomplete) if blank else table), 0, None, unit)
 
 
@@ -93,16 +98,17 @@ def _read_slowly(
     files: Sequence[RowFile],
     time_unit: str,
     skip: int,
+    time_format: str | None,
     users: pl.Categories,
     items: pl.Categories,
 ) -> Rows:
     """Every line looked at, bad ones named and counted."""
-    good, count, first, unit, parse = [], 0, None, None, None
+    good, total, count, first, hint, unit, parse = [], 0, 0, None, "", None, None
     for file in files:
         for batch in readable_batches(file):
             if parse is None:
                 known = batch.filter(pl.col("problem").is_null())
-                parse, unit = time_parser(known, time_unit, lenient=True)
+                parse, unit = time_parser(known, time_unit, time_format=time_format, lenient=True)
             texts = [name for name in ("value", "time") if batch.schema[name] == pl.String]
             batch = batch.with_columns(pl.col(texts).str.strip_chars())
             typed = _typed(batch.lazy(), file.value, parse, users, items).collect()
@@ -111,17 +117,36 @@ def _read_slowly(
             if bad.height and first is None:
                 row = bad.row(0, named=True)
                 first = f"{file.name}, {file.unit} {row['line']}: {row['problem']}"
+                hint = _hint(row, file.value)
+            total += batch.height
             count += bad.height
             good.append(typed.filter(checked["problem"].is_null()))
     if count > skip:
         allowed = f", and data.skip_bad_rows allows {skip}" if skip else ""
-        raise DataError(
-            f"{first}; {count} such row(s) in all{allowed}: correct them, or leave them out with "
-            f"--skip-bad-rows {count}"
-        )
+        remedy = f"correct them, or leave them out with --skip-bad-rows {count}"
+        if count > max(10, total / 10):
+            remedy = f"of {total} rows: correct the file, or the settings that say how to read it"
+        raise DataError(f"{first}; {count} such row(s) in all{allowed}: {hint or remedy}")
     if not good:
         raise DataError("the log has no rows: nothing to prepare")
     return Rows(_not_empty(pl.concat(good)), count, first, unit)
+
+
+def _hint(row: dict[str, Any], kind: ValueKind) -> str:
+    """The setting that reads a bad row of tables of one's own, if it is known."""
+    problem, value, time = row["problem"], str(row["value"]), str(row["time"])
+    if problem.startswith("rating ") and re.fullmatch(r"[\d.]+,\d+", value):
+        return 'decimal commas are read with data.interactions.decimal = ","'
+    if problem.startswith("label "):
+        return kind.hint
+    if problem.startswith("time ") and (parts := re.match(r"(\d\d?)([./-])(\d\d?)\2\d{4}", time)):
+        first, mark, second = parts.groups()
+        order = "%m{0}%d" if int(second) > 12 else "%d{0}%m"
+        form = f"{order.format(mark)}{mark}%Y" + (" %H:%M:%S" if time.count(":") > 1 else "")
+        form += " %H:%M" if time.count(":") == 1 else ""
+        either = " (or month first)" if int(first) <= 12 >= int(second) else ""
+        return f'such times are read with data.interactions.time_format = "{form}"{either}'
+    return ""
 
 
 def _problem(typed: pl.DataFrame, batch: pl.DataFrame, kind: ValueKind) -> pl.Series:

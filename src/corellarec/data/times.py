@@ -1,6 +1,6 @@
 """Times of every kind as microseconds since 1970."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import polars as pl
 
@@ -19,16 +19,27 @@ TIME_FORMATS = (
     "%Y/%m/%d %H:%M:%S",
     "%Y/%m/%d",
 )
+# Not tried unless told: 3/4/2024 may be either.
+DAY_OR_MONTH_FIRST = tuple(
+    date + time
+    for date in ("%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m/%d/%Y", "%m-%d-%Y")
+    for time in ("", " %H:%M", " %H:%M:%S")
+)
 
 
 def time_parser(
-    sample: pl.DataFrame, time_unit: str, *, lenient: bool = False
+    sample: pl.DataFrame,
+    time_unit: str,
+    *,
+    time_format: str | None = None,
+    lenient: bool = False,
 ) -> tuple[Callable[[pl.Expr], pl.Expr], str | None]:
     """How to turn the column ``time`` into microseconds since 1970, going by a sample.
 
     Args:
         sample: A table with the column ``time``: numbers, dates, or text of either.
         time_unit: Unit of numbers: ``s``, ``ms``, ``us``, ``ns``, or ``auto`` to go by their size.
+        time_format: Format of times that are text; by default it is one of ``TIME_FORMATS``.
         lenient: Whether to read fractions even where the sample holds whole numbers alone.
 
     Returns:
@@ -39,6 +50,8 @@ def time_parser(
         DataError: If the column holds neither numbers nor dates nor text.
     """
     times = sample["time"].drop_nulls()
+    if time_format and times.dtype in (pl.String, pl.Null):
+        return _format_parser(time_format), None
     is_date = times.dtype in (pl.Date, pl.Datetime)
     if not (is_date or times.dtype.is_numeric() or times.dtype in (pl.String, pl.Null)):
         raise DataError(f"the column of times holds {times.dtype}: give dates, or numbers")
@@ -79,6 +92,20 @@ def time_parser(
     return parse, time_unit
 
 
+def fitting_formats(times: pl.Series, formats: Sequence[str]) -> list[str]:
+    """Those of the formats in which all times of a text column, but 1 in 100, can be read."""
+    times = times.drop_nulls().str.strip_chars()
+    times = times.filter(times != "")
+    if times.is_empty():
+        return []
+
+    def bad(pattern: str) -> int:
+        read = times.str.to_datetime(pattern, strict=False, time_zone=_zone(pattern))
+        return read.null_count()
+
+    return [pattern for pattern in formats if bad(pattern) <= len(times) / 100]
+
+
 def _in_range(time: pl.Expr, factor: int = 1) -> pl.Expr:
     """Times, or null where they are in none of the years 1 to 9999; ``factor`` microseconds each.
 
@@ -92,13 +119,17 @@ def _date_parser(times: pl.Series) -> Callable[[pl.Expr], pl.Expr]:
         return times.str.to_datetime(pattern, strict=False, time_zone=_zone(pattern))
 
     found = min(TIME_FORMATS, key=lambda pattern: parse(pattern).null_count())
+    return _format_parser(found)
+
+
+def _format_parser(pattern: str) -> Callable[[pl.Expr], pl.Expr]:
     return lambda time: (
         time.str.strip_chars()
-        .str.to_datetime(found, strict=False, time_unit="us", time_zone=_zone(found))
+        .str.to_datetime(pattern, strict=False, time_unit="us", time_zone=_zone(pattern))
         .cast(pl.Int64)
         .pipe(_in_range)
     )
 
 
 def _zone(pattern: str) -> str | None:
-    return "UTC" if "%#z" in pattern else None
+    return "UTC" if "%#z" in pattern or "%z" in pattern else None

@@ -1,8 +1,7 @@
 """First settings for your own tables, from the names of their columns and their first rows."""
 
-import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,32 +10,32 @@ import polars as pl
 from corellarec.base.errors import DataError
 from corellarec.base.frames import check_plain, readable
 from corellarec.base.inputs import check_file
-from corellarec.config import DataConfig, TableConfig
+from corellarec.data import guess
 from corellarec.data.features import reserved
-from corellarec.data.files import ending
+from corellarec.data.levels import halving_threshold
 from corellarec.data.raw import Folder
-from corellarec.data.row_files import header_of, read_lines
-from corellarec.data.sources.recognise import reader_of
-from corellarec.data.sources.tables import JSON_LINES, SEPARATORS, scan_table
-from corellarec.data.unpacked import check_unpacked
+from corellarec.data.sample import SAMPLE_ROWS, Sample, is_table, look
+from corellarec.data.sources.recognise import READERS, Layout, layout_of
 
-SAMPLE_ROWS = 2000
-FEW = 0.5  # distinct values per row, above which a column of text is no category
-FEW_VALUES = 20  # distinct values that any column may have and be a category
-# What columns are called, best first; compared in lower case without anything but letters.
-NAMES = {
-    "user": ("userid", "user", "uid", "reviewerid", "customerid", "memberid", "visitorid",
-             "accountid", "customer", "member", "sessionid"),
-    "item": ("itemid", "item", "iid", "productid", "asin", "movieid", "bookid", "articleid",
-             "songid", "trackid", "videoid", "newsid", "adid", "isbn", "sku", "product", "movie"),
-    "rating": ("rating", "stars", "score", "overall", "bookrating", "userrating"),
-    "label": ("label", "click", "clicked", "isclick", "liked", "like", "purchased", "target"),
-    "time": ("timestamp", "time", "datetime", "date", "createdat", "eventtime", "ts",
-             "unixreviewtime", "ratedat", "day"),
-    "split": ("split", "fold", "subset"),
-    "title": ("title", "name", "itemname", "productname", "movietitle", "booktitle", "headline",
-              "itemtitle", "description"),
-}  # fmt: skip
+SHOWN = 3  # values of a column
+LOG_ROLES = ("user", "item", "time", "rating", "label")
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a column is used for.
+
+    Args:
+        table: Name of the file.
+        column: Name of the column.
+        use: ``user``, ``title``, ``numeric`` ... or ``left out``.
+        values: Some of its values.
+    """
+
+    table: str
+    column: str
+    use: str
+    values: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -47,37 +46,26 @@ class Proposal:
         settings: The tree of settings, as :func:`corellarec.config.parse_config` takes it and a
             TOML file holds it: ``{"data": {"interactions": {...}, "items": {...}, ...}}``.
         guesses: What was guessed, a line of text each.
+        uses: What each column is used for.
+        noun: What the items are: ``items``, ``movies`` or ``books``.
     """
 
     settings: dict[str, Any]
     guesses: list[str]
+    uses: list[Use] = field(default_factory=list)
+    noun: str = "items"
 
 
-@dataclass(frozen=True)
-class Table:
-    """A file, the first of its rows, and the settings that say where it is."""
-
-    path: Path
-    rows: pl.DataFrame
-    settings: dict[str, str]
-
-    @property
-    def name(self) -> str:
-        """The file's name without its endings, in lower case."""
-        return self.path.name.partition(".")[0].lower()
-
-    def lacks(self, what: str, remedy: str) -> DataError:
-        """The error of a column that is not there."""
-        found = ", ".join(self.rows.columns)
-        return DataError(f"{self.path}: no column looks like the {what}; {remedy}; found: {found}")
-
-
-def propose_settings(paths: Iterable[Path], roles: Mapping[str, str]) -> Proposal:
-    """Settings for the tables at ``paths``.
+def propose_settings(
+    paths: Iterable[Path],
+    roles: Mapping[str, str],
+    layout: Layout | Literal["tables"] | None = None,
+) -> Proposal:
+    """Settings for the tables at ``paths``, or for a directory or zip in a known layout.
 
     Which table is the log, and which hold items and users, is told by their columns, and by names
     such as ``interactions.parquet``, ``items.csv``, ``users.jsonl``. Columns are told by their
-    names, and features by their types and first values.
+    names, else by their values, and features by their types and first values.
 
     Args:
         paths: Files, or directories whose tables are taken.
@@ -85,52 +73,72 @@ def propose_settings(paths: Iterable[Path], roles: Mapping[str, str]) -> Proposa
             ``split`` of the log; ``title`` of the items, or a template such as
             ``{name} by {brand}``; ``items.id`` and ``users.id``, where these tables call the id
             otherwise than the log.
+        layout: What the files are; by default a known layout if ``paths`` is one and no column is
+            given in ``roles``, else tables.
 
     Raises:
         DataError: If there are no tables, or a column that is needed cannot be told.
     """
     paths = list(paths)
-    _refuse_known_layout(paths)
-    tables = [_look(path) for path in _files(paths)]
+    if layout != "tables" and (known := _known_layout(paths, roles, layout)):
+        return known
+    tables = [look(path) for path in _files(paths)]
     log = max(
         tables,
         key=lambda table: (table.name == "interactions", _score(table, roles), table.rows.height),
     )
-    found = {role: _column(log, role, roles) for role in ("user", "item", "time")}
-    kind, column = _value(log, roles, set(found.values()))
-    found[kind] = column
-    if "split" in roles or _find(log.rows.columns, "split", {}):
-        found["split"] = _column(log, "split", roles)
+    found = _log_roles(log, [table for table in tables if table is not log], roles)
+    column = found.get("rating")
     guesses = [f"interactions: {log.path} ({', '.join(f'{k} = {v}' for k, v in found.items())})"]
+    role_of = {name: role for role, name in found.items()}
+    uses = [_use(log, name, role_of[name]) for name in log.rows.columns if name in role_of]
     data: dict[str, Any] = {"interactions": {**log.settings, **found}}
-    if kind == "rating":
+    form, either = guess.time_format(log.rows[found["time"]])
+    if form:
+        data["interactions"]["time_format"] = form
+        order = "month" if form.startswith("%m") else "day"
+        guesses.append(
+            f"times are read with the {order} first ({form})"
+            + (": the first rows would also allow the other order" if either else "")
+        )
+    if column:
         data = {"positive_rating": _threshold(log, column, guesses), **data}
     others = [table for table in tables if table is not log]
-    items = _table_of("items", found["item"], others, roles)
+    items = _table_of("items", log, found["item"], others, roles)
     if items:
-        data["items"] = _features("items", *items, roles, guesses)
+        data["items"] = _features("items", *items, roles, guesses, uses)
     else:
-        unused = [name for name in log.rows.columns if name not in found.values()]
-        if _find(unused, "title", roles) is None:
-            raise DataError(
-                "no column looks like the items' title, which the language model reads; give the "
-                f"table that holds it, too, or {_say_which('title')}"
-            )
-        data["items"] = _features("items", log, None, roles, guesses, used=set(found.values()))
+        used = set(found.values())
+        data["items"] = _features("items", log, None, roles, guesses, uses, used=used)
     others = [table for table in others if not items or table is not items[0]]
-    if users := _table_of("users", found["user"], others, roles):
-        data["users"] = _features("users", *users, roles, guesses)
-    return Proposal({"data": data}, guesses)
+    if users := _table_of("users", log, found["user"], others, roles):
+        data["users"] = _features("users", *users, roles, guesses, uses)
+    return Proposal({"data": data}, guesses, uses, guess.noun(items[0].name if items else log.name))
 
 
-def _refuse_known_layout(paths: list[Path]) -> None:
-    path = paths[0] if paths else Path()
-    is_folder = len(paths) == 1 and (path.is_dir() or path.suffix.lower() == ".zip")
-    if is_folder and reader_of(Folder(paths[0])):
-        raise DataError(
-            f"{paths[0]} is in a layout that is read as it is and needs no settings: "
-            f"corellarec run --preset quick --set data.path={paths[0]} --out runs/{paths[0].stem}"
-        )
+def _known_layout(
+    paths: list[Path], roles: Mapping[str, str], layout: Layout | None
+) -> Proposal | None:
+    """Settings for a directory or zip in a known layout; None if it is none."""
+    is_folder = len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix.lower() == ".zip")
+    if not is_folder and layout:
+        raise DataError(f"the layout {layout} is that of one directory or zip file: give its path")
+    if not is_folder or (roles and not layout):
+        return None
+    folder = Folder(paths[0])
+    known = layout or layout_of(folder)
+    if known is None:
+        return None
+    raw = READERS[known][1](folder)
+    guesses = [f"{paths[0]} is in the layout {known}, which needs no more settings"]
+    data: dict[str, Any] = {"path": str(paths[0])} | ({"layout": layout} if layout else {})
+    if not raw.labelled:
+        rows = raw.files[0].fast.select(raw.files[0].value.parse(pl.col("value")).alias("value"))
+        with readable(raw.files[0].name):
+            sample = rows.head(SAMPLE_ROWS).collect()["value"].drop_nulls()
+        if len(sample):
+            data["positive_rating"] = _halve(sample, guesses)
+    return Proposal({"data": data}, guesses, noun="movies" if known == "movielens" else "items")
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
@@ -140,125 +148,164 @@ def _files(paths: Iterable[Path]) -> list[Path]:
             check_file(path)
         with readable(path):
             found += sorted(path.iterdir()) if path.is_dir() else [path]
-    tables = [path for path in found if path.is_file() and _kind(path)]
+    tables = [path for path in found if path.is_file() and is_table(path)]
     if not tables:
         raise DataError(
-            "no tables found: files end in .csv, .tsv, .parquet or .jsonl, before .gz or .zst"
+            "no tables found: files end in .csv, .tsv, .dat, .txt, .parquet or .jsonl, before .gz "
+            "or .zst; unpack a zip file first"
         )
     return tables
 
 
-def _kind(path: Path) -> bool:
-    return ending(path) in {".parquet", *SEPARATORS, *JSON_LINES}
-
-
-def _look(path: Path) -> Table:
-    """The first rows of a file; its columns are what the first row has."""
-    kind = ending(path)
-    settings = {"files": str(path)}
-    with readable(path):
-        check_unpacked(path, DataConfig().max_unpacked_mb)
-        if kind == ".parquet":
-            return Table(
-                path, pl.scan_parquet(path, glob=False).head(SAMPLE_ROWS).collect(), settings
-            )
-        if kind in JSON_LINES:
-            scanned = pl.scan_ndjson(path, infer_schema_length=SAMPLE_ROWS)
-            return Table(path, scanned.head(SAMPLE_ROWS).collect(), settings)
-        usual = SEPARATORS[kind]
-        separator = max((usual, ",", ";", "\t", "|"), key=next(read_lines(path), "").count)
-        if separator != usual:
-            settings["separator"] = separator
-        names = header_of(path, separator)
-        (file,) = scan_table(TableConfig(**settings), {name: name for name in names}, "files")  # pyright: ignore[reportArgumentType]
-        return Table(path, file.fast.head(SAMPLE_ROWS).collect(), settings)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z]", "", name.lower())
-
-
-def _find(columns: Iterable[str], role: str, roles: Mapping[str, str]) -> str | None:
+def _find(table: Sample, role: str, roles: Mapping[str, str]) -> str | None:
     """The column of a role: as told, else by its name."""
+    columns = table.rows.columns
     if told := roles.get(role):
-        return told if told in columns or (role == "title" and "{" in told) else None
-    names = {_plain(column): column for column in columns}
-    return next((names[name] for name in NAMES[role] if name in names), None)
+        return told if told in columns else None
+    return guess.by_name(columns, role) if table.named else None
 
 
 def _say_which(*roles: str) -> str:
-    options = " or ".join(f"--{role} COLUMN" for role in roles)
-    arguments = " or ".join(f'{role}="COLUMN"' for role in roles)
+    options = ", ".join(f"--{role} COLUMN" for role in roles)
+    arguments = ", ".join(f'{role}="COLUMN"' for role in roles)
     return f"say which column it is with {options} (in Python {arguments})"
 
 
-def _column(table: Table, role: str, roles: Mapping[str, str]) -> str:
-    """The column of a role that is needed."""
+def _score(table: Sample, roles: Mapping[str, str]) -> int:
+    """How much of a log a table has."""
     columns = table.rows.columns
-    if (told := roles.get(role)) and told not in columns:
-        raise DataError(
-            f"{table.path}: no column {told!r} for the {role}; found: {', '.join(columns)}"
+    found = {role: _find(table, role, roles) for role in LOG_ROLES}
+    rated = found["rating"] or found["label"] or _value(table, roles, columns)[1]
+    timed = found["time"] or guess.time_column(table.rows, columns)
+    return sum(name is not None for name in (found["user"], found["item"], timed, rated))
+
+
+def _log_roles(log: Sample, others: list[Sample], roles: Mapping[str, str]) -> dict[str, str]:
+    """The log's columns by role, told by names, and by values where names do not tell.
+
+    Raises:
+        DataError: If a column that was named is not there, or some cannot be told: all at once.
+    """
+    columns = log.rows.columns
+    for role in (*LOG_ROLES, "split"):
+        if (told := roles.get(role)) and told not in columns:
+            raise DataError(
+                f"{log.path}: no column {told!r} for the {role}; found: {', '.join(columns)}"
+            )
+    found = {role: _find(log, role, roles) for role in ("user", "item", "time")}
+
+    def unused() -> list[str]:
+        taken = {*found.values(), *roles.values()}
+        return [name for name in columns if name not in taken]
+
+    found["time"] = found["time"] or guess.time_column(log.rows, unused())
+    kind, value = _value(log, roles, unused())
+    found[kind] = value
+    title = _title(log, roles, [name for name in found.values() if name])
+    ids = guess.id_columns(log.rows, [name for name in unused() if name != title])
+    tables = {True: [], False: []}  # with titles, and without
+    for table in others:
+        titled = _title(table, roles, ()) is not None
+        tables[titled].append(table)
+    found["item"] = found["item"] or _by_table(log, ids, tables[True])
+    if not found["item"] and title in columns:
+        found["item"] = guess.item_by_title(log.rows, ids, str(title))
+    ids = [name for name in ids if name != found["item"]]
+    found["user"] = found["user"] or _by_table(log, ids, tables[False])
+    found["user"] = found["user"] or guess.user_column(log.rows, ids)
+    missing = {role: f"the {role}" for role in ("user", "item", "time") if not found[role]}
+    if value is None:
+        missing |= {"rating": "a rating", "label": "a label"}
+    if not tables[True] and title is None:
+        missing["title"] = "the items' title, which the language model reads (or give its table)"
+    if missing:
+        raise log.lacks(" or ".join(missing.values()), _say_which(*missing))
+    if split := _find(log, "split", roles):
+        found["split"] = split
+    return {role: name for role, name in found.items() if name}
+
+
+def _by_table(log: Sample, ids: list[str], tables: list[Sample]) -> str | None:
+    """The one of the log's columns whose ids another table lists best."""
+    shares = {
+        name: max(
+            (guess.key_column(t.rows, t.rows.columns, log.rows[name])[1] for t in tables),
+            default=0.0,
         )
-    name = _find(columns, role, roles)
-    if name is None:
-        raise table.lacks(role, _say_which(role))
-    return name
+        for name in ids
+    }
+    best = max(shares, key=lambda name: shares[name], default=None)
+    return best if best and shares[best] > 0 else None
 
 
 def _value(
-    log: Table, roles: Mapping[str, str], used: set[str]
-) -> tuple[Literal["rating", "label"], str]:
+    log: Sample, roles: Mapping[str, str], unused: list[str]
+) -> tuple[Literal["rating", "label"], str | None]:
     """The column that says how the user liked the item, and whether it is a rating or a label."""
     for kind in ("rating", "label"):
         if kind in roles:
-            return kind, _column(log, kind, roles)
-    types = log.rows.schema
+            return kind, roles[kind]
     for kind in ("rating", "label"):
-        if name := _find(log.rows.columns, kind, {}):
-            return ("label" if types[name] == pl.Boolean else kind), name
-    booleans = [name for name in types if types[name] == pl.Boolean and name not in used]
-    if len(booleans) == 1:
-        return "label", booleans[0]
-    raise log.lacks("rating or a label", _say_which("rating", "label"))
+        if name := _find(log, kind, {}):
+            return ("label" if guess.is_label(log.rows[name]) else kind), name
+    labels = guess.label_columns(log.rows, unused)
+    if labels:
+        return "label", labels[0] if len(labels) == 1 else None
+    ratings = guess.rating_columns(log.rows, unused, log.settings.get("decimal", "."))
+    return "rating", ratings[0] if len(ratings) == 1 else None
 
 
-def _score(table: Table, roles: Mapping[str, str]) -> int:
-    """How much of a log a table has."""
-    wanted = ("user", "item", "time", "rating", "label")
-    return sum(_find(table.rows.columns, role, roles) is not None for role in wanted)
-
-
-def _threshold(log: Table, column: str, guesses: list[str]) -> float:
+def _threshold(log: Sample, column: str, guesses: list[str]) -> float:
     """The rating that about half of the rows reach."""
     check_plain(log.rows.schema[column], column, str(log.path))
-    ratings = log.rows[column].cast(pl.String).cast(pl.Float64, strict=False).drop_nulls()
+    ratings = guess.numbers_of(log.rows[column], log.settings.get("decimal", ".")).drop_nulls()
     if not len(ratings):
         raise DataError(f"{log.path}: column {column!r} holds no numbers: is it the label?")
-    steps = ratings.unique().sort().to_list()
-    best = min(steps[1:] or steps, key=lambda step: abs(float((ratings >= step).mean() or 0) - 0.5))
-    share = float((ratings >= best).mean() or 0)  # pyright: ignore[reportArgumentType]
+    return _halve(ratings, guesses)
+
+
+def _halve(ratings: pl.Series, guesses: list[str]) -> float:
+    best, share = halving_threshold(ratings.to_numpy())
     guesses.append(f"a rating of {best:g} or more is positive: {share:.0%} of the first rows")
     return best
 
 
+def _title(table: Sample, roles: Mapping[str, str], used: Collection[str]) -> str | None:
+    """The column of the title, or a template of columns that was given."""
+    columns = table.rows.columns
+    if told := roles.get("title"):
+        return told if told in columns or "{" in told else None
+    rest = [name for name in columns if name not in used]  # an id is no title
+    found = guess.by_name(rest, "title") if table.named else None
+    return found or guess.title_column(table.rows, rest)
+
+
 def _table_of(
-    side: Literal["items", "users"], key: str, tables: list[Table], roles: Mapping[str, str]
-) -> tuple[Table, str] | None:
+    side: Literal["items", "users"],
+    log: Sample,
+    key: str,
+    tables: list[Sample],
+    roles: Mapping[str, str],
+) -> tuple[Sample, str] | None:
     """The table of items or users and its column of ids; ``key`` is what the log calls it."""
     one, other = side.removesuffix("s"), "users" if side == "items" else "items"
 
-    def id_of(table: Table) -> str | None:
+    def id_of(table: Sample) -> str | None:
         columns = [name for name, kind in table.rows.schema.items() if kind != pl.Boolean]
         if told := roles.get(f"{side}.id"):
             return told if told in columns else None
-        if key in columns:
+        if table.named and log.named and key in columns:
             return key
-        plain = {_plain(name): name for name in columns}
-        sure = (f"{one}id", one, "id") if one in table.name else (f"{one}id", one)
-        return next((plain[name] for name in sure if name in plain), _find(columns, one, {}))
+        if table.named:
+            plain = {name.lower().replace("_", ""): name for name in columns}
+            sure = (f"{one}id", one, "id") if one in table.name else (f"{one}id", one)
+            named = next((plain[name] for name in sure if name in plain), None)
+            if named or (named := guess.by_name(columns, one)):
+                return named
+        return guess.key_column(table.rows, columns, log.rows[key])[0]
 
-    def rank(table: Table) -> tuple[bool, bool, bool]:
-        titled = side == "items" and _find(table.rows.columns, "title", roles) is not None
+    def rank(table: Sample) -> tuple[bool, bool, bool]:
+        titled = side == "items" and _title(table, roles, ()) is not None
         return table.name == side, one in table.name, titled
 
     for table in sorted(tables, key=rank, reverse=True):
@@ -266,38 +313,52 @@ def _table_of(
             return table, name
     if named := next((table for table in tables if table.name == side), None):
         raise named.lacks(
-            f"{one}'s id", f'call it {key!r} as in the log, or say which it is with "{side}.id"'
+            f"the {one}'s id",
+            f'call it {key!r} as in the log, or say which it is with "{side}.id"',
         )
     return None
 
 
+def _use(table: Sample, column: str, use: str) -> Use:
+    known = table.rows[column].drop_nulls()
+    text = (str(value) for value in known.unique(maintain_order=True).head(SHOWN))
+    return Use(table.path.name, column, use, tuple(text))
+
+
 def _features(
     side: Literal["items", "users"],
-    table: Table,
+    table: Sample,
     key: str | None,
     roles: Mapping[str, str],
     guesses: list[str],
+    uses: list[Use],
     used: Collection[str] = (),
 ) -> dict[str, Any]:
     """The section of items or users; without a ``key`` the table is the log."""
     section: dict[str, Any] = {**table.settings, "id": key} if key else {}
     used = {*used, *([key] if key else [])}
+    if key:
+        uses.append(_use(table, key, f"{side.removesuffix('s')}'s id"))
     columns = table.rows.columns
     if side == "items":
-        # An id is no title, whatever it is called, unless it is said to be.
-        unused = columns if "title" in roles else [name for name in columns if name not in used]
-        title = _find(unused, "title", roles)
+        title = _title(table, roles, used)
         if title is None:
-            raise table.lacks("title, which the language model reads", _say_which("title"))
+            raise table.lacks("the title, which the language model reads", _say_which("title"))
         section["title"] = title
         used.add(title)
+        if title in columns:
+            uses.append(_use(table, title, "title"))
     found: dict[str, Any] = {"categorical": [], "multi": {}, "numeric": []}
     left_out = []
     for name in columns:
         if name in used:
             continue
-        kind, separator = _kind_of(table.rows[name].drop_nulls())
-        if kind is None or name in reserved(columns):
+        decimal = table.settings.get("decimal", ".")
+        kind, separator = guess.feature_kind(table.rows[name].drop_nulls(), decimal)
+        if name in reserved(columns):
+            kind = None
+        uses.append(_use(table, name, kind or "left out"))
+        if kind is None:
             left_out.append(name)
         elif kind == "multi":
             found["multi"][name] = separator
@@ -311,36 +372,3 @@ def _features(
         + (f"; left out: {', '.join(left_out)})" if left_out else ")")
     )
     return section
-
-
-def _kind_of(
-    column: pl.Series,
-) -> tuple[Literal["categorical", "multi", "numeric"] | None, str | None]:
-    """What feature a column's known values make, if any; and the separator of several tokens."""
-    kind = column.dtype
-    if isinstance(kind, pl.List | pl.Array):
-        tokens = not (kind.inner.is_float() or kind.inner.is_nested())
-        return ("multi", "|") if tokens else (None, None)
-    if kind.is_nested() or kind in (pl.Binary, pl.Duration, pl.Object) or not len(column):
-        return None, None
-    text = column.cast(pl.String, strict=False).drop_nulls()
-    if not len(text):
-        return None, None
-    if separator := _separator(text):
-        return "multi", separator
-    distinct = text.n_unique()
-    if (kind.is_float() or kind.is_decimal()) and distinct > FEW_VALUES:
-        return "numeric", None
-    longest = int(text.str.len_chars().max())  # pyright: ignore[reportArgumentType]
-    if distinct <= max(FEW_VALUES, FEW * len(text)) and longest <= 100:
-        return "categorical", None
-    numbers = text.cast(pl.Float64, strict=False)
-    return (None if numbers.null_count() else "numeric"), None
-
-
-def _separator(text: pl.Series) -> str | None:
-    """What stands between tokens, where many values have several."""
-    for separator in ("|", ";"):
-        if text.str.contains(separator, literal=True).mean() > 0.2:  # pyright: ignore[reportOperatorIssue]
-            return separator
-    return None

@@ -1,6 +1,7 @@
 """A run's prepared log."""
 
 from corellarec.base.console import say_warnings
+from corellarec.data.guess import noun
 from corellarec.data.preparation import Preparation
 from corellarec.data.prepare import prepare
 from corellarec.run.workspace import Workspace
@@ -20,7 +21,8 @@ def prepare_log(workspace: Workspace) -> Preparation:
     if omitted := preparation.left_out_text:
         display.say(f"left out: {omitted}")
     warnings, template = preparation.warnings, workspace.config.llm.template
-    if workspace.config.data.interactions is not None and template in MOVIES:
+    items = workspace.config.data.items
+    if items and template in MOVIES and noun(str(items.files)) != "movies":
         warnings += (
             f"llm.template = {template!r} calls your items movies: items-liked does not, and a "
             "TOML file of your own says what they are",

@@ -106,7 +106,8 @@ class Workspace:
         if before.model_dump(exclude=REFITTED) != self.config.model_dump(exclude=REFITTED):
             raise ConfigError(
                 f"{self.directory} was made with other settings "
-                f"({difference(before, self.config)}): use another --out, or --overwrite"
+                f"({difference(before, self.config)}): use another --out, or --overwrite; --resume "
+                "without --preset and --config takes the run's own"
             )
         if self.accelerator.is_main_process:
             write_run_config(self.directory, self.config)

@@ -53,6 +53,10 @@ def read_amazon(folder: Folder) -> RawLog:
         DataError: If the folder holds several categories, or a file cannot be used.
     """
     pairs = _pairs(folder)
+    if not pairs:
+        raise DataError(
+            f"{folder.path} has no meta_CATEGORY.json.gz with its ratings or reviews, as Amazon's"
+        )
     if len(pairs) > 1:
         raise DataError(
             f"{folder.path} holds several categories ({', '.join(sorted(pairs))}): "

@@ -24,12 +24,52 @@ USER_FIELDS = (
     Field("zip_prefix"),
 )
 ITEM_FIELDS = (Field("year"), Field("genres", "multi"))
+RATINGS_CSV = ["userId", "movieId", "rating", "timestamp"]
+MOVIES_CSV = ["movieId", "title", "genres"]
+HIGHEST = 5  # rating
 
 
 def is_movielens(folder: Folder) -> bool:
-    """Whether a folder holds MovieLens in one of its layouts."""
-    csv = folder.find("ratings.csv") and folder.find("movies.csv")
-    return bool(folder.find("u.data") or folder.find("ratings.dat") or csv)
+    """Whether a folder holds MovieLens in one of its layouts, by names, columns and ratings."""
+    if folder.find("u.data"):
+        return (
+            _has_ratings(folder, "u.data", "\t")
+            and _has_columns(folder, "u.item", "|", 5 + len(GENRES_100K))
+            and _has_columns(folder, "u.user", "|", 5)
+        )
+    if folder.find("ratings.dat"):
+        users = not folder.find("users.dat") or _has_columns(folder, "users.dat", "::", 5)
+        movies = _has_columns(folder, "movies.dat", "::", 3)
+        return users and movies and _has_ratings(folder, "ratings.dat", "::")
+    return (
+        _header(folder, "ratings.csv") == RATINGS_CSV
+        and _header(folder, "movies.csv") == MOVIES_CSV
+        and _has_ratings(folder, "ratings.csv", ",")
+    )
+
+
+def _head(folder: Folder, file: str) -> list[str]:
+    path = folder.find(file)
+    return folder.head(path) if path else []
+
+
+def _header(folder: Folder, file: str) -> list[str]:
+    return next(iter(_head(folder, file)), "").removeprefix("\ufeff").split(",")
+
+
+def _has_columns(folder: Folder, file: str, separator: str, columns: int) -> bool:
+    """Whether there is such a file, and half of its first lines or more have so many values."""
+    lines = _head(folder, file)
+    fit = sum(line.count(separator) + 1 == columns for line in lines)
+    return folder.find(file) is not None and fit >= len(lines) / 2
+
+
+def _has_ratings(folder: Folder, file: str, separator: str) -> bool:
+    """Whether a file has four columns, the third with ratings of five stars at most."""
+    rows = [line.split(separator) for line in _head(folder, file)]
+    ratings = pl.Series([row[2] for row in rows if len(row) == 4], dtype=pl.String)
+    above = (ratings.cast(pl.Float64, strict=False) > HIGHEST).sum()
+    return len(ratings) >= len(rows) / 2 and above <= len(ratings) / 100
 
 
 def read_movielens(folder: Folder) -> RawLog:
@@ -40,7 +80,11 @@ def read_movielens(folder: Folder) -> RawLog:
     """
     if folder.find("u.data"):
         return _read_100k(folder)
-    return _read_dat(folder) if folder.find("ratings.dat") else _read_csv(folder)
+    if folder.find("ratings.dat"):
+        return _read_dat(folder)
+    if folder.find("ratings.csv"):
+        return _read_csv(folder)
+    raise DataError(f"{folder.path} has no ratings of MovieLens (u.data, ratings.dat, ratings.csv)")
 
 
 def with_year(title: str = "title") -> pl.Expr:
@@ -53,12 +97,16 @@ def _zip_prefix() -> pl.Expr:
     return pl.col("zip_code").str.slice(0, 1).alias("zip_prefix")
 
 
-def _table(folder: Folder, file: str, separator: str, columns: str) -> pl.DataFrame:
-    """A small table, all text; these files predate UTF-8, except for 10M's."""
+def _path(folder: Folder, file: str) -> str:
     path = folder.find(file)
     if path is None:
         raise DataError(f"{folder.path} has no {file}: the official archive holds it")
-    content, names = folder.read(path), columns.split()
+    return path
+
+
+def _table(folder: Folder, file: str, separator: str, columns: str) -> pl.DataFrame:
+    """A small table, all text; these files predate UTF-8, except for 10M's."""
+    content, names = folder.read(_path(folder, file)), columns.split()
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
@@ -77,11 +125,9 @@ def _table(folder: Folder, file: str, separator: str, columns: str) -> pl.DataFr
 
 
 def _ratings(folder: Folder, file: str, separator: str) -> tuple[RowFile]:
-    path = folder.find(file)
-    assert path is not None
     return (
         delimited_file(
-            folder.source(path),
+            folder.source(_path(folder, file)),
             name=file,
             separator=separator,
             columns={"user": 0, "item": 1, "value": 2, "time": 3},
@@ -110,10 +156,10 @@ def _read_100k(folder: Folder) -> RawLog:
 
 
 def _read_dat(folder: Folder) -> RawLog:
-    """1M and 10M, which has no users."""
+    """1M and 10M, which has no users; users with other columns have no features."""
     items = _table(folder, "movies.dat", "::", "id title genres")
     users, fields = NO_USERS, ()
-    if folder.find("users.dat"):
+    if folder.find("users.dat") and _has_columns(folder, "users.dat", "::", 5):
         users = _table(folder, "users.dat", "::", "id gender age occupation zip_code")
         users, fields = users.with_columns(_zip_prefix()), USER_FIELDS
     return RawLog(
@@ -127,10 +173,8 @@ def _read_dat(folder: Folder) -> RawLog:
 
 def _read_csv(folder: Folder) -> RawLog:
     """20M, 25M, 32M, latest and latest-small."""
-    path = folder.find("movies.csv")
-    assert path is not None
     with readable("movies.csv"):
-        items = pl.read_csv(folder.source(path), infer_schema=False)
+        items = pl.read_csv(folder.source(_path(folder, "movies.csv")), infer_schema=False)
         items = items.select(pl.col("movieId").alias("id"), "title", "genres")
     return RawLog(
         files=_ratings(folder, "ratings.csv", ","),

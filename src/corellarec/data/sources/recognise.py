@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from corellarec.base.errors import ConfigError, DataError
 from corellarec.config import DataConfig
@@ -10,7 +11,15 @@ from corellarec.data.raw import Folder, RawLog
 from corellarec.data.sources.amazon import is_amazon, read_amazon
 from corellarec.data.sources.atomic import is_atomic, read_atomic
 from corellarec.data.sources.movielens import is_movielens, read_movielens
-from corellarec.data.sources.tables import read_tables, table_files
+from corellarec.data.sources.scan import table_files
+from corellarec.data.sources.tables import read_tables
+
+Layout = Literal["movielens", "amazon", "recbole"]
+READERS: dict[Layout, tuple[Callable[[Folder], bool], Callable[[Folder], RawLog]]] = {
+    "recbole": (is_atomic, read_atomic),
+    "movielens": (is_movielens, read_movielens),
+    "amazon": (is_amazon, read_amazon),
+}
 
 
 def read_raw(config: DataConfig) -> RawLog:
@@ -30,25 +39,20 @@ def read_raw(config: DataConfig) -> RawLog:
 def _recognised(config: DataConfig) -> tuple[Folder, Callable[[Folder], RawLog]]:
     """The directory or zip that the settings name, and what reads its layout."""
     folder = Folder(_path(config), config.max_unpacked_mb)
-    reader = reader_of(folder)
-    if reader is None:
+    layout = layout_of(folder) if config.layout == "auto" else config.layout
+    if layout is None:
         raise DataError(
             f"{folder.path} holds no log in a known layout: MovieLens (u.data, ratings.dat or "
-            "ratings.csv), Amazon reviews (meta_CATEGORY.json.gz and its ratings or reviews), or "
-            f"RecBole (.inter); for your own files: corellarec init-data {folder.path}"
+            "ratings.csv, with its columns, and the movies), Amazon reviews (meta_CATEGORY.json.gz "
+            "and its ratings or reviews), or RecBole (.inter); for your own files: "
+            f"corellarec init-data {folder.path}"
         )
-    return folder, reader
+    return folder, READERS[layout][1]
 
 
-def reader_of(folder: Folder) -> Callable[[Folder], RawLog] | None:
-    """What reads the layout of a folder, or None where it is in none that is known."""
-    if is_atomic(folder):
-        return read_atomic
-    if is_movielens(folder):
-        return read_movielens
-    if is_amazon(folder):
-        return read_amazon
-    return None
+def layout_of(folder: Folder) -> Layout | None:
+    """The layout of a folder, by the names and columns of its files; None if it is not known."""
+    return next((layout for layout, (fits, _) in READERS.items() if fits(folder)), None)
 
 
 def source_files(config: DataConfig) -> list[Path] | None:

@@ -1,18 +1,13 @@
 """Your own log, from files or a database, as the configuration describes it."""
 
 import dataclasses
-import glob
-import os
+import html
 import re
-import sqlite3
-from collections.abc import Iterator, Mapping
-from io import BytesIO
-from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
-from corellarec.base.errors import ConfigError, DataError
+from corellarec.base.errors import DataError
 from corellarec.base.frames import DAMAGE, check_plain, first_line, inner_type, readable
 from corellarec.base.inputs import check_file
 from corellarec.config import (
@@ -20,26 +15,19 @@ from corellarec.config import (
     FeaturesConfig,
     InteractionsConfig,
     ItemsConfig,
-    TableConfig,
 )
 from corellarec.data.features import check_fields
-from corellarec.data.files import ending
 from corellarec.data.raw import NO_USERS, Field, RawLog
-from corellarec.data.row_files import (
-    RATING,
-    RowFile,
-    ValueKind,
-    delimited_file,
-    frame_file,
-    json_file,
-    read_lines,
-    readable_batches,
-)
+from corellarec.data.row_files import RowFile, ValueKind, plain_number, rating, readable_batches
+from corellarec.data.sources.scan import own_files, scan_table
 from corellarec.data.times import time_parser
 from corellarec.data.unpacked import check_unpacked
 
-SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
-JSON_LINES = {".jsonl", ".ndjson", ".json"}
+MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "?")
+CURRENCIES = "€$£¥₹ \u00a0\u202f"
+OFTEN = 0.5
+MOST_SHOWN = 20  # values in a message
+TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 
 
@@ -53,7 +41,7 @@ def read_tables(config: DataConfig) -> RawLog:
     rows, items, users = config.interactions, config.items, config.users
     assert rows is not None
     assert items is not None
-    for file in _own_files(config):
+    for file in own_files(config):
         check_file(file)
         with readable(file):
             check_unpacked(file, config.max_unpacked_mb)
@@ -62,132 +50,21 @@ def read_tables(config: DataConfig) -> RawLog:
     if rows.split:
         columns["split"] = rows.split
     files = scan_table(rows, columns, "interactions")
-    kind = RATING if rows.rating else _label(rows.positive_values)
+    kind = rating(rows.decimal) if rows.rating else _label(rows.positive_values)
+    if rows.positive_values:
+        _check_positive_values(files, rows)
+    warnings: list[str] = []
     return RawLog(
         files=tuple(dataclasses.replace(file, value=kind) for file in files),
-        users=_features(users, rows, "user", config.time_unit) if users else NO_USERS,
-        items=_features(items, rows, "item", config.time_unit),
+        users=_features(users, rows, "user", config.time_unit, warnings) if users else NO_USERS,
+        items=_features(items, rows, "item", config.time_unit, warnings),
         user_fields=_fields(users) if users else (),
         item_fields=_fields(items),
         labelled=rows.rating is None,
         time_unit=config.time_unit,
+        time_format=rows.time_format,
+        warnings=tuple(warnings),
     )
-
-
-def table_files(config: DataConfig) -> list[Path] | None:
-    """Every file of the three tables; None where one of them comes from a server."""
-    tables = (config.interactions, config.items, config.users)
-    if any(t and t.database and "://" in _address(t.database) for t in tables):
-        return None
-    return list(_own_files(config))
-
-
-def _own_files(config: DataConfig) -> Iterator[Path]:
-    """The files of the three tables, those of databases among them."""
-    for name in ("interactions", "items", "users"):
-        table: TableConfig | None = getattr(config, name)
-        if table and table.files:
-            yield from _paths(table.files, name)
-        elif table and table.database and "://" not in (address := _address(table.database)):
-            yield Path(address).expanduser()
-
-
-def scan_table(
-    table: TableConfig, columns: Mapping[str, str | None], section: str
-) -> list[RowFile]:
-    """The files of a table, or its query's answer.
-
-    Args:
-        table: Where it lies.
-        columns: For each of our columns, the table's.
-        section: Name of the section, for messages.
-    """
-    wanted = {ours: theirs for ours, theirs in columns.items() if theirs}
-    if table.database and table.query:
-        answer = _ask(_address(table.database), table.query, section)
-        return [frame_file(answer.lazy(), name=f"the query of data.{section}", columns=wanted)]
-    assert table.files is not None
-    return [_scan_file(path, table, wanted) for path in _paths(table.files, section)]
-
-
-def _paths(patterns: str | tuple[str, ...], section: str) -> list[Path]:
-    found = []
-    for pattern in (patterns,) if isinstance(patterns, str) else patterns:
-        path = Path(pattern).expanduser()
-        if path.exists():  # a name that is there may have brackets in it
-            found.append(path)
-            continue
-        matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 (it may be absolute)
-        if not matches:
-            raise DataError(f"data.{section}.files: {pattern} matches no file")
-        found += [Path(match) for match in matches]
-    return found
-
-
-def _scan_file(path: Path, table: TableConfig, columns: dict[str, str]) -> RowFile:
-    kind = ending(path)
-    if kind == ".parquet":
-        with readable(path):
-            scanned = pl.scan_parquet(path, glob=False)
-        return frame_file(scanned, name=path.name, columns=columns)
-    if kind in JSON_LINES:
-        return json_file(path, name=path.name, columns=columns)
-    separator = table.separator or SEPARATORS.get(kind)
-    if separator is None:
-        raise DataError(
-            f"{path}: files end in .csv, .tsv, .parquet or .jsonl, before .gz or .zst; say what "
-            "stands between the values with separator"
-        )
-    source = path
-    if table.encoding.lower().replace("_", "-") not in ("utf-8", "utf8"):
-        try:
-            with readable(path):
-                source = BytesIO("".join(read_lines(path, table.encoding)).encode())
-        except (LookupError, UnicodeError) as error:
-            raise ConfigError(
-                f"encoding: {table.encoding!r} is no text encoding that Python knows"
-            ) from error
-    return delimited_file(source, name=path.name, separator=separator, columns=columns)
-
-
-def _address(database: str) -> str:
-    if not database.startswith("$"):
-        return database
-    name = database.removeprefix("$").strip("{}")
-    if name not in os.environ:
-        raise ConfigError(f"database = '{database}': the environment has no variable {name}")
-    return os.environ[name]
-
-
-def _ask(address: str, query: str, section: str) -> pl.DataFrame:
-    """The answer to a query; nothing in the database is changed."""
-    place = f"data.{section}.query"
-    if "://" in address:
-        try:
-            return pl.read_database_uri(query, address)
-        except ImportError as error:
-            raise ConfigError(f"{place}: pip install 'corellarec[sql]' for servers") from error
-        except Exception as error:  # every driver has exceptions of its own
-            raise DataError(f"{place}: {first_line(error)}") from error
-    path = Path(address).expanduser()
-    check_file(path)
-    with path.open("rb") as file:
-        is_sqlite = file.read(15) == b"SQLite format 3"
-    try:
-        if is_sqlite:
-            connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-            try:
-                return pl.read_database(query, connection, infer_schema_length=None)
-            finally:
-                connection.close()
-        import duckdb
-
-        with duckdb.connect(str(path), read_only=True) as connection:
-            return connection.sql(query).pl()
-    except ImportError as error:
-        raise ConfigError(f"{place}: pip install 'corellarec[sql]' for DuckDB") from error
-    except Exception as error:
-        raise DataError(f"{place}: {first_line(error)}") from error
 
 
 def _label(positive_values: tuple[str, ...] | None) -> ValueKind:
@@ -198,7 +75,25 @@ def _label(positive_values: tuple[str, ...] | None) -> ValueKind:
         text = text.str.to_lowercase()
         return pl.when(text.is_in(YES)).then(1.0).when(text.is_in(NO)).then(0.0)
 
-    return ValueKind("label", "0 or 1", parse)
+    hint = "data.interactions.positive_values lists the values of the column that are positive"
+    return ValueKind("label", "0 or 1", parse, "" if positive_values else hint)
+
+
+def _check_positive_values(files: list[RowFile], rows: InteractionsConfig) -> None:
+    """Refuse a positive value that no row has."""
+    text = pl.col("value").cast(pl.String).str.strip_chars()
+    try:
+        counts = pl.concat(file.fast.select(text) for file in files).collect()["value"]
+    except DAMAGE:  # which reading the rows will explain
+        return
+    found = counts.drop_nulls().value_counts(sort=True)["value"].to_list()
+    for value in rows.positive_values or ():
+        if value not in found:
+            more = " ..." if len(found) > MOST_SHOWN else ""
+            raise DataError(
+                f"data.interactions.positive_values: no row has {value!r} in the column "
+                f"{rows.label!r}; found: {', '.join(found[:MOST_SHOWN])}{more}"
+            )
 
 
 def _template(title: str) -> tuple[str, tuple[str, ...]]:
@@ -220,6 +115,7 @@ def _features(
     interactions: InteractionsConfig,
     side: Literal["user", "item"],
     time_unit: str,
+    warnings: list[str],
 ) -> pl.DataFrame:
     """``id``, the ``title`` of items, and the features: the table of users or items."""
     fields, section = _fields(features), f"{side}s"
@@ -231,12 +127,13 @@ def _features(
     columns = {"id": features.id or getattr(interactions, side)} | {
         f"column {name}": name for name in names
     }
-    if features.files or features.query:
+    own = bool(features.files or features.query)
+    if own:
         table = _collect(scan_table(features, columns, section))
     else:
         columns = {"id": columns.pop("id"), "time": interactions.time} | columns
         table = _collect(scan_table(interactions, columns, "interactions"))
-        parse, _ = time_parser(table, time_unit, lenient=True)
+        parse, _ = time_parser(table, time_unit, time_format=interactions.time_format, lenient=True)
         first = [pl.col("id").cast(pl.String), parse(pl.col("time")).alias("time")]
         table = table.with_columns(first).sort(*_sort_keys(table), nulls_last=True)
         table = table.unique("id", keep="first", maintain_order=True).drop("time")
@@ -244,11 +141,46 @@ def _features(
         name = column.removeprefix("column ")
         listed = isinstance(kind, pl.List | pl.Array) and name in features.multi
         check_plain(inner_type(kind) if listed else kind, name, f"data.{section}")
-    return table.select(
+    decimal = (features if own else interactions).decimal
+    for field in fields:
+        if field.kind == "numeric":
+            warnings += _not_numbers(table[f"column {field.name}"], decimal, section)
+    made = table.select(
         pl.col("id").cast(pl.String),
         *([_title(template, parts)] if title else []),
-        *(_convert(field, table.schema, features.multi).alias(field.name) for field in fields),
+        *(_convert(field, table.schema, features.multi, decimal) for field in fields),
     ).filter(pl.col("id").is_not_null())
+    return made.with_columns(_readable(made["title"])) if title else made
+
+
+def _not_numbers(column: pl.Series, decimal: str, section: str) -> list[str]:
+    """A warning of what stands in a column of numbers and is none, and not missing either."""
+    text = column.cast(pl.String).str.strip_chars()
+    lost = text.filter(
+        text.is_not_null()
+        & ~text.str.to_lowercase().is_in(MISSING)
+        & column.to_frame("x").select(_number(pl.col("x"), decimal))["x"].is_null()
+    )
+    if lost.is_empty():
+        return []
+    name = column.name.removeprefix("column ")
+    remedy = "correct them, or list the column as categorical"
+    if lost.str.contains(r"^[^\d]*[\d.]*,\d+[^\d]*$").mean() > OFTEN:  # pyright: ignore[reportOperatorIssue]
+        remedy = f'data.{section}.decimal = "," reads decimal commas'
+    return [
+        f"{len(lost):,} of {len(column):,} values of data.{section}'s numeric column {name!r} are "
+        f"no numbers and are taken as missing, such as {lost[0]!r}: {remedy}"
+    ]
+
+
+def _readable(titles: pl.Series) -> pl.Series:
+    """Titles without HTML tags, their entities resolved."""
+    marked = titles.str.contains(r"&[#\w]+;|<[a-zA-Z/]").arg_true()
+    resolved = [
+        html.unescape(TAG.sub(" ", text)).replace("\xa0", " ").strip()
+        for text in titles.gather(marked)
+    ]
+    return titles.clone().scatter(marked, resolved) if resolved else titles
 
 
 def _sort_keys(table: pl.DataFrame) -> list[pl.Expr]:
@@ -268,31 +200,46 @@ def _title(template: str, names: tuple[str, ...]) -> pl.Expr:
     return pl.when(titled).then(pl.format(template, *parts)).alias("title")
 
 
-def _convert(field: Field, schema: pl.Schema, separators: dict[str, str]) -> pl.Expr:
+def _number(column: pl.Expr, decimal: str) -> pl.Expr:
+    """Numbers, those of text perhaps with a currency sign."""
+    text = plain_number(column.cast(pl.String).str.strip_chars(CURRENCIES), decimal)
+    return column.cast(pl.Float64, strict=False).fill_null(text.cast(pl.Float64, strict=False))
+
+
+def _convert(field: Field, schema: pl.Schema, separators: dict[str, str], decimal: str) -> pl.Expr:
     column, found = pl.col(f"column {field.name}"), schema[f"column {field.name}"]
     if field.kind == "categorical":
-        return column.cast(pl.String)
+        return column.cast(pl.String).alias(field.name)
     if field.kind == "numeric":
-        return column.cast(pl.Float64, strict=False)
+        number = _number(column, decimal) if found == pl.String else column
+        return number.cast(pl.Float64, strict=False).alias(field.name)
     if isinstance(found, pl.List | pl.Array):
-        return column.cast(pl.List(pl.String)).list.unique(maintain_order=True)
+        listed = column.cast(pl.List(pl.String)).list.unique(maintain_order=True)
+        return listed.alias(field.name)
     text = column.cast(pl.String)
     listed = text.str.extract_all(r'"(?:[^"\\]|\\.)*"').list.eval(pl.element().str.strip_chars('"'))
     parts = text.str.split(separators[field.name]).list.eval(pl.element().str.strip_chars())
     tokens = pl.when(text.str.starts_with("[")).then(listed).otherwise(parts)
-    return tokens.list.unique(maintain_order=True)
+    return tokens.list.unique(maintain_order=True).alias(field.name)
 
 
 def _collect(files: list[RowFile]) -> pl.DataFrame:
     """All rows of a table of users or items."""
-    try:
-        return pl.concat(file.fast for file in files).collect(engine="streaming")
-    except DAMAGE as error:
-        for file in files:
-            for batch in readable_batches(file):
-                bad = batch.filter(pl.col("problem").is_not_null())
-                if bad.height:
-                    row = bad.row(0, named=True)
-                    place = f"{file.name}, {file.unit} {row['line']}"
-                    raise DataError(f"{place}: {row['problem']}") from error
-        raise DataError(f"{files[0].name} cannot be read: {first_line(error)}") from error
+    damage: BaseException | None = None
+    if all(file.exact for file in files):
+        try:
+            return pl.concat(file.fast for file in files).collect(engine="streaming")
+        except DAMAGE as error:
+            damage = error
+    batches = []
+    for file in files:
+        for batch in readable_batches(file):
+            bad = batch.filter(pl.col("problem").is_not_null())
+            if bad.height:
+                row = bad.row(0, named=True)
+                place = f"{file.name}, {file.unit} {row['line']}"
+                raise DataError(f"{place}: {row['problem']}") from damage
+            batches.append(batch.drop("line", "problem"))
+    if damage:
+        raise DataError(f"{files[0].name} cannot be read: {first_line(damage)}") from damage
+    return pl.concat(batches) if batches else files[0].fast.head(0).collect()
