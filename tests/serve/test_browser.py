@@ -111,7 +111,7 @@ def test_a_row_is_left_out_and_another_turned_round(page):
 def test_titles_are_searched_and_sorted(page):
     page.goto("/user?id=17")
     page.get_by_label("Words of titles").fill("film 4")
-    page.get_by_label("Order").select_option("disagreement")
+    page.get_by_label("Order", exact=True).select_option("disagreement")
     page.locator("section form button").first.click()
     settled(page)
     rows = page.get_by_role("region", name="Candidates").locator("tbody th")
@@ -167,7 +167,7 @@ def test_two_cascades_are_seen_side_by_side(page, run):
 
 
 def test_the_budget_moves_with_the_slider(page):
-    page.goto("/decision")
+    page.goto("/decision?budget=10")
     slider = page.get_by_label("Budget, per cent of the rows")
     slider.focus()
     for _ in range(3):

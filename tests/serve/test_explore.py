@@ -21,6 +21,7 @@ from services import address_of, asking, client_of, wait_for_llm
 from corellarec.cascade.cascade import Cascade
 from corellarec.llm.load import load_tokenizer
 from corellarec.serve.app import build_app
+from corellarec.serve.crm import score
 from corellarec.serve.explore import look
 from corellarec.serve.explore.edits import Page, changed, tables
 from corellarec.serve.explore.words import LOCALE, Names, locale_of, moment, number, signed
@@ -162,7 +163,7 @@ def test_what_if_rows_are_left_out_or_turned_round(asked):
     text = page(asked.client, f"/user?id=17&drop={last}&flip=0").text
     assert "1 left out of the history, 1 turned round" in text
     filled = page(asked.client, f"/candidates?id=17&drop={last}&flip=0")
-    assert filled.text.count(" before") == 20
+    assert filled.text.count(" before") == 60  # answer, CRM and LLM
     plain = page(asked.client, "/candidates?id=17")
     assert plain.text != filled.text
 
@@ -199,8 +200,8 @@ def test_the_llm_is_asked_anyway(asked):
     found = asked.client.post("/ask?id=17&item=7")
     assert found.status_code == 200
     assert "The LLM says 0." in found.text
-    score = {"user": "17", "candidates": ["7"]}
-    p_llm = asked.client.post("/v1/score", json=score).json()["candidates"][0]["p_llm"]
+    body = {"user": "17", "candidates": ["7"]}
+    p_llm = asked.client.post("/v1/score", json=body).json()["candidates"][0]["p_llm"]
     said = float(re.search(r"The LLM says ([\d.]+)", found.text).group(1))
     assert said == pytest.approx(p_llm, abs=6e-4)
 
@@ -251,7 +252,7 @@ def test_a_random_user_is_of_the_segment(make_service):
         for _ in range(5):
             found = client.get("/random?of=long+history", follow_redirects=False)
             assert found.status_code == 303
-            user = found.headers["location"].partition("id=")[2]
+            user = re.search(r"id=(\w+)", found.headers["location"]).group(1)
             assert rows[model.users[user]] >= rows.double().quantile(0.9) - 1
         assert client.get("/random?of=nosuch").status_code == 404
 
@@ -327,8 +328,8 @@ def test_what_others_wrote_is_shown_as_text(asked, text):
     try:
         for path, values in {
             "/user": {"id": text[:256] or "1", "words": text[:200]},
-            "/candidates": {"id": "17", "new": text[:300], "renamed": "7", "title": text[:300]},
-            "/why": {"id": text[:256] or "1", "item": "7", "liked": text[:300]},
+            "/candidates": {"id": "17", "new": text[:240], "renamed": "7", "title": text[:240]},
+            "/why": {"id": text[:256] or "1", "item": "7", "liked": text[:240]},
         }.items():
             if "\0" in str(values):
                 continue
@@ -503,7 +504,9 @@ def test_the_pieces_of_a_text_are_the_text(tokenizer, text):
 
 
 def test_numbers_and_dates_are_the_readers(asked):
-    found = asked.client.get("/decision", headers={"Accept-Language": "de-DE,de;q=0.9"}).text
+    found = asked.client.get(
+        "/decision?budget=10", headers={"Accept-Language": "de-DE,de;q=0.9"}
+    ).text
     assert "1.000.000" in found or "100.000" in found
     assert "share = 0.10" in found  # what is copied stays as it is
     token = LOCALE.set(locale_of("xx-nosuch, fr;q=0.5"))
@@ -550,7 +553,7 @@ def test_people_ask_within_a_budget_of_their_own(make_service, run):
         assert page(client, "/candidates?id=17").text.count("both models") == 20
         text = page(client, "/candidates?id=18").text
         assert text.count("both models") == 5
-        assert text.count("asked enough for now") == 15
+        assert text.count("asked enough for this minute") == 15
         assert "asked enough" in client.post("/history?id=17").text
         assert service.bucket.level == level
         assert 'corellarec_llm_calls_total{outcome="asked"}' not in client.get("/metrics").text
@@ -633,3 +636,37 @@ def test_without_a_log_of_decisions_there_is_no_estimate(make_service):
     with client_of(make_service()) as client:
         assert "decisions.directory" in client.get("/live").text
         assert client.post("/live/gain").status_code == 404
+
+
+def test_what_is_wrong_with_a_page_is_told_on_a_page(asked):
+    browser = {"Accept": "text/html,*/*"}
+    for path, status in {
+        "/decision?rows=": 422,
+        "/user?id=": 422,
+        "/why?id=17&item=nosuch": 404,
+        "/user?id=17&new=" + "x" * 300: 422,
+    }.items():
+        found = asked.client.get(path, headers=browser)
+        assert found.status_code == status
+        assert "This page cannot be shown" in found.text
+        assert 'aria-label="Pages"' in found.text
+        assert asked.client.get(path).headers["content-type"] == "application/problem+json"
+
+
+def test_the_highest_values_are_of_all_items(asked):
+    model = asked.service.now.model
+    found = asked.client.get("/user?id=17&sort=value").text
+    values = [float(x) for x in re.findall(r'data-value="([-+.e\d]+)"', found)]
+    user = asked.service.histories.of(model, "17")
+    unseen = np.setdiff1d(np.arange(len(model.items)), user.seen)
+    (every,) = score(model, model.reader(), [user], [unseen])
+    np.testing.assert_allclose(values, np.sort(every.value)[::-1][:20], atol=1e-6)
+    way_in = asked.client.get("/random?of=any+user&sort=value", follow_redirects=False)
+    assert way_in.headers["location"].endswith("sort=value")
+
+
+def test_another_title_replaces_the_one_before(asked):
+    text = page(asked.client, "/user?id=17&renamed=7&title=A&renamed=7&title=B").text
+    assert "1 with another title" in text
+    assert "1 with another title" not in page(asked.client, "/user?id=17&renamed=7&title=+").text
+    assert page(asked.client, "/user?id=++17+").text.startswith("User 17")

@@ -20,7 +20,7 @@ from corellarec.serve.admin import load_model, models, roll_back
 from corellarec.serve.answers import score
 from corellarec.serve.explore.pages import add_pages
 from corellarec.serve.explore.views import Explorer
-from corellarec.serve.gate import Gate
+from corellarec.serve.gate import Gate, is_page
 from corellarec.serve.intake import add_events, erase_user, put
 from corellarec.serve.keys import Key
 from corellarec.serve.problems import FAULT, MEDIA_TYPE, ProblemError, problem_json
@@ -224,6 +224,11 @@ def _json(body: Body) -> Response:
 
 def _add_errors(app: FastAPI) -> None:
     def problem(request: Request, status: int, detail: str, headers: Any = None) -> Response:  # noqa: ANN401
+        if is_page(request.url.path) and "text/html" in request.headers.get("accept", ""):
+            page = app.state.explorer.render(
+                "problem", title="This page cannot be shown", page="", detail=detail
+            )
+            return Response(page.body, status, headers, page.media_type)
         body = problem_json(status, detail, request.state.request_id)
         return Response(body, status, headers, MEDIA_TYPE)
 

@@ -55,7 +55,8 @@ def _is_local(host: str) -> bool:
         return False
 
 
-def _is_page(path: str) -> bool:
+def is_page(path: str) -> bool:
+    """Whether a path is one of the explorer's pages, or a part of one."""
     return path in PAGES or path == "/login"
 
 
@@ -127,7 +128,7 @@ class Gate:
             nonlocal status, begun
             if message["type"] == "http.response.start":
                 status, begun = message["status"], True
-                policy = PAGE_POLICY if _is_page(scope["path"]) else API_POLICY
+                policy = PAGE_POLICY if is_page(scope["path"]) else API_POLICY
                 extra = [*HEADERS, policy, (b"x-request-id", request_id.encode())]
                 own = message.get("headers", [])
                 if not any(name == b"cache-control" for name, _ in own):

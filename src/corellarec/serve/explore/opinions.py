@@ -18,7 +18,8 @@ from corellarec.serve.histories import UserHistory
 from corellarec.serve.lineup import InService
 from corellarec.serve.schemas import Reason
 
-PATIENCE_S = 20.0  # a person waits for the language model
+PATIENCE_S = 20.0  # a person waits for the language model,
+HISTORY_S = 120.0  # and longer for its opinion of a whole history
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Opinions:
             self.bucket.give_back(granted)
             return "budget", None
         outcome, logits = await self._answered(
-            now, None, history, samples.item.numpy(), (view, samples)
+            now, None, history, samples.item.numpy(), (view, samples), HISTORY_S
         )
         return outcome, None if logits is None else sigmoid(now.model.router.llm(logits))
 
@@ -119,9 +120,10 @@ class Opinions:
         user: UserHistory,
         items: NDArray[np.int64],
         prepared: tuple[Log, Samples] | None,
+        patience_s: float = PATIENCE_S,
     ) -> tuple[Reason, Floats | None]:
         assert now.llm is not None
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + patience_s
         ask = LlmAsk(now.model, key, user, items, deadline, prepared, unasked=self.bucket.give_back)
         return await now.llm.ask(ask)
 

@@ -15,16 +15,17 @@ from corellarec.serve.explore import look
 from corellarec.serve.explore.decision import figure
 from corellarec.serve.explore.edits import Page
 from corellarec.serve.explore.live import gain, live
-from corellarec.serve.explore.views import Explorer
+from corellarec.serve.explore.views import REASONS, Explorer
 from corellarec.serve.explore.words import LOCALE, locale_of, percent
 from corellarec.serve.problems import ProblemError
 from corellarec.serve.sessions import COOKIE, Sessions
 
 Places = Annotated[list[int], Query(default_factory=list, max_length=100)]
 Id = Annotated[str, Query(min_length=1, max_length=256)]
-Title = Annotated[str, Query(max_length=300)]
+Title = Annotated[str, Query(max_length=240)]
 Titles = Annotated[list[Title], Query(default_factory=list, max_length=20)]
 Budget = Annotated[int, Query(ge=0, le=100)]
+Sort = Literal["answer", "disagreement", "value"]
 KINDS = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
@@ -43,22 +44,24 @@ def page_of(
     renamed: Annotated[list[Id], Query(default_factory=list, max_length=20)],
     title: Titles,
     words: Annotated[str, Query(max_length=200)] = "",
-    sort: Literal["answer", "disagreement", "value"] = "answer",
+    sort: Sort = "answer",
 ) -> Page:
     """What an address of a page about a user asks for."""
     if len(renamed) != len(title):
         raise ProblemError(422, "renamed and title go together, one for each")
     explorer: Explorer = request.app.state.explorer
+    user = explorer.names.user(id.strip() or id)
+    titles = {one: text for one, text in zip(renamed, title, strict=True) if text.strip()}
     return Page(
-        explorer.names.user(id),
-        explorer.names.shown(explorer.names.user(id)),
+        user,
+        explorer.names.shown(user),
         drop,
         flip,
         [text for text in liked if text.strip()],
         [text for text in disliked if text.strip()],
         [text for text in new if text.strip()],
-        renamed,
-        title,
+        list(titles),
+        list(titles.values()),
         words,
         sort,
     )
@@ -66,7 +69,7 @@ def page_of(
 
 async def decision_of(
     request: Request,
-    budget: Budget = 10,
+    budget: Annotated[int | None, Query(ge=0, le=100)] = None,
     rows: Annotated[int, Query(ge=1, le=10**12)] = 1_000_000,
     price: Annotated[float, Query(ge=0, le=1e6)] = 0.1,
     tokens: Annotated[float | None, Query(ge=1, le=100_000)] = None,
@@ -115,12 +118,13 @@ def _add_entrance(router: APIRouter, explorer: Explorer, sessions: Sessions) -> 
         )  # fmt: skip
 
     @router.get("/random")
-    async def random_user(of: Id) -> Response:
+    async def random_user(of: Id, sort: Sort = "answer") -> Response:
         users = (await segments()).get(of)
         if users is None:
             raise ProblemError(404, f"there is no segment {of!r}")
         user = explorer.service.now.model.log.users["id"][int(chance.choice(users))]
-        return RedirectResponse("/user?" + urlencode({"id": explorer.names.shown(user)}), 303)
+        page = urlencode({"id": explorer.names.shown(user), "sort": sort})
+        return RedirectResponse("/user?" + page, 303)
 
     def entered(request: Request, token: str) -> Response:
         answer = RedirectResponse("/", 303)
@@ -135,7 +139,11 @@ def _add_entrance(router: APIRouter, explorer: Explorer, sessions: Sessions) -> 
         request: Request, word: Annotated[str, Query(max_length=200)] = ""
     ) -> Response:
         token = sessions.begin_once(word) if word else None
-        return entered(request, token) if token else explorer.render("login", wrong=bool(word))
+        return (
+            entered(request, token)
+            if token
+            else explorer.render("login", wrong="word" if word else "")
+        )
 
     @router.post("/login")
     async def login(
@@ -144,7 +152,7 @@ def _add_entrance(router: APIRouter, explorer: Explorer, sessions: Sessions) -> 
         token = sessions.begin(key)
         if token is not None:
             return entered(request, token)
-        page = explorer.render("login", wrong=True)
+        page = explorer.render("login", wrong="key")
         page.status_code = 403
         return page
 
@@ -221,7 +229,7 @@ def _add_decision(router: APIRouter, explorer: Explorer) -> None:
         service.bucket.share = budget / 100
         return HTMLResponse(
             f"<p>From now on the budget is {percent(budget / 100)} of the rows, until the service "
-            "stops; <code>serve.toml</code> keeps it.</p>"
+            "stops. To keep it, write it into <code>serve.toml</code>.</p>"
         )
 
     @router.get("/figure/{name}")
@@ -243,7 +251,7 @@ def _add_live(router: APIRouter, explorer: Explorer) -> None:
 
     @router.get("/live/now")
     async def live_now() -> HTMLResponse:
-        return explorer.render("now", **live(service))
+        return explorer.render("now", reasons_in_words=REASONS, **live(service))
 
     @router.post("/live/gain")
     async def live_gain() -> HTMLResponse:

@@ -29,7 +29,9 @@ TOKENS = 20  # of a row, where no run says how many
 GLOSSARY = {
     "CRM": "The conventional recommender model: fast, and asked about every row.",
     "LLM": "The language model, which reads the titles of the history: slow, asked about few rows.",
-    "answer": "The probability that the user likes the item, as the service would answer it.",
+    "answer": "The probability that the user likes the item, as the service would answer it: the "
+    "CRM's, or a blend with the LLM's whose weights were fitted on validation rows. The blend also "
+    "looks at the history's length and the item's popularity, and can lie outside both.",
     "value": "Log loss, in nats, that asking the LLM is expected to save on this row.",
     "threshold": "Rows of a larger value are sent to the LLM; it was chosen on validation rows.",
     "validation": "Rows after the training rows in time, on which the router was fitted.",
@@ -39,10 +41,10 @@ GLOSSARY = {
     "drift": "Population stability index: how far rows lately differ from the first ones.",
 }
 REASONS = {
-    "asked": "both models: the value is above the threshold",
-    "below_threshold": "the CRM: asking is expected to bring too little",
+    "asked": "both models: asking is worth it",
+    "below_threshold": "the CRM: asking is not worth it",
     "verdict": "the CRM: on validation the LLM did not help",
-    "budget": "the CRM: the explorer has asked enough for now",
+    "budget": "the CRM: the explorer has asked enough for this minute",
     "late": "the CRM: the LLM did not answer in time",
     "breaker": "the CRM: the LLM is left alone after failures",
     "queue_full": "the CRM: too much waits for the LLM",
@@ -164,7 +166,7 @@ class Explorer:
         asking = await self._candidates(page, seen)
         ask = self.opinions.asked_anyway if anyway else self.opinions.decided
         found = await ask(asking)
-        before: dict[str, float] = {}
+        before: dict[str, Row] = {}
         if page.edits and not anyway:
             before = await self._unchanged(page, asking)
         order = np.argsort(-_keys(page.sort, found), kind="stable")
@@ -183,7 +185,7 @@ class Explorer:
         model = seen.model
         reason, p_llm = await self.opinions.of_history(seen.now, seen.history, look.SHOWN)
         lines = await asyncio.to_thread(look.lines, model, model.reader(), seen.history, p_llm)
-        said = "" if p_llm is not None else REASONS[reason]
+        said = "" if p_llm is not None else REASONS[reason].partition(": ")[2]
         return self.render("history", of=page, lines=lines, said=said, newest=look.SHOWN)
 
     async def why(self, page: Page, item: str) -> HTMLResponse:
@@ -206,6 +208,9 @@ class Explorer:
             facts=look.attributes(model.log.items, number),
             item_rows=int(found.scored.known.item_count[0]),
             row=row,
+            history_rows=int(found.scored.known.history_length[0]),
+            liked_share=float(found.scored.known.liked_share[0]),
+            before=await self._unchanged(page, asking) if page.edits else {},
             threshold=model.router.rule.threshold,
             can_ask=now.llm is not None and now.llm.ready,
             rows=await asyncio.to_thread(look.influences, model, reader, history, number),
@@ -224,10 +229,14 @@ class Explorer:
         return self.render("asked", row=row, milliseconds=1000 * (time.monotonic() - begun))
 
     async def decision(
-        self, budget: int, rows: int, price: float, tokens: float | None
+        self, budget: int | None, rows: int, price: float, tokens: float | None
     ) -> dict[str, Any]:
         """What a budget brings and costs: values of the templates of the decision page."""
-        validation = await self.validation()
+        validation, bucket = await self.validation(), self.service.bucket
+        now = round(
+            100 * (self.service.now.model.router.budget if bucket.rows_per_s else bucket.share)
+        )
+        budget = now if budget is None else budget
         if tokens is None:
             figures = evaluation_of(self.run)
             costs = figures.costs if figures else None
@@ -237,8 +246,8 @@ class Explorer:
             values = await asyncio.to_thread(
                 decision, validation, budget / 100, rows, price, tokens
             )
-        asked = {"budget": budget, "rows": rows, "price": price, "tokens": tokens}
-        return values | asked | {"figures": evaluation_of(self.run) is not None}
+        asked = {"budget": budget, "rows": rows, "price": price, "tokens": tokens, "now": now}
+        return values | asked | {"figures": evaluation_of(self.run) is not None, "run": self.run}
 
     def others(self) -> list[tuple[str, InService]]:
         """Cascades that are loaded beside the live one."""
@@ -271,6 +280,7 @@ class Explorer:
             page="users",
             of=page,
             role=role,
+            same=sides[0].model.version == sides[1].model.version,
             versions=[seen.model.version for seen in sides],
             crms=[seen.model.recipe.crm.model for seen in sides],
             pairs=pairs,
@@ -303,7 +313,8 @@ class Explorer:
             every = np.arange(len(model.items))
             items = every[~np.isin(every, np.concatenate([history.seen, added]))]
         asking = await self._scored(page, seen, items)
-        best = np.argsort(-asking.scored.p_crm, kind="stable")[:TOP]
+        wanted = asking.scored.value if page.sort == "value" else asking.scored.p_crm
+        best = np.argsort(-wanted, kind="stable")[:TOP]
         items = np.concatenate([added, items[best]])
         items = items[np.sort(np.unique(items, return_index=True)[1])]
         asking = await self._scored(page, seen, items)
@@ -319,14 +330,13 @@ class Explorer:
         key = None if page.changes else page.user
         return Asking(seen.now, key, seen.history, items, scored)
 
-    async def _unchanged(self, page: Page, asking: Asking) -> dict[str, float]:
+    async def _unchanged(self, page: Page, asking: Asking) -> dict[str, Row]:
         """The answers without a page's changes, of the items that there are then."""
         plain = Page(page.user, page.name)
         seen = await self._look(plain, self.service.lineup.of(page.user))
         items = asking.items[asking.items < len(seen.model.items)]
-        found = await self.opinions.decided(await self._scored(plain, seen, items))
-        ids = seen.model.log.items["id"].gather(items)
-        return dict(zip(ids, found.p.tolist(), strict=True))
+        old = await self._scored(plain, seen, items)
+        return {row.item: row for row in self._rows(old, await self.opinions.decided(old))}
 
     def _rows(self, asking: Asking, found: Answer, reason: str | None = None) -> list[Row]:
         """Candidates for a template; ``reason`` stands for those of rows that were answered so."""
