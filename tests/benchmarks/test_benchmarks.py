@@ -19,6 +19,7 @@ SIZES = {
     "crm_zoo": ["--models", "lr,dcnv2"],
     **dict.fromkeys(LLM, ["--rows", "40", "--peer-rows", "16", "--rounds", "1"]),
     "prepare": ["--rows", "4000", "--slice", "2000", "--rounds", "1"],
+    "score": ["--rows", "400", "--larger", "2", "--asked", "0.01"],
     "serve": ["--seconds", "0.5", "--memory-seconds", "0.5", "--llm", "killed"],
     "serve_replay": ["--rows", "8"],
     "estimate": ["--simulations", "3", "--explored", "0.3"],
@@ -36,6 +37,7 @@ KEYS = {
     "llm_tuning": {"unit", "ways", "gemm_flops"},
     "llm_candidates": {"unit", "ways", "gemm_flops", "extend_ms", "state_mb"},
     "prepare": {"full", "ours", "pandas", "ratio_with_histories"},
+    "score": {"rows", "rows_per_s", "memory_mb"},
     "serve": {"rows_per_s", "half", "full", "twice", "llm", "memory_mb", "peers", "deadline_ms"},
     "serve_replay": {"rows", "largest"},
     "estimate": {"truth", "held", "width"},
@@ -50,6 +52,7 @@ PEERS = {
     "llm_tuning": "transformers and peft",
     "llm_candidates": "transformers",
     "prepare": "pandas",
+    "score": "predict",
     "second_crm": "din",
 }
 
@@ -67,6 +70,7 @@ def outputs(movielens, tiny_llm, finished, tmp_path_factory):
         "crm_training": data,
         "crm_time_to_auc": data,
         "crm_zoo": [*data, "--out", folder / "zoo"],
+        "score": ["--run", finished[0]],
         "serve": ["--run", finished[0]],
         "serve_replay": ["--run", finished[0]],
         "estimate": ["--run", finished[0]],

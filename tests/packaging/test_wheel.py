@@ -98,7 +98,7 @@ def test_a_run(installed, tiny_settings, tmp_path):
 
 
 def test_the_tutorial_from_python(installed, tmp_path):
-    """The notebook's cells, on MovieLens-100K with SmolLM2, which scores fewer rows here."""
+    """The notebook's cells, on MovieLens-100K with SmolLM2: less training and fewer rows here."""
     notebook = json.loads((ROOT / "docs" / "tutorials" / "python.ipynb").read_text("utf-8"))
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
     cells.append("print(*report.to_frame()['name'], answer.pays)")
@@ -107,6 +107,8 @@ def test_the_tutorial_from_python(installed, tmp_path):
     for rows in ("validation_rows=2000", "test_rows=1000"):
         assert rows in code
         code = code.replace(rows, f"{rows.partition('=')[0]}=150")
+    assert '"stage2.rows=0",' in code
+    code = code.replace('"stage2.rows=0",', '"stage2.rows=0", "stage1.epochs=2",')
     script.write_text(code, "utf-8")
     out = installed("python", str(script))
     assert "deployed cascade" in out

@@ -48,6 +48,10 @@ class LockedError(CorellarecError):
     """Another process works on the same directory or file."""
 
 
+class WorkerError(CorellarecError):
+    """A process of a job ended before its work."""
+
+
 def one_line(words: str, length: int = 300) -> str:
     """Words from elsewhere as one line of printable characters, for a message.
 

@@ -138,7 +138,7 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pl.DataFrame:
         return table.collect()
 
 
-def ids_of(table: pl.DataFrame, column: str, name: str) -> pl.Series:
+def ids_of(table: pl.DataFrame, column: str, name: str, first_row: int = 1) -> pl.Series:
     """A column of ids as text: the form in which a log keeps them.
 
     Raises:
@@ -147,7 +147,7 @@ def ids_of(table: pl.DataFrame, column: str, name: str) -> pl.Series:
     ids = table[column]
     check_ids(ids.dtype, column, name)
     if ids.null_count():
-        row = int(ids.is_null().arg_true()[0]) + 1
+        row = first_row + int(ids.is_null().arg_true()[0])
         raise DataError(f"{name}, row {row}: no {column}; {ids.null_count()} such row(s) in all")
     return ids.cast(pl.String)
 

@@ -8,18 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import polars as pl
 import torch
 
 from corellarec.base.device import pick_device
 from corellarec.base.errors import DataError
 from corellarec.base.frames import Table, as_frame
-from corellarec.base.metrics import Floats, sigmoid
+from corellarec.base.metrics import Floats
 from corellarec.cascade.budget import BudgetMeter
 from corellarec.cascade.models import Models, OnServerError, connect, load_local
 from corellarec.cascade.policy import known
-from corellarec.cascade.prediction import Prediction
+from corellarec.cascade.prediction import CrmScored, Prediction, answer
 from corellarec.cascade.ranking import candidate_numbers, promising, ranked
 from corellarec.cascade.router import Router
 from corellarec.cascade.scores import Scores
@@ -179,9 +178,18 @@ class Cascade:
         read = read_pairs(state[0], table, name, first_row)
         logit = None
         if self.models.crm is None:
-            logit = score_logits(table, self.recipe.crm.external, Path(name)).to_numpy()
-        prediction = self._answer(state, read, progress, logit)
+            logit = score_logits(table, self.recipe.crm.external, Path(name), first_row).to_numpy()
+        prediction = self._route(self._scored(state, read, logit), progress)
         return pl.concat([table, prediction.to_frame()], how="horizontal")
+
+    def score_crm(self, pairs: Pairs, crm_logit: Floats | None = None) -> CrmScored:
+        """The CRM's answer to pairs, and what the router knows of them.
+
+        Args:
+            pairs: In the numbers of :attr:`log`.
+            crm_logit: ``(n,)`` the CRM's raw logits where they are known already.
+        """
+        return self._scored(self._state, pairs, crm_logit)
 
     def recommend(
         self,
@@ -226,7 +234,7 @@ class Cascade:
         for start in range(0, len(ids), size):
             part = slice(start, start + size)
             head = promising(log, score, user[part], items, k, exclude_seen=exclude_seen)
-            prediction = self._route(log, head.samples, head.crm_logit)
+            prediction = self._route(self._known(log, head.samples, head.crm_logit))
             found.append(ranked(log, ids[part], head, prediction, k))
         return pl.concat(found)
 
@@ -339,38 +347,25 @@ class Cascade:
         self._state = log, build_reader(self.recipe.crm, log, self.models.device)
         return len(log)
 
-    def _answer(
-        self,
-        state: tuple[Log, Reader],
-        pairs: Pairs,
-        progress: Callable[[int], None] = lambda answered: None,
-        crm_logit: Floats | None = None,
-    ) -> Prediction:
+    def _scored(
+        self, state: tuple[Log, Reader], pairs: Pairs, crm_logit: Floats | None
+    ) -> CrmScored:
         log, reader = state
         samples = log.pairs(pairs.user, pairs.item, pairs.time)
         if crm_logit is None:
             crm_logit = self.models.crm_logits(reader, samples)
-        return self._route(log, samples, crm_logit, progress)
+        return self._known(log, samples, crm_logit)
+
+    def _known(self, log: Log, samples: Samples, crm_logit: Floats) -> CrmScored:
+        facts = known(log, samples, crm_logit, self.recipe.crm.history_length)
+        return CrmScored(log, samples, facts)
 
     def _route(
-        self,
-        log: Log,
-        samples: Samples,
-        crm_logit: Floats,
-        progress: Callable[[int], None] = lambda answered: None,
+        self, scored: CrmScored, progress: Callable[[int], None] = lambda answered: None
     ) -> Prediction:
-        """The answer to samples whose CRM logits are known."""
-        router, meter = self._router, self._meter
-        facts = known(log, samples, crm_logit, self.recipe.crm.history_length)
-        p_crm = sigmoid(router.crm(crm_logit))
-        p, p_llm = p_crm.copy(), np.full(len(samples), np.nan)
+        """The answer to rows that the CRM has scored, within the budget."""
+        router, meter, samples = self._router, self._meter, scored.samples
         first = f"{samples.user[:1].tolist()} {samples.item[:1].tolist()}"
-        with meter.reserve(router.above(facts), router.value(facts), first) as routed:
-            if routed.any():
-                chosen = torch.from_numpy(np.flatnonzero(routed))
-                llm_logit, answered = self.models.ask(log, samples[chosen], progress)
-                routed[routed], llm_logit = answered, llm_logit[answered]
-                p[routed] = router.answer(facts[routed], llm_logit)
-                p_llm[routed] = sigmoid(router.llm(llm_logit))
-        answer = "llm" if router.combine == "replace" else "blend"
-        return Prediction(p, p_crm, p_llm, routed, answer)
+        above, value = router.above(scored.known), router.value(scored.known)
+        with meter.reserve(above, value, first) as routed:
+            return answer(router, self.models, scored, routed, progress)

@@ -79,11 +79,25 @@ class Models:
             ModelError: If it cannot be loaded; :class:`UnansweredError` if its server fails.
         """
         with self._llm_lock:
-            if self._make_scorer is None:
-                self._make_scorer = self.load_llm()
-            if self._scorer is None or self._scorer[0] is not log:
-                self._scorer = log, self._make_scorer(log)
-            return self._scorer[1].logits(samples, progress).double().numpy()
+            return self._scorer_of(log).logits(samples, progress).double().numpy()
+
+    def llm_tokens(self, log: Log, samples: Samples) -> int:
+        """Tokens that the language model reads for samples; what they share counts once.
+
+        Raises:
+            ModelError: If it cannot be loaded.
+        """
+        with self._llm_lock:
+            sequences = self._scorer_of(log).layout.encode(samples)
+        shared = {id(one.after): one.after for one in sequences if one.after is not None}
+        return sum(len(one.ids) for one in [*sequences, *shared.values()])
+
+    def _scorer_of(self, log: Log) -> Scorer:
+        if self._make_scorer is None:
+            self._make_scorer = self.load_llm()
+        if self._scorer is None or self._scorer[0] is not log:
+            self._scorer = log, self._make_scorer(log)
+        return self._scorer[1]
 
     def ask(
         self, log: Log, samples: Samples, progress: Callable[[int], None]

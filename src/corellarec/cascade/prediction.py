@@ -1,12 +1,34 @@
-"""What a cascade answers."""
+"""What a cascade answers, and what it knows before."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
 
-from corellarec.base.metrics import Floats, entropy
+from corellarec.base.metrics import Floats, entropy, sigmoid
+from corellarec.cascade.budget import Mask
+from corellarec.cascade.models import Models
+from corellarec.cascade.policy import Known
+from corellarec.cascade.router import Router
+from corellarec.data.log import Log, Samples
+
+
+@dataclass(frozen=True)
+class CrmScored:
+    """Rows that the CRM has scored and the router has not seen.
+
+    Args:
+        log: The log that holds their histories.
+        samples: ``n`` rows.
+        known: ``n`` rows of what is known of them, the CRM's logit among it.
+    """
+
+    log: Log
+    samples: Samples
+    known: Known
 
 
 @dataclass(frozen=True)
@@ -38,3 +60,33 @@ class Prediction:
                 "entropy": entropy(self.p_crm),
             }
         )
+
+
+def answer(
+    router: Router,
+    models: Models,
+    scored: CrmScored,
+    routed: Mask,
+    progress: Callable[[int], None] = lambda answered: None,
+) -> Prediction:
+    """The cascade's answer where some rows are routed, whatever the budget.
+
+    Args:
+        router: Calibrations and blend.
+        models: The language model among them is asked.
+        scored: ``n`` rows.
+        routed: ``(n,)`` the rows to ask about; those that a failing server leaves to the CRM are
+            taken out.
+        progress: Called with the number of rows that the language model has just answered.
+    """
+    facts = scored.known
+    p_crm = sigmoid(router.crm(facts.crm_logit))
+    p, p_llm = p_crm.copy(), np.full(len(p_crm), np.nan)
+    if routed.any():
+        chosen = torch.from_numpy(np.flatnonzero(routed))
+        llm_logit, answered = models.ask(scored.log, scored.samples[chosen], progress)
+        routed[routed], llm_logit = answered, llm_logit[answered]
+        p[routed] = router.answer(facts[routed], llm_logit)
+        p_llm[routed] = sigmoid(router.llm(llm_logit))
+    source = "llm" if router.combine == "replace" else "blend"
+    return Prediction(p, p_crm, p_llm, routed, source)

@@ -52,10 +52,10 @@ def read_pairs(log: Log, table: pl.DataFrame, name: str, first_row: int = 1) -> 
     """
     if clash := set(OUTPUT_COLUMNS) & set(table.columns):
         raise DataError(f"{name}: rename the column {min(clash)!r}, which the output adds")
-    users = ids_of(table, "user", name)
+    users = ids_of(table, "user", name, first_row)
     user = numbers_of(users, log.users)
     _refuse_floats(users.filter(user == -1), log.users, "user", name)
-    items = ids_of(table, "item", name)
+    items = ids_of(table, "item", name, first_row)
     item = numbers_of(items, log.items)
     _refuse_floats(items.filter(item == -1), log.items, "item", name)
     unknown = (item == -1).arg_true()
@@ -66,7 +66,9 @@ def read_pairs(log: Log, table: pl.DataFrame, name: str, first_row: int = 1) -> 
             f"{len(unknown)} such row(s): give new items with their titles (--items FILE, "
             "Cascade.add_items), or remove the rows"
         )
-    time = _tensor(read_times(table, name)) if "time" in table.columns else None
+    time = None
+    if "time" in table.columns:
+        time = _tensor(read_times(table, name, first_row))
     return Pairs(_tensor(user), _tensor(item), time)
 
 
@@ -95,7 +97,7 @@ def _refuse_floats(unknown: pl.Series, entities: pl.DataFrame, side: str, name: 
         )
 
 
-def read_times(table: pl.DataFrame, name: str) -> pl.Series:
+def read_times(table: pl.DataFrame, name: str, first_row: int = 1) -> pl.Series:
     """The column ``time`` as microseconds since 1970.
 
     Raises:
@@ -106,7 +108,7 @@ def read_times(table: pl.DataFrame, name: str) -> pl.Series:
     if time.null_count():
         row = int(time.is_null().arg_true()[0])
         raise DataError(
-            f"{name}, row {row + 1}: time {table['time'][row]!r} cannot be read as a time"
+            f"{name}, row {first_row + row}: time {table['time'][row]!r} cannot be read as a time"
         )
     return time
 

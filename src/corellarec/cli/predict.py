@@ -45,6 +45,21 @@ Llm = Annotated[
         "directory.",
     ),
 ]
+Server = Annotated[
+    str | None, typer.Option(metavar="URL", help="A vLLM server in the local LLM's place.")
+]
+ServerModel = Annotated[
+    str, typer.Option(metavar="NAME", help="The server's name for the tuned model.")
+]
+CacheSalt = Annotated[
+    str | None, typer.Option(help="Keeps the server's cached prompts to this caller.")
+]
+ServerTimeout = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS", help="What a request to the server may take, with its repetitions."
+    ),
+]
 
 
 class OnServerError(StrEnum):
@@ -69,21 +84,10 @@ def predict(
     events: Events = None,
     items: Items = None,
     device: Device = "auto",
-    server: Annotated[
-        str | None, typer.Option(metavar="URL", help="A vLLM server in the local LLM's place.")
-    ] = None,
-    server_model: Annotated[
-        str, typer.Option(metavar="NAME", help="The server's name for the tuned model.")
-    ] = "corellarec",
-    cache_salt: Annotated[
-        str | None, typer.Option(help="Keeps the server's cached prompts to this caller.")
-    ] = None,
-    server_timeout: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS", help="What a request to the server may take, with its repetitions."
-        ),
-    ] = 120.0,
+    server: Server = None,
+    server_model: ServerModel = "corellarec",
+    cache_salt: CacheSalt = None,
+    server_timeout: ServerTimeout = 120.0,
     server_job_timeout: Annotated[
         float,
         typer.Option(

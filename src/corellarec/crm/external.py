@@ -71,7 +71,9 @@ def external_logits(config: ExternalConfig, log: Log) -> Tensor:
     return logits
 
 
-def score_logits(table: pl.DataFrame, config: ExternalConfig, path: Path) -> pl.Series:
+def score_logits(
+    table: pl.DataFrame, config: ExternalConfig, path: Path, first_row: int = 1
+) -> pl.Series:
     """The column ``score`` as logits, Float64.
 
     Raises:
@@ -85,7 +87,8 @@ def score_logits(table: pl.DataFrame, config: ExternalConfig, path: Path) -> pl.
         wanted = "a probability (crm.external.kind = 'logit' takes logits)"
     if bad.any():
         place = int(bad.arg_true()[0])
-        raise DataError(f"{path}, row {place + 1}: score {table['score'][place]!r} is not {wanted}")
+        found = table["score"][place]
+        raise DataError(f"{path}, row {first_row + place}: score {found!r} is not {wanted}")
     if config.kind == "probability":
         p = score.clip(SMALLEST, 1 - SMALLEST)
         score = (p / (1 - p)).log()

@@ -32,6 +32,7 @@ class Scorer(Protocol):
     """Samples in, one logit each out."""
 
     cost: Cost
+    layout: Layout
 
     def logits(
         self, samples: Samples, progress: Callable[[int], None] = lambda answered: None

@@ -1,0 +1,127 @@
+"""Rows/s and memory of ``corellarec score`` beside ``predict``, both in one process.
+
+Synthetic pairs of a run's users and items, in random order. Both are asked to send the same small
+share of the rows to the LLM. Each runs in a process of its own; the time is that of scoring, the
+memory the most that the process held. The larger input is scored by ``score`` alone: by one
+process, two, and one actor of Ray, whose start is part of the time.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from corellarec.base.console import Console, Display
+from corellarec.batch.score import score
+from corellarec.cascade.cascade import Cascade
+from corellarec.cascade.files import predict_file
+from harness import emit, median_ratio, parse, parser, peak_memory_mb, take_turns
+
+PART = 250_000  # rows written at once
+
+
+def write_pairs(path: Path, cascade: Cascade, rows: int) -> None:
+    """A directory of Parquet files of random pairs."""
+    path.mkdir()
+    chance = np.random.default_rng(0)
+    users, items = cascade.log.users["id"], cascade.log.items["id"]
+    for first in range(0, rows, PART):
+        size = min(PART, rows - first)
+        drawn = {"user": users.gather(chance.integers(0, len(users), size)),
+                 "item": items.gather(chance.integers(0, len(items), size))}  # fmt: skip
+        pl.DataFrame(drawn).write_parquet(path / f"{first:012}.parquet")
+
+
+def one(way: str, cascade: Path, source: Path, output: Path, workers: int) -> None:
+    """Score in this process, and print seconds and MiB."""
+    load = partial(Cascade.load, cascade, device="cpu")
+    begin = time.perf_counter()
+    if way == "predict":
+        predict_file(load(), source, output)
+    else:
+        display = Display(Console(stderr=True), quiet=True)
+        engine = "ray" if way == "ray" else "local"
+        score(load, cascade, str(source), output, engine=engine, workers=workers, display=display)
+    print(time.perf_counter() - begin, peak_memory_mb())
+
+
+def measure(way: str, cascade: Path, source: Path, output: Path, workers: int = 1) -> list[float]:
+    """Seconds and MiB of one way in another process."""
+    given = [way, str(cascade), str(source), str(output), str(workers)]
+    command = [sys.executable, __file__, "--one", *given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return [float(word) for word in done.stdout.split()]
+
+
+def main() -> None:
+    options = parser(__doc__, rounds=3)
+    options.add_argument("--run", default="runs/quick", help="run whose cascade scores")
+    options.add_argument("--rows", type=int, default=1_000_000, help="rows of the smaller input")
+    options.add_argument("--larger", type=int, default=10, help="times as many in the larger one")
+    options.add_argument("--asked", type=float, default=0.0002, help="share of rows for the LLM")
+    options.add_argument("--one", nargs=5, help="used by the script itself")
+    given = parse(options, quick={"rows": 200_000, "larger": 5, "rounds": 1})
+    if given.one:
+        way, *paths, workers = given.one
+        one(way, *map(Path, paths), workers=int(workers))
+        return
+    cascade = Cascade.load(given.run, device="cpu")
+    rule = replace(cascade.router.rule, threshold=-1e9)  # the budget decides
+    rule = replace(rule, verdict=replace(rule.verdict, helps=True))
+    rules = {**cascade.router.rules, cascade.router.policy: rule}
+    cascade.router = replace(cascade.router, budget=given.asked, hard=True, rules=rules)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cascade.save(folder / "cascade")
+        sizes = {"small": given.rows, "large": given.rows * given.larger}
+        for size, rows in sizes.items():
+            write_pairs(folder / size, cascade, rows)
+        whole = folder / "small.parquet"
+        pl.scan_parquet(folder / "small" / "*.parquet").sink_parquet(whole)
+        number = iter(range(10**6))
+
+        def run(way: str, size: str, workers: int = 1) -> list[float]:
+            output = folder / f"out{next(number)}"
+            if way == "predict":
+                output = output.with_suffix(".parquet")
+            source = whole if way == "predict" else folder / size
+            return measure(way, folder / "cascade", source, output, workers)
+
+        ways = {
+            "predict": partial(run, "predict", "small"),
+            "score": partial(run, "score", "small"),
+        }
+        found = take_turns(ways, given.rounds, warm_up=False)
+        large = run("score", "large")
+        two = run("score", "large", 2)
+        ray = run("ray", "large")
+    seconds = {way: [one[0] for one in rounds] for way, rounds in found.items()}
+    rates = {way: sizes["small"] / float(np.median(of)) for way, of in seconds.items()}
+    memory = {way: max(one[1] for one in rounds) for way, rounds in found.items()}
+    print(f"{'':28} {'rows':>12} {'rows/s':>10} {'MiB':>7}")
+    for way in ways:
+        print(f"{way:28} {sizes['small']:12,} {rates[way]:10,.0f} {memory[way]:7,.0f}")
+    print(f"{'score':28} {sizes['large']:12,} {sizes['large'] / large[0]:10,.0f} {large[1]:7,.0f}")
+    print(f"{'score, two workers':28} {sizes['large']:12,} {sizes['large'] / two[0]:10,.0f}")
+    print(f"{'score, one actor of Ray':28} {sizes['large']:12,} {sizes['large'] / ray[0]:10,.0f}")
+    figures = {
+        "rows": sizes,
+        "rows_per_s": rates | {"score_large": sizes["large"] / large[0],
+                               "score_large_two_workers": sizes["large"] / two[0],
+                               "score_large_ray": sizes["large"] / ray[0]},
+        "memory_mb": memory | {"score_large": large[1]},
+    }  # fmt: skip
+    ratio = median_ratio(seconds["predict"], seconds["score"])
+    emit(given, figures, ratio=ratio, ratio_of="rows/s, score with one worker over predict")
+
+
+if __name__ == "__main__":
+    main()

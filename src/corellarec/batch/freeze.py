@@ -1,0 +1,199 @@
+"""The input of a job as shards: whole users, each sorted by time, read once and never again."""
+
+import glob
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from corellarec.base.artifacts import read_manifest, writing
+from corellarec.base.errors import DataError
+from corellarec.base.frames import ids_of, readable, scan_table
+from corellarec.batch.job import JobDirectory
+from corellarec.cascade.cascade import Cascade
+from corellarec.cascade.tables import OUTPUT_COLUMNS, read_pairs
+from corellarec.crm.external import score_logits
+
+READ_ROWS = 100_000  # rows read at once, as `predict` reads them
+PART_ROWS = 500_000  # rows held in memory until they are written by shard
+OURS = "corellarec."  # columns of a shard that are not the input's
+HASH, USER, ITEM, TIME, LOGIT = (
+    f"{OURS}{name}" for name in ("hash", "user", "item", "time", "crm_logit")
+)
+
+
+def input_files(source: str) -> list[Path]:
+    """The Parquet files of a job, in order of their names.
+
+    Args:
+        source: A file, a directory (its files ``*.parquet``, at any depth), or a pattern such as
+            ``in/day=*/*.parquet``. Names that begin with ``_`` or ``.`` are left out.
+
+    Raises:
+        DataError: If there are none.
+    """
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = {file: file.relative_to(path).parts for file in path.rglob("*.parquet")}
+    else:
+        matches = glob.iglob(source, recursive=True)  # noqa: PTH207 (an absolute pattern, too)
+        found = {file: (file.name,) for file in map(Path, matches)}
+    hidden = ("_", ".")
+    files = sorted(
+        file
+        for file, names in found.items()
+        if file.is_file() and not any(name.startswith(hidden) for name in names)
+    )
+    if not files:
+        raise DataError(
+            f"{source}: no Parquet file there: give a file, a directory of *.parquet files, or a "
+            "pattern in quotes"
+        )
+    return files
+
+
+def scan_input(files: list[Path], cascade: Cascade) -> list[pl.LazyFrame]:
+    """The files as lazy tables of the same columns and types.
+
+    Raises:
+        DataError: If one is damaged or no Parquet file, lacks a column, has one that the output or
+            a shard adds, or differs from the first.
+    """
+    needed = ("user", "item") if cascade.models.crm is not None else ("user", "item", "score")
+    tables = []
+    for file in files:
+        if file.suffix.lower() != ".parquet":
+            raise DataError(f"{file}: `score` reads Parquet; `predict` reads CSV, too")
+        tables.append(scan_table(file, needed))
+    first = tables[0].collect_schema()
+    for name in first:
+        if name in OUTPUT_COLUMNS or name.startswith(OURS):
+            raise DataError(f"{files[0]}: rename the column {name!r}, which the output adds")
+    for file, table in zip(files[1:], tables[1:], strict=True):
+        schema = table.collect_schema()
+        if schema != first:
+            odd = sorted(set(schema.items()) ^ set(first.items()), key=lambda pair: pair[0])
+            name = odd[0][0] if odd else "their order"
+            raise DataError(
+                f"{file} has other columns than {files[0]} ({name}: {schema.get(name)} and "
+                f"{first.get(name)}): write them alike, or score them as two jobs"
+            )
+    return tables
+
+
+def count_rows(tables: list[pl.LazyFrame]) -> int:
+    """Rows of all files, by their metadata."""
+    return sum(table.select(pl.len()).collect().item() for table in tables)
+
+
+def shards_of(rows: int, shard_rows: int) -> int:
+    """Shards of so many rows."""
+    return max(1, -(-rows // shard_rows))
+
+
+def freeze(
+    cascade: Cascade,
+    files: list[Path],
+    directory: JobDirectory,
+    shard_rows: int,
+    progress: Callable[[int, int, str], None] = lambda done, total, message: None,
+) -> None:
+    """Write the shards; every row is checked, so that later passes meet no bad one.
+
+    Args:
+        cascade: Its log numbers users and items.
+        files: The input.
+        directory: Of the job.
+        shard_rows: Rows of a shard, about: a user is in one shard with all rows.
+        progress: Called with rows read, rows in all, and words.
+
+    Raises:
+        DataError: If a file or a row cannot be used.
+    """
+    tables = scan_input(files, cascade)
+    rows = count_rows(tables)
+    if not rows:
+        raise DataError(f"no rows in the input ({files[0]}): give files that have some")
+    count = shards_of(rows, shard_rows)
+    facts: dict[str, object] = {"kind": "score input"}
+    with writing(directory.input, facts) as unfinished:
+        parts = unfinished / "parts"
+        parts.mkdir()
+        pieces, done = [], 0
+        for number, part in enumerate(_parts(cascade, tables, files)):
+            shard = part[HASH].to_numpy() % np.uint64(count)
+            order = np.argsort(shard, kind="stable")
+            path = parts / f"{number:06}.arrow"
+            part[order].write_ipc(path)  # not compressed, so that it is read where it lies
+            ends = np.searchsorted(shard[order], np.arange(count + 1, dtype=np.uint64))
+            pieces.append((pl.read_ipc(path, memory_map=True), ends))
+            done += part.height
+            progress(done, rows, "reading")
+        sizes = []
+        for shard in range(count):
+            found = [frame[int(ends[shard]) : int(ends[shard + 1])] for frame, ends in pieces]
+            table = pl.concat(found)
+            keys = [name for name in (HASH, TIME, ITEM) if name in table.columns]
+            table = table.sort(keys, maintain_order=True)
+            table.write_parquet(unfinished / directory.shard(shard).name)
+            sizes.append(table.height)
+        del pieces
+        shutil.rmtree(parts)
+        facts["shards"] = sizes
+
+
+def sizes_of(directory: JobDirectory) -> list[int]:
+    """Rows of each shard of the frozen input.
+
+    Raises:
+        ArtifactError: If its manifest is not there, or damaged.
+    """
+    return read_manifest(directory.input, verify=False)["shards"]
+
+
+def _parts(
+    cascade: Cascade, tables: list[pl.LazyFrame], files: list[Path]
+) -> Iterator[pl.DataFrame]:
+    """The rows with our columns, in tables of at least ``PART_ROWS`` but for the last."""
+    held: list[pl.DataFrame] = []
+    for table, file in zip(tables, files, strict=True):
+        first = 1
+        with readable(file):
+            for batch in table.collect_batches(chunk_size=READ_ROWS, maintain_order=True):
+                held.append(batch.hstack(_numbers(cascade, batch, str(file), first)))
+                first += batch.height
+                if sum(part.height for part in held) >= PART_ROWS:
+                    yield pl.concat(held)
+                    held = []
+    if held:
+        yield pl.concat(held)
+
+
+def _numbers(cascade: Cascade, batch: pl.DataFrame, name: str, first: int) -> list[pl.Series]:
+    """The rows in the log's numbers, and the hash of the user's id."""
+    pairs = read_pairs(cascade.log, batch, name, first)
+    columns = [
+        pl.Series(HASH, _hashes(ids_of(batch, "user", name))),
+        pl.Series(USER, pairs.user.numpy()),
+        pl.Series(ITEM, pairs.item.numpy()),
+    ]
+    if pairs.time is not None:
+        columns.append(pl.Series(TIME, pairs.time.numpy()))
+    if cascade.models.crm is None:
+        config = cascade.recipe.crm.external
+        columns.append(score_logits(batch, config, Path(name), first).alias(LOGIT))
+    return columns
+
+
+def _hashes(ids: pl.Series) -> NDArray[np.uint64]:
+    """``(n,)`` a hash of each id, the same on every machine and in every version."""
+    distinct = ids.unique()
+    digests = [hashlib.blake2b(one.encode(), digest_size=8).digest() for one in distinct]
+    hashes = pl.Series(np.frombuffer(b"".join(digests), "<u8"))
+    return ids.replace_strict(distinct, hashes, return_dtype=pl.UInt64).to_numpy()

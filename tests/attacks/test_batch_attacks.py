@@ -1,0 +1,95 @@
+"""Batch scoring with killed processes and a full disk: every row once, whatever happened before."""
+
+import os
+import shutil
+import signal
+import time
+
+import psutil
+import pytest
+from calls import Call, call
+from test_disk import small_disk
+
+from batch.jobs import ROWS, all_pairs, read, routing, write_input
+
+
+@pytest.fixture(scope="module")
+def given(finished, tmp_path_factory):
+    """A cascade that routes, its input, and the command without the output."""
+    folder = tmp_path_factory.mktemp("batch")
+    cascade = routing(finished[0], folder / "cascade")
+    source = write_input(folder / "in", all_pairs())
+    return ["score", cascade, source], ["--device", "cpu", "--shard-rows", 90]
+
+
+def is_whole(output, expected):
+    """Whether the output is complete, and what another process wrote at other times."""
+    left = [p.name for p in output.iterdir() if p.name == "_work" or p.name.endswith("unfinished")]
+    return not left and (output / "_SUCCESS").exists() and read(output).equals(expected)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_jobs(attack, tmp_path, scratch, given, workers):
+    if workers == 1 and not attack.hard:
+        pytest.skip("two workers are killed in make test, one in make test-hard, too")
+    (head, tail), out = given, tmp_path / "out"
+    command = [*head, out, *tail, "--workers", workers]
+    whole = call(command, scratch)
+    assert whole.kind == "done", whole.text
+    expected = read(out)
+    assert expected.height == ROWS
+    for number in range(attack.times(2, 20)):
+        shutil.rmtree(out)
+        for _ in range(1 + number % 3):
+            running = Call(command, scratch)
+            time.sleep(attack.random.uniform(0.2, whole.seconds))
+            if left := kill(running.process.pid, attack.random if number % 2 else None):
+                attack.note("worker without its job", left, bad=True)
+            stopped = running.wait()
+            if number % 2 and stopped.kind not in ("refused", "done", "signal 9"):
+                attack.note(stopped.kind, stopped.text[-500:], bad=True)
+        done = call(command, scratch)
+        same = done.kind == "done" and is_whole(out, expected)
+        attack.note("then whole" if same else done.kind, done.text[-500:], bad=not same)
+
+
+def kill(pid, chance):
+    """Kill a command, or, with ``chance``, one of its workers if there are any.
+
+    Returns those of the command's workers that outlive it.
+    """
+    try:
+        children = psutil.Process(pid).children()
+    except psutil.NoSuchProcess:
+        return []
+    workers = [one for one in children if "spawn_main" in " ".join(command_of(one))]
+    victim = chance.choice(workers).pid if chance and workers else pid
+    os.kill(victim, signal.SIGKILL)
+    _, alive = psutil.wait_procs(workers if victim == pid else [], timeout=20)
+    return [one for one in alive if command_of(one)]
+
+
+def command_of(process):
+    """What a process runs; nothing if it has ended."""
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
+
+
+def test_a_job_on_a_full_disk(attack, tmp_path, scratch, given):
+    (head, tail), disk, kept = given, tmp_path / "disk", tmp_path / "kept"
+    assert call([*head, tmp_path / "whole", *tail], scratch).kind == "done"
+    expected = read(tmp_path / "whole")
+    sizes = (4, 16, 32, 64, 96, 128, 160, 192)
+    for size in sizes if attack.hard else (96,):
+        shutil.rmtree(kept, ignore_errors=True)
+        with small_disk(disk, size) as file_size:
+            full = call([*head, disk / "out", *tail], scratch, file_size=file_size)
+            attack.note(full.kind, f"{size} KiB: {full.text}", bad=full.kind != "refused")
+            if (disk / "out").exists():
+                shutil.copytree(disk / "out", kept)
+            shutil.rmtree(disk / "out", ignore_errors=True)
+        done = call([*head, kept, *tail], scratch)
+        same = done.kind == "done" and is_whole(kept, expected)
+        attack.note("then whole" if same else done.kind, done.text, bad=not same)
