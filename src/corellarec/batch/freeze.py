@@ -132,18 +132,20 @@ def freeze(
             path = parts / f"{number:06}.arrow"
             part[order].write_ipc(path)  # not compressed, so that it is read where it lies
             ends = np.searchsorted(shard[order], np.arange(count + 1, dtype=np.uint64))
-            pieces.append((pl.read_ipc(path, memory_map=True), ends))
+            pieces.append((path, ends))
             done += part.height
             progress(done, rows, "reading")
         sizes = []
         for shard in range(count):
-            found = [frame[int(ends[shard]) : int(ends[shard + 1])] for frame, ends in pieces]
-            table = pl.concat(found)
+            # Mapped anew for each shard: pages that stay mapped count as memory of the process.
+            table = pl.concat(
+                pl.read_ipc(path, memory_map=True)[int(ends[shard]) : int(ends[shard + 1])]
+                for path, ends in pieces
+            )
             keys = [name for name in (HASH, TIME, ITEM) if name in table.columns]
             table = table.sort(keys, maintain_order=True)
             table.write_parquet(unfinished / directory.shard(shard).name)
             sizes.append(table.height)
-        del pieces
         shutil.rmtree(parts)
         facts["shards"] = sizes
 
