@@ -61,12 +61,22 @@ def measure(way: str, cascade: Path, source: Path, output: Path, workers: int = 
     return [float(word) for word in done.stdout.split()]
 
 
+LARGE = {
+    "score, one process": ("score", "large", 1),
+    "score, two processes": ("score", "large", 2),
+    "score, one actor of Ray": ("ray", "large", 1),
+}
+
+
 def main() -> None:
     options = parser(__doc__, rounds=3)
     options.add_argument("--run", default="runs/quick", help="run whose cascade scores")
     options.add_argument("--rows", type=int, default=1_000_000, help="rows of the smaller input")
     options.add_argument("--larger", type=int, default=10, help="times as many in the larger one")
     options.add_argument("--asked", type=float, default=0.0002, help="share of rows for the LLM")
+    options.add_argument(
+        "--large", nargs="*", default=list(LARGE), choices=LARGE, help="what scores the larger one"
+    )
     options.add_argument("--one", nargs=5, help="used by the script itself")
     given = parse(options, quick={"rows": 200_000, "larger": 5, "rounds": 1})
     if given.one:
@@ -100,24 +110,19 @@ def main() -> None:
             "score": partial(run, "score", "small"),
         }
         found = take_turns(ways, given.rounds, warm_up=False)
-        large = run("score", "large")
-        two = run("score", "large", 2)
-        ray = run("ray", "large")
+        large = {name: run(*LARGE[name]) for name in given.large}
     seconds = {way: [one[0] for one in rounds] for way, rounds in found.items()}
     rates = {way: sizes["small"] / float(np.median(of)) for way, of in seconds.items()}
     memory = {way: max(one[1] for one in rounds) for way, rounds in found.items()}
     print(f"{'':28} {'rows':>12} {'rows/s':>10} {'MiB':>7}")
     for way in ways:
         print(f"{way:28} {sizes['small']:12,} {rates[way]:10,.0f} {memory[way]:7,.0f}")
-    print(f"{'score':28} {sizes['large']:12,} {sizes['large'] / large[0]:10,.0f} {large[1]:7,.0f}")
-    print(f"{'score, two workers':28} {sizes['large']:12,} {sizes['large'] / two[0]:10,.0f}")
-    print(f"{'score, one actor of Ray':28} {sizes['large']:12,} {sizes['large'] / ray[0]:10,.0f}")
+    for name, (took, mib) in large.items():
+        print(f"{name:28} {sizes['large']:12,} {sizes['large'] / took:10,.0f} {mib:7,.0f}")
     figures = {
         "rows": sizes,
-        "rows_per_s": rates | {"score_large": sizes["large"] / large[0],
-                               "score_large_two_workers": sizes["large"] / two[0],
-                               "score_large_ray": sizes["large"] / ray[0]},
-        "memory_mb": memory | {"score_large": large[1]},
+        "rows_per_s": rates | {name: sizes["large"] / took for name, (took, _) in large.items()},
+        "memory_mb": memory | {name: mib for name, (_, mib) in large.items()},
     }  # fmt: skip
     ratio = median_ratio(seconds["predict"], seconds["score"])
     emit(given, figures, ratio=ratio, ratio_of="rows/s, score with one worker over predict")
