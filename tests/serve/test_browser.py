@@ -197,7 +197,9 @@ def test_live_figures_follow_requests(page, address):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("path", ["/", "/user?id=17", "/why?id=17&item=7", "/decision", "/live"])
+@pytest.mark.parametrize(
+    "path", ["/", "/login", "/user?id=17", "/why?id=17&item=7", "/decision", "/live"]
+)
 def test_pages_are_accessible_and_fit(page, path, scheme):
     page.goto(path)
     settled(page)

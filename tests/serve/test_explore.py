@@ -537,6 +537,7 @@ def test_pseudonyms_stand_for_users_in_pages_and_addresses(make_service):
     names = Names(service.now.model.users, "another key")
     assert names.shown("17") != name
     assert names.user(names.shown("17")) == "17"
+    assert names.user(names.shown("came later")) == "came later"
 
 
 # Budgets.

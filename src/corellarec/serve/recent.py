@@ -82,7 +82,7 @@ class Recent:
 def psi(before: NDArray[np.float64], now: NDArray[np.float64]) -> float:
     """Population stability index over bins that hold equal shares of ``before``.
 
-    Source: Yurdakul and Naranjo 2020, https://doi.org/10.21314/JRMV.2020.227
+    Source: Yurdakul and Naranjo 2020, https://econpapers.repec.org/article/rskjourn5/7725371.htm
     """
     edges = np.unique(np.quantile(before, np.linspace(0, 1, BINS + 1)[1:-1]))
     counts = [np.bincount(np.searchsorted(edges, x), minlength=len(edges) + 1)

@@ -310,15 +310,14 @@ class Explorer:
         added = np.array([seen.named[title] for title in page.new], np.int64)
         items = look.matching(model, page.words)
         if not page.words.strip():
-            every = np.arange(len(model.items))
-            items = every[~np.isin(every, np.concatenate([history.seen, added]))]
+            items = np.setdiff1d(np.arange(len(model.items)), history.seen)
+        added = np.unique(added)
+        items = np.concatenate([added, items[~np.isin(items, added)]])
         asking = await self._scored(page, seen, items)
         wanted = asking.scored.value if page.sort == "value" else asking.scored.p_crm
-        best = np.argsort(-wanted, kind="stable")[:TOP]
-        items = np.concatenate([added, items[best]])
-        items = items[np.sort(np.unique(items, return_index=True)[1])]
-        asking = await self._scored(page, seen, items)
-        order = np.argsort(-_keys(page.sort, _by_the_crm(asking)), kind="stable")
+        others = len(added) + np.argsort(-wanted[len(added) :], kind="stable")[:TOP]
+        shown = np.concatenate([np.arange(len(added)), others])
+        order = shown[np.argsort(-wanted[shown], kind="stable")]
         return replace(asking, items=items[order], scored=asking.scored[order])
 
     async def _scored(self, page: Page, seen: Look, items: NDArray[np.int64]) -> Asking:

@@ -13,7 +13,7 @@ from cachetools import LRUCache
 
 ENGLISH = Locale("en")
 LOCALE: ContextVar[Locale] = ContextVar("locale")
-TYPED = 10_000  # names that a person typed, kept so that their pages can be opened again
+LATER = 10_000  # pseudonyms of users who came later or were typed, so that their pages open again
 
 
 def locale_of(accepted: str) -> Locale:
@@ -74,22 +74,27 @@ class Names:
 
     def __init__(self, users: Iterable[str], key: str | None) -> None:
         self._key = key
-        self._users = {self.shown(user): user for user in users} if key is not None else {}
-        self._typed: LRUCache[str, str] = LRUCache(TYPED)
+        self._later: LRUCache[str, str] = LRUCache(LATER)
+        self._users: dict[str, str] = {}
+        if key is not None:
+            self._users = {_pseudonym(user, key): user for user in users}
 
     def shown(self, user: str) -> str:
         """What a user is called."""
         if self._key is None:
             return user
-        digest = hmac.new(self._key.encode(), user.encode(), hashlib.sha256).hexdigest()
-        return f"u-{digest[:10]}"
+        name = _pseudonym(user, self._key)
+        if name not in self._users:
+            self._later[name] = user
+        return name
 
     def user(self, name: str) -> str:
         """The id of what a person typed or an address says: a pseudonym, or an id itself."""
         if self._key is None:
             return name
-        found = self._users.get(name) or self._typed.get(name)
-        if found is None:
-            found = name
-            self._typed[self.shown(name)] = name
-        return found
+        return self._users.get(name) or self._later.get(name) or name
+
+
+def _pseudonym(user: str, key: str) -> str:
+    digest = hmac.new(key.encode(), user.encode(), hashlib.sha256).hexdigest()
+    return f"u-{digest[:10]}"
