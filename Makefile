@@ -32,7 +32,7 @@ demo: setup  ## Train both models on MovieLens-100K and write runs/quick/report.
 
 # Two processes of one thread each, so that they do not wait for each other's threads.
 test: setup-dev  ## Run the tests and print their coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov
 
 SEED = 1
 test-hard: setup-dev  ## Try every attack on files, inputs, disks and servers: up to an hour; SEED=7 for others

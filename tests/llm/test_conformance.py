@@ -97,12 +97,33 @@ PIECES = ["<|end|>", " -> Yes", "-> No\n", "\n", "\r", "\x00", "\x1b[2J", "\u202
           "é", "a" * 10_000, "{title}", "{", "}", " ", "Film", "-", ">", "-\u200b>"]  # fmt: skip
 
 
+def scored(llm, kind, log, rows):
+    """Logits of rows, and what their sequences hold of answers, lines and arrows."""
+    model, tokenizer = llm
+    layout = build(kind, log, tokenizer)
+    sequences = [s.whole() for s in layout.encode(log.samples(rows))]
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    assert not any((s.ids == end).any() for s in sequences)
+    texts = [tokenizer.decode(s.ids) for s in sequences]
+    shapes = [
+        (len(s.places), text.count("\n"), text.count("->"), text.count("Answer:"))
+        for s, text in zip(sequences, texts, strict=True)
+    ]
+    answer_model = AnswerModel(model, layout.answers)
+    return LlmScorer(answer_model, layout, 2000).logits(log.samples(rows)), shapes
+
+
+@pytest.fixture(scope="module")
+def plain(log, llm):
+    """By kind, what :func:`scored` says of the log as it is."""
+    return {kind: scored(llm, kind, log, torch.arange(200)) for kind in ("stream", "paper")}
+
+
 @pytest.mark.parametrize("kind", ["stream", "paper"])
 @settings(max_examples=15, deadline=None)
 @given(title=st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=5)), max_size=8))
-def test_a_title_changes_no_other_row_and_no_answer(log, llm, kind, title):
+def test_a_title_changes_no_other_row_and_no_answer(log, llm, plain, kind, title):
     """Hostile titles: special tokens, answers, line breaks, control characters, templates."""
-    model, tokenizer = llm
     hostile = Log(
         log.rows,
         log.users,
@@ -116,19 +137,8 @@ def test_a_title_changes_no_other_row_and_no_answer(log, llm, kind, title):
     rows = torch.arange(200)
     untouched = ~torch.isin(log.user[rows], log.user[rows][log.item[rows] == 3])
     assert untouched.sum() > 20
-    scores, shapes = [], []
-    end = tokenizer.convert_tokens_to_ids("<|end|>")
-    for one in (log, hostile):
-        layout = build(kind, one, tokenizer)
-        sequences = [s.whole() for s in layout.encode(one.samples(rows))]
-        assert not any((s.ids == end).any() for s in sequences)
-        texts = [tokenizer.decode(s.ids) for s in sequences]
-        shapes.append(
-            [(len(s.places), text.count("\n"), text.count("->"), text.count("Answer:"))
-             for s, text in zip(sequences, texts, strict=True)]
-        )  # fmt: skip
-        answer_model = AnswerModel(model, layout.answers)
-        scores.append(LlmScorer(answer_model, layout, 2000).logits(one.samples(rows)))
-    assert shapes[0] == shapes[1]
-    torch.testing.assert_close(scores[0][untouched], scores[1][untouched], atol=1e-4, rtol=1e-4)
-    assert torch.isfinite(scores[1]).all()
+    scores, shapes = scored(llm, kind, hostile, rows)
+    before, shapes_before = plain[kind]
+    assert shapes == shapes_before
+    torch.testing.assert_close(scores[untouched], before[untouched], atol=1e-4, rtol=1e-4)
+    assert torch.isfinite(scores).all()

@@ -106,9 +106,9 @@ def test_the_tutorial_from_python(installed, tmp_path):
     code = "\n".join(cells)
     for rows in ("validation_rows=2000", "test_rows=1000"):
         assert rows in code
-        code = code.replace(rows, f"{rows.partition('=')[0]}=150")
+        code = code.replace(rows, f"{rows.partition('=')[0]}=100")
     assert '"stage2.rows=0",' in code
-    code = code.replace('"stage2.rows=0",', '"stage2.rows=0", "stage1.epochs=2",')
+    code = code.replace('"stage2.rows=0",', '"stage2.rows=0", "stage1.epochs=1",')
     script.write_text(code, "utf-8")
     out = installed("python", str(script))
     assert "deployed cascade" in out

@@ -133,7 +133,7 @@ def test_tallrec_learns(tiny_settings, monkeypatch, capsys, tmp_path):
     """A random Llama tuned on all rows fits them better than the share of positives does."""
     settings = [*tiny_settings, "stage3.learning_rate=0.02", "stage3.epochs=2",
                 "evaluate.test_rows=40"]  # fmt: skip
-    code, out, err = call(monkeypatch, capsys, "baseline", "tallrec", "--rows", 300, "--json",
+    code, out, err = call(monkeypatch, capsys, "baseline", "tallrec", "--rows", 160, "--json",
                           "--out", tmp_path / "t", *options(settings))  # fmt: skip
     assert code == 0, err
     assert json.loads(out)["config"]["llm"]["layout"] == "paper"
@@ -273,7 +273,7 @@ def test_the_prompt_holds_the_user_the_history_and_the_target_alone(small_p5, lo
 
 def test_p5_fits_its_training_rows(small_p5, log, tmp_path):
     network, prompts = small_p5
-    rows = log.rows_of("train")[:40]
+    rows = log.rows_of("train")[:20]
     model = p5.P5Model(network, prompts.answers, log.labels(rows))
     scorer = p5.P5Scorer(model, prompts, 1500)
     task = p5.P5Task(model, scorer, log, rows, rows, seed=0)
