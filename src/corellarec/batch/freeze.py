@@ -2,9 +2,12 @@
 
 import glob
 import hashlib
+import io
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import polars as pl
@@ -20,6 +23,7 @@ from corellarec.crm.external import score_logits
 
 READ_ROWS = 100_000  # rows read at once, as `predict` reads them
 PART_ROWS = 500_000  # rows held in memory until they are written by shard
+FAN = 128  # files that they are written to side by side
 OURS = "corellarec."  # columns of a shard that are not the input's
 HASH, USER, ITEM, TIME, LOGIT = (
     f"{OURS}{name}" for name in ("hash", "user", "item", "time", "crm_logit")
@@ -125,23 +129,16 @@ def freeze(
     with writing(directory.input, facts) as unfinished:
         parts = unfinished / "parts"
         parts.mkdir()
-        pieces, done = [], 0
-        for number, part in enumerate(_parts(cascade, tables, files)):
-            shard = part[HASH].to_numpy() % np.uint64(count)
-            order = np.argsort(shard, kind="stable")
-            path = parts / f"{number:06}.arrow"
-            part[order].write_ipc(path)  # not compressed, so that it is read where it lies
-            ends = np.searchsorted(shard[order], np.arange(count + 1, dtype=np.uint64))
-            pieces.append((path, ends))
-            done += part.height
-            progress(done, rows, "reading")
         sizes = []
-        for shard in range(count):
-            # Mapped anew for each shard: pages that stay mapped count as memory of the process.
-            table = pl.concat(
-                pl.read_ipc(path, memory_map=True)[int(ends[shard]) : int(ends[shard + 1])]
-                for path, ends in pieces
-            )
+
+        def read() -> Iterator[pl.DataFrame]:
+            done = 0
+            for part in _parts(cascade, tables, files):
+                yield part
+                done += part.height
+                progress(done, rows, "reading")
+
+        for shard, table in enumerate(_by_shard(read(), range(count), count, parts)):
             keys = [name for name in (HASH, TIME, ITEM) if name in table.columns]
             table = table.sort(keys, maintain_order=True)
             table.write_parquet(unfinished / directory.shard(shard).name)
@@ -157,6 +154,58 @@ def sizes_of(directory: JobDirectory) -> list[int]:
         ArtifactError: If its manifest is not there, or damaged.
     """
     return read_manifest(directory.input, verify=False)["shards"]
+
+
+def _by_shard(
+    tables: Iterator[pl.DataFrame], shards: range, count: int, folder: Path
+) -> Iterator[pl.DataFrame]:
+    """The rows of each of some shards, in memory that does not depend on how many there are.
+
+    The rows are written to at most ``FAN`` files, each of some shards, and each file is divided
+    again in the same way: every row is written ``log(count) / log(FAN)`` times.
+
+    Args:
+        tables: The rows of these shards, at least one table.
+        shards: Their numbers.
+        count: Shards of the job.
+        folder: Where the files are written; they are removed as they are read.
+    """
+    if len(shards) == 1:
+        yield pl.concat(tables)
+        return
+    step = -(-len(shards) // FAN)
+    groups = [shards[start : start + step] for start in range(0, len(shards), step)]
+    with ExitStack() as stack:
+        files = [stack.enter_context((folder / str(group[0])).open("wb")) for group in groups]
+        for number, table in enumerate(tables):
+            group = ((table[HASH] % count).to_numpy().astype(np.int64) - shards[0]) // step
+            ordered = table[np.argsort(group, kind="stable")]
+            ends = np.searchsorted(np.sort(group), np.arange(len(groups) + 1))
+            for file, start, end in zip(files, ends[:-1], ends[1:], strict=True):
+                if start < end or not number:  # the first one, for its columns
+                    _append(ordered[int(start) : int(end)], file)
+    for group in groups:
+        path = folder / str(group[0])
+        inner = folder / f"{group[0]}.parts"
+        inner.mkdir()
+        yield from _by_shard(_appended(path), group, count, inner)
+        path.unlink()
+        inner.rmdir()
+
+
+def _append(table: pl.DataFrame, file: BinaryIO) -> None:
+    """Write a table behind others: its size in bytes, then an Arrow stream."""
+    stream = io.BytesIO()
+    table.write_ipc_stream(stream)
+    file.write(len(stream.getbuffer()).to_bytes(8, "little"))
+    file.write(stream.getbuffer())
+
+
+def _appended(path: Path) -> Iterator[pl.DataFrame]:
+    """The tables of a file that :func:`_append` wrote."""
+    with path.open("rb") as file:
+        while size := file.read(8):
+            yield pl.read_ipc_stream(io.BytesIO(file.read(int.from_bytes(size, "little"))))
 
 
 def _parts(
