@@ -109,14 +109,33 @@ def test_a_million_users_take_little_memory():
     assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.1)
 
 
-def test_uauc_and_calibration_resample_their_own_value():
+def test_uauc_resamples_its_own_value():
     user, label, p = draw(5, rows=4000, users=80)
-    bootstrap = Bootstrap(user, 200, seed=0)
-    low, high = interval(bootstrap("uauc", label, p))
+    low, high = interval(Bootstrap(user, 200, seed=0)("uauc", label, p))
     assert low < metrics.uauc(label, p, user) < high
-    assert bootstrap("calibration_error", label, np.round(p)).mean() == pytest.approx(
-        metrics.calibration_error(label, np.round(p)), abs=0.02
-    )
+
+
+@pytest.mark.parametrize(("bias", "truth"), [(0.0, 0.0), (0.06, 0.06)])
+def test_intervals_of_the_calibration_error_hold_the_truth_and_the_estimate(bias, truth):
+    held, estimates, plain = 0, [], []
+    for seed in range(100):
+        user, label, p = draw(seed, rows=1500, users=100)
+        shown = p + bias  # wrong by the same amount everywhere
+        low, high = interval(Bootstrap(user, 200, seed)("calibration_error", label, shown))
+        estimates.append(metrics.calibration_error(label, shown, user))
+        assert low <= estimates[-1] <= high
+        held += low <= truth <= high
+        bins = metrics.calibration_bins(shown)
+        plain.append(np.mean([abs((shown - label)[bins == one].mean()) for one in range(15)]))
+    assert held >= 88  # of 100; 95 expected
+    assert np.mean(np.square(estimates)) == pytest.approx(truth**2, abs=4e-4)
+    if not truth:
+        assert np.median(estimates) < 0.01 < 0.02 < np.median(plain)
+
+
+def test_calibration_without_noise_has_no_width():
+    user, label = np.arange(40), np.tile([0, 1], 20).astype(np.int8)
+    assert (Bootstrap(user, 9, seed=0)("calibration_error", label, label * 1.0) == 0).all()
 
 
 def test_nothing_to_measure_is_nan():

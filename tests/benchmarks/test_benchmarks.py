@@ -13,6 +13,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LLM = ("llm_scoring", "llm_tuning", "llm_candidates")
 SIZES = {
+    "calibration": ["--users", "40", "--rows", "5", "--simulations", "3", "--resamples", "20"],
     "crm_quality": ["--set", "stage1.epochs=1", "--set", "crm.embedding_dim=8"],
     "crm_training": ["--rounds", "1", "--steps", "2", "--large", "10000"],
     "crm_time_to_auc": ["--models", "dcnv2,stream", "--target", "0.1", "--epochs", "1"],
@@ -29,6 +30,7 @@ SIZES = {
     "window_reader": ["--rows", "5000", "--batches", "2", "--rounds", "1"],
 }  # fmt: skip
 KEYS = {
+    "calibration": {"worlds"},
     "crm_quality": {"mean_auc", "runs"},
     "crm_training": {"dcnv2", "din", "large", "gemm_gflops"},
     "crm_time_to_auc": {"target", "median_seconds", "runs"},

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from corellarec.base.metrics import Floats, Labels, losses, user_aucs
+from corellarec.base.metrics import Floats, Labels, calibration_bins, losses, user_aucs
 
 BLOCK = 2**21  # numbers in a block of resamples: 16 MB of float64
 MAX_KEPT = 2**28  # counts that are kept in memory, a byte each
@@ -115,11 +115,30 @@ class Bootstrap:
         return _ratio(*self._totals(values, defined.astype(np.float64)))
 
     def calibration_error(self, label: Labels, p: Floats, bins: int = 15) -> Floats:
-        """Expected calibration error, over the bins that all rows together have."""
-        parts = np.array_split(np.argsort(p, kind="stable"), bins)
-        of_bins = [self.of(part)._sums(p[part] - label[part]) for part in parts]
-        *gaps, rows = self._totals(*of_bins, self._rows())
-        return _ratio(np.sum(np.abs(gaps), axis=0), rows)
+        """What the calibration error may truly be, so that their quantiles are an interval.
+
+        Resampled gaps ``gap + noise`` have noise twice, so that their size is biased upward and
+        their quantiles exclude the truth. Here, each resample's noise is added to gaps ``f gap`` of
+        the factor ``f`` at which the result has the size that was measured; ``f = 0`` where noise
+        alone is larger. This inverts a test: the smallest error of an interval is the one under
+        which a size as large as the measured one is seldom.
+        """
+        place = calibration_bins(p, bins)
+        parts = [np.flatnonzero(place == number) for number in np.unique(place)]
+        share = np.array([len(part) for part in parts]) / len(p)
+        gap = np.array([(p[part] - label[part]).mean() for part in parts])
+        sums = [self.of(part)._sums(p[part] - label[part]) for part in parts]
+        rows = [self.of(part)._rows() for part in parts]
+        totals = self._totals(*sums, *rows)
+        drawn, drawn_rows = np.array(totals[: len(parts)]).T, np.array(totals[len(parts) :]).T
+        noise = np.where(drawn_rows > 0, drawn / np.maximum(drawn_rows, 1), gap) - gap
+        size = share @ gap**2
+        if size == 0:
+            return np.zeros(len(noise))
+        along, across = noise @ (share * gap), noise**2 @ share
+        # size f^2 + 2 along f + across = size
+        root = np.sqrt(np.maximum(0.0, along**2 + size * (size - across)))
+        return np.maximum(0.0, root - along) / np.sqrt(size) * (root > 0)
 
     def _sums(self, values: Floats) -> Floats:
         """``(users,)`` sums of a value of each row."""

@@ -42,6 +42,8 @@ class Figures:
         """One of ``METRICS``, or ``uauc``."""
         if metric == "uauc":
             return metrics.uauc(self.label, p, self.user)
+        if metric == "calibration_error":
+            return metrics.calibration_error(self.label, p, self.user)
         return metrics.METRICS[metric](self.label, p)
 
     def figure(self, metric: str, p: Sequence[Floats], reference: Sequence[Floats] = ()) -> Figure:

@@ -315,7 +315,7 @@ class Boundary:
         disagree_near: The same where the CRM is near one half; NaN where it never is.
         shift: The LLM's mean probability minus the CRM's.
         correlation: Of their logits.
-        crm_calibration_error: Expected calibration error of the CRM.
+        crm_calibration_error: Calibration error of the CRM.
         llm_calibration_error: Of the LLM.
     """
 

@@ -115,7 +115,8 @@ def _models(result: Evaluation) -> Section:
         "expected gain (gain). The paper's cascade puts the LLM's raw probability in the place of "
         "the CRM's. The deployed cascade is what predicts: it routes no rows where validation "
         "shows no significant gain. ACC counts p ≥ 0.5 as positive; UAUC is the mean AUC within "
-        "single users.",
+        "single users. The calibration error is the root mean square, over 15 groups of rows by p, "
+        "of mean p minus the share of positives, without what label noise adds to it.",
         grids=(grids.main_grid(result),),
     )
 

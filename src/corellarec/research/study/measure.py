@@ -223,5 +223,5 @@ def _variant(figures: Figures, name: str, one: CellScores, full: CellScores) -> 
         name=name,
         llm_share=one.answers.share("cascade"),
         predictors={key: figures.compared([one.p(key)], [full.p(key)]) for key in keys},
-        boundary=boundary(figures.label, one.p("crm"), one.p("llm")),
+        boundary=boundary(figures.label, one.p("crm"), one.p("llm"), figures.user),
     )
