@@ -1,11 +1,12 @@
 """What people's tables hold beside what was meant: it is read, or said in one line."""
 
 import codecs
+from datetime import timedelta
 
 import polars as pl
 import pytest
 
-from corellarec.base.errors import DataError
+from corellarec.base.errors import ConfigError, DataError
 from corellarec.data.prepare import build, prepare
 from data.test_tables import ITEMS, describe, write_log
 
@@ -157,3 +158,67 @@ def test_titles_with_colons_between_double_colons(tmp_path):
     items = f'files = "{tmp_path}/items.dat"\nheader = {rows.columns}'
     titles = build(describe(tmp_path, items=items)).items["title"]
     assert {'The "A": Part: s0', 'The "A": Part: s5'} <= set(titles)
+
+
+def test_times_of_a_zone_and_bad_zones(tmp_path):
+    log = write_log(tmp_path)
+    local = pl.from_epoch("when").dt.replace_time_zone("UTC").dt.convert_time_zone("Asia/Kolkata")
+    text = local.dt.strftime("%Y-%m-%d %H:%M:%S")
+    log.with_columns(when=text).write_csv(tmp_path / "local.csv")
+    told = 'rating = "stars"\ntime_zone = "Asia/Kolkata"'
+    expected = build(describe(tmp_path))
+    found = build(describe(tmp_path, told, log="local.csv"))
+    assert found.rows.equals(expected.rows)
+    earlier = build(describe(tmp_path, log="local.csv")).rows["time"] - expected.rows["time"]
+    assert earlier.unique().to_list() == [timedelta(hours=5, minutes=30)]
+    offset = local.dt.strftime("%Y-%m-%dT%H:%M:%S%:z")  # here and there another offset
+    log.with_columns(
+        when=pl.when(pl.col("stars") > 3)
+        .then(offset)
+        .otherwise(pl.from_epoch("when").dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    ).write_csv(tmp_path / "mixed.csv")
+    assert build(describe(tmp_path, log="mixed.csv")).rows.equals(expected.rows)
+    wrong = 'rating = "stars"\ntime_zone = "Berlin"'
+    with pytest.raises(ConfigError, match="no time zone is called 'Berlin'; give one such as"):
+        build(describe(tmp_path, wrong))
+    with pytest.raises(DataError, match=r"times are numbers .*leave out data\.inter"):
+        build(describe(tmp_path, told))
+
+
+def test_prices_in_several_currencies(tmp_path):
+    write_log(tmp_path)
+    shown = ["$ {}", "{} EUR", "USD{}", "{}"]
+    price = pl.coalesce(
+        pl.when(pl.int_range(pl.len()) % 4 == i).then(pl.format(form, "price"))
+        for i, form in enumerate(shown)
+    )
+    ITEMS.with_columns(price=price).write_csv(tmp_path / "items.csv")
+    prepared = build(describe(tmp_path))
+    (warning,) = prepared.facts.warnings
+    assert "'price' has prices in 3 currencies ($ 7, EUR 6, USD 6)" in warning
+    expected = ITEMS.filter(pl.col("sku").is_in(prepared.items["id"].implode())).sort("sku")
+    assert prepared.items["price"].to_list() == expected["price"].to_list()
+    ITEMS.with_columns(price=pl.format("{} EUR", "price")).write_csv(tmp_path / "items.csv")
+    assert not build(describe(tmp_path)).facts.warnings
+
+
+def test_items_twice_under_two_ids(tmp_path):
+    write_log(tmp_path)
+    same = pl.when(pl.col("sku").is_in(["s5", "s9"]))
+    twins = ITEMS.with_columns(
+        same.then(pl.lit(value)).otherwise(pl.col(name)).alias(name)
+        for name, value in {"name": "Lamp", "maker": "m1", "tags": "red|big", "price": 7.0}.items()
+    )
+    twins.with_columns(
+        name=pl.when(pl.col("sku") == "s9").then(pl.lit(" LAMP")).otherwise(pl.col("name"))
+    ).write_csv(tmp_path / "items.csv")
+    prepared = build(describe(tmp_path))
+    (warning,) = prepared.facts.warnings
+    assert (
+        "2 items have the title and the features of another one, such as 's5' and 's9'" in warning
+    )
+    assert {"s5", "s9"} <= set(prepared.items["id"])  # nothing is merged
+    twins.with_columns(
+        price=pl.when(pl.col("sku") == "s9").then(8.0).otherwise(pl.col("price"))
+    ).write_csv(tmp_path / "items.csv")
+    assert not build(describe(tmp_path)).facts.warnings

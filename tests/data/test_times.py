@@ -1,4 +1,4 @@
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from datetime import time as time_of_day
 
 import polars as pl
@@ -22,6 +22,11 @@ NOON = 1_500_033_600  # 2017-07-14 12:00 UTC
         (datetime(2017, 7, 14, 12), None, NOON),
         (datetime(2017, 7, 14, 14, tzinfo=timezone(timedelta(hours=2))), None, NOON),
         (date(2017, 7, 14), None, NOON - 12 * 3600),
+        ("2017-07-14T14:00:00+02:00", None, NOON),
+        ("2017-07-14 07:00:00.500-0500", None, NOON + 0.5),
+        ("2017-07-14T12:00:00Z", None, NOON),
+        ("2017-07-14T12:00Z", None, NOON),
+        ("2017-07-14T12:00", None, NOON),
     ],
 )
 def test_times_of_every_type(value, unit, seconds):
@@ -42,3 +47,44 @@ def test_fractions_after_whole_numbers_are_read_where_that_is_allowed():
 def test_what_is_no_moment_is_refused(value):
     with pytest.raises(DataError, match="the column of times holds"):
         time_parser(pl.DataFrame({"time": [value]}), "auto")
+
+
+def read(times, **settings):
+    table = pl.DataFrame({"time": times})
+    parse, _ = time_parser(table, "auto", **settings)
+    return [
+        None if time is None else datetime.fromtimestamp(time / SECOND, UTC).isoformat()
+        for time in table.select(parse(pl.col("time")))["time"]
+    ]
+
+
+def test_offsets_may_be_mixed():
+    times = ["2024-05-01T12:00:00+02:00", "2024-05-01T10:00:00Z", "2024-05-01T03:00:00-07:00"]
+    assert read(times) == ["2024-05-01T10:00:00+00:00"] * 3
+    assert read(times, time_zone="Asia/Tokyo") == ["2024-05-01T10:00:00+00:00"] * 3
+    assert read([*times, "2024-05-01T12:00:00"])[3] is None  # of no known zone: a bad row
+
+
+def test_times_of_a_named_zone():
+    zone = {"time_zone": "Europe/Berlin"}
+    assert read(["2024-01-15 12:00:00", "2024-07-15 12:00:00"], **zone) == [
+        "2024-01-15T11:00:00+00:00",
+        "2024-07-15T10:00:00+00:00",
+    ]
+    # Twice in autumn: the first; left out in spring: an hour later.
+    assert read(["2024-10-27 02:30:00", "2024-03-31 02:30:00"], **zone) == [
+        "2024-10-27T00:30:00+00:00",
+        "2024-03-31T01:30:00+00:00",
+    ]
+    assert read([datetime(2024, 7, 15, 12)], **zone) == ["2024-07-15T10:00:00+00:00"]
+    assert read([date(2024, 7, 15)], **zone) == ["2024-07-14T22:00:00+00:00"]
+    assert read(["15.07.2024 12:00"], time_format="%d.%m.%Y %H:%M", **zone) == [
+        "2024-07-15T10:00:00+00:00"
+    ]
+    here = datetime(2024, 7, 15, 12, tzinfo=timezone(timedelta(hours=-3)))
+    assert read([here], **zone) == ["2024-07-15T15:00:00+00:00"]
+
+
+def test_numbers_have_no_zone():
+    with pytest.raises(DataError, match=r"numbers \(1500033600\), .* leave out data\.inter"):
+        read([NOON], time_zone="Europe/Berlin")

@@ -53,6 +53,8 @@ class InteractionsConfig(TableConfig):
     """Column of the time: a number, a date, or text such as ``2024-05-01 12:30:00``."""
     time_format: str | None = None
     """Format of times that are other text, such as ``%d/%m/%Y %H:%M`` (day first)."""
+    time_zone: str | None = None
+    """Zone of times that name none, such as ``Europe/Berlin``; the default is UTC."""
     rating: str | None = None
     """Column of a rating; ``data.positive_rating`` makes it a label."""
     label: str | None = None

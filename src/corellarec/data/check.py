@@ -104,6 +104,7 @@ def check_tables(
     if facts.settings.interactions:  # of a known layout no feature can be left out
         found += _check_features(raw.users, raw.user_fields, "user")
         found += _check_features(raw.items, raw.item_fields, "item")
+        found += _check_twins(items, raw.item_fields)
     doubles = facts.left_out.duplicate_rows
     if doubles > 0.01 * rows.height:
         found.append(
@@ -170,3 +171,30 @@ def _check_features(table: pl.DataFrame, fields: Sequence[Field], side: str) -> 
                 "that it says little; as a number it would be numeric"
             )
     return found
+
+
+def _check_twins(items: pl.DataFrame, fields: Sequence[Field]) -> list[str]:
+    """A warning of titled items that differ in nothing but their ids."""
+    titled = items.filter(pl.col("title").str.strip_chars() != "")
+    same = titled.select(
+        "id",
+        title=pl.col("title").str.strip_chars().str.to_lowercase(),
+        **{
+            f"feature {field.name}": pl.col(field.name).cast(pl.List(pl.String)).list.join("|")
+            if field.kind == "multi"
+            else pl.col(field.name)
+            for field in fields
+            if field.kind != "vector"
+        },
+    )
+    twins = titled.with_columns(twin=same.select(pl.exclude("id")).is_duplicated())
+    twins = twins.filter("twin").with_columns(pl.col("title").str.strip_chars().str.to_lowercase())
+    if twins.is_empty():
+        return []
+    title = twins.sort("title", "id")["title"][0]
+    pair = twins.filter(pl.col("title") == title).sort("id")["id"]
+    return [
+        f"{len(twins):,} items have the title and the features of another one, such as {pair[0]!r} "
+        f"and {pair[1]!r} ({title!r}), and are different items here: if they are the same, give "
+        "them one id"
+    ]

@@ -97,7 +97,7 @@ def build(config: DataConfig) -> Prepared:
         raw = with_vectors(raw, Path(config.item_vectors).expanduser())
     check_fields(raw.user_fields, "users")
     check_fields(raw.item_fields, "items")
-    read = read_rows(raw.files, raw.time_unit, config.skip_bad_rows, raw.time_format)
+    read = read_rows(raw.files, raw.time_unit, config.skip_bad_rows, raw.time_format, raw.time_zone)
     warnings = [*raw.warnings, *check_rows(read, raw, config.positive_rating)]
     threshold = 0.5 if raw.labelled else config.positive_rating
     titled = None

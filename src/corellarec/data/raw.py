@@ -53,6 +53,7 @@ class RawLog:
         labelled: Whether values are labels, 0 or 1, and not ratings.
         time_unit: Unit of numeric times; ``auto`` goes by their size.
         time_format: Format of times that are text, where it is given.
+        time_zone: Zone of times that name none, where it is given.
         warnings: What in the tables of users and items is probably not what was meant.
     """
 
@@ -64,6 +65,7 @@ class RawLog:
     labelled: bool = False
     time_unit: TimeUnit = "s"
     time_format: str | None = None
+    time_zone: str | None = None
     warnings: tuple[str, ...] = ()
 
 

@@ -8,6 +8,7 @@ and all can be counted.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -37,7 +38,11 @@ class Rows:
 
 
 def read_rows(
-    files: Sequence[RowFile], time_unit: str, skip: int, time_format: str | None = None
+    files: Sequence[RowFile],
+    time_unit: str,
+    skip: int,
+    time_format: str | None = None,
+    time_zone: str | None = None,
 ) -> Rows:
     """Read interactions.
 
@@ -46,24 +51,28 @@ def read_rows(
         time_unit: Unit of numeric times: ``s``, ``ms``, ``us``, ``ns`` or ``auto``.
         skip: Bad rows that may be left out.
         time_format: Format of times that are text.
+        time_zone: Zone of times that name none.
 
     Raises:
         DataError: If there are more bad rows than ``skip``, or no rows.
     """
     users, items = pl.Categories.random(), pl.Categories.random()
+    read_times = partial(
+        time_parser, time_unit=time_unit, time_format=time_format, time_zone=time_zone
+    )
     try:
-        parse, unit = time_parser(_sample(files), time_unit, time_format=time_format)
+        parse, unit = read_times(_sample(files))
         table = pl.concat(
             _typed(file.fast, file.value, parse, users, items) for file in files
         ).collect(engine="streaming")
     except DAMAGE:
-        return _read_slowly(files, time_unit, skip, time_format, users, items)
+        return _read_slowly(files, read_times, skip, users, items)
     incomplete = pl.any_horizontal(pl.all().is_null())
     bad = table.filter(incomplete)
     blank = bad.filter(pl.all_horizontal(pl.all().is_null())).height
     empty = any((table[side].cat.get_categories() == "").any() for side in ("user", "item"))
     if bad.height > blank or empty:
-        return _read_slowly(files, time_unit, skip, time_format, users, items)
+        return _read_slowly(files, read_times, skip, users, items)
     return Rows(_not_empty(table.filter(~incomplete) if blank else table), 0, None, unit)
 
 
@@ -96,9 +105,8 @@ def _typed(
 
 def _read_slowly(
     files: Sequence[RowFile],
-    time_unit: str,
+    read_times: Callable[..., tuple[Callable[[pl.Expr], pl.Expr], str | None]],
     skip: int,
-    time_format: str | None,
     users: pl.Categories,
     items: pl.Categories,
 ) -> Rows:
@@ -108,7 +116,7 @@ def _read_slowly(
         for batch in readable_batches(file):
             if parse is None:
                 known = batch.filter(pl.col("problem").is_null())
-                parse, unit = time_parser(known, time_unit, time_format=time_format, lenient=True)
+                parse, unit = read_times(known, lenient=True)
             texts = [name for name in ("value", "time") if batch.schema[name] == pl.String]
             batch = batch.with_columns(pl.col(texts).str.strip_chars())
             typed = _typed(batch.lazy(), file.value, parse, users, items).collect()

@@ -4,16 +4,18 @@ from collections.abc import Callable, Sequence
 
 import polars as pl
 
-from corellarec.base.errors import DataError
+from corellarec.base.errors import ConfigError, DataError
 
 SECOND = 1_000_000  # microseconds
 FIRST, LAST = -62_135_596_800 * SECOND, 253_402_300_800 * SECOND - 1  # years 1 to 9999
 UNITS = {"s": SECOND, "ms": 1_000, "us": 1, "ns": 0.001}
 TIME_FORMATS = (
     "%Y-%m-%dT%H:%M:%S%.f%#z",
+    "%Y-%m-%dT%H:%M%#z",
     "%Y-%m-%d %H:%M:%S%.f%#z",
     "%Y-%m-%dT%H:%M:%S%.f",
     "%Y-%m-%d %H:%M:%S%.f",
+    "%Y-%m-%dT%H:%M",
     "%Y-%m-%d %H:%M",
     "%Y-%m-%d",
     "%Y/%m/%d %H:%M:%S",
@@ -32,6 +34,7 @@ def time_parser(
     time_unit: str,
     *,
     time_format: str | None = None,
+    time_zone: str | None = None,
     lenient: bool = False,
 ) -> tuple[Callable[[pl.Expr], pl.Expr], str | None]:
     """How to turn the column ``time`` into microseconds since 1970, going by a sample.
@@ -40,6 +43,9 @@ def time_parser(
         sample: A table with the column ``time``: numbers, dates, or text of either.
         time_unit: Unit of numbers: ``s``, ``ms``, ``us``, ``ns``, or ``auto`` to go by their size.
         time_format: Format of times that are text; by default it is one of ``TIME_FORMATS``.
+        time_zone: Zone of dates, and of times that are text, which name none; UTC by default. An
+            hour that a clock shows twice is the first of both; one that it leaves out is read an
+            hour later.
         lenient: Whether to read fractions even where the sample holds whole numbers alone.
 
     Returns:
@@ -47,25 +53,36 @@ def time_parser(
         unit of numbers, None for dates.
 
     Raises:
-        DataError: If the column holds neither numbers nor dates nor text.
+        ConfigError: If there is no such ``time_zone``.
+        DataError: If the column holds neither numbers nor dates nor text, or numbers where there
+            is a ``time_zone``.
     """
+    if time_zone:
+        _check_zone(time_zone)
     times = sample["time"].drop_nulls()
     if time_format and times.dtype in (pl.String, pl.Null):
-        return _format_parser(time_format), None
+        return _format_parser(time_format, time_zone), None
     is_date = times.dtype in (pl.Date, pl.Datetime)
     if not (is_date or times.dtype.is_numeric() or times.dtype in (pl.String, pl.Null)):
         raise DataError(f"the column of times holds {times.dtype}: give dates, or numbers")
     if is_date:
-        return lambda time: _in_range(time.dt.epoch("us")), None
+        zoned = isinstance(times.dtype, pl.Datetime) and times.dtype.time_zone
+        zone = None if zoned else time_zone
+        return lambda time: _in_range(_local(time.cast(times.dtype), zone).dt.epoch("us")), None
     if times.dtype == pl.String:
         times = times.str.strip_chars()
         times = times.filter(times != "")
         numbers = times.cast(pl.Float64, strict=False)
         if numbers.null_count() > len(times) / 2:
-            return _date_parser(times), None
+            return _date_parser(times, time_zone), None
         whole = times.cast(pl.Int64, strict=False).null_count() == 0
     else:
         numbers, whole = times.cast(pl.Float64), times.dtype.is_integer()
+    if time_zone and len(times):
+        raise DataError(
+            f"the times are numbers ({times[0]}), which count from 1970 in UTC: leave out "
+            "data.interactions.time_zone"
+        )
     if time_unit == "auto":
         numbers = numbers.filter(numbers.is_finite())
         size = abs(numbers.median() or 0.0)  # pyright: ignore[reportArgumentType, reportCallIssue]
@@ -114,21 +131,46 @@ def _in_range(time: pl.Expr, factor: int = 1) -> pl.Expr:
     return pl.when(time.is_between(FIRST // factor, LAST // factor)).then(time)
 
 
-def _date_parser(times: pl.Series) -> Callable[[pl.Expr], pl.Expr]:
+def _date_parser(times: pl.Series, time_zone: str | None) -> Callable[[pl.Expr], pl.Expr]:
     def parse(pattern: str) -> pl.Series:
         return times.str.to_datetime(pattern, strict=False, time_zone=_zone(pattern))
 
     found = min(TIME_FORMATS, key=lambda pattern: parse(pattern).null_count())
-    return _format_parser(found)
+    return _format_parser(found, time_zone)
 
 
-def _format_parser(pattern: str) -> Callable[[pl.Expr], pl.Expr]:
-    return lambda time: (
-        time.str.strip_chars()
-        .str.to_datetime(pattern, strict=False, time_unit="us", time_zone=_zone(pattern))
-        .cast(pl.Int64)
-        .pipe(_in_range)
-    )
+def _format_parser(pattern: str, time_zone: str | None) -> Callable[[pl.Expr], pl.Expr]:
+    named = _zone(pattern)
+
+    def parse(time: pl.Expr) -> pl.Expr:
+        text = time.str.strip_chars()
+        read = text.str.to_datetime(pattern, strict=False, time_unit="us", time_zone=named)
+        return _in_range((read if named else _local(read, time_zone)).cast(pl.Int64))
+
+    return parse
+
+
+def _check_zone(name: str) -> None:
+    try:
+        pl.Series([0], dtype=pl.Datetime("us")).dt.replace_time_zone(name)
+    except pl.exceptions.PolarsError as error:
+        raise ConfigError(
+            f"data.interactions.time_zone: no time zone is called {name!r}; give one such as "
+            "Europe/Berlin"
+        ) from error
+
+
+def _local(time: pl.Expr, zone: str | None) -> pl.Expr:
+    """Dates and times of a zone's clocks as UTC."""
+    if zone is None:
+        return time
+    time = time.cast(pl.Datetime("us"))
+
+    def read(time: pl.Expr) -> pl.Expr:
+        return time.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
+
+    # The hour that clocks leave out in spring.
+    return pl.coalesce(read(time), read(time + pl.duration(hours=1))).dt.convert_time_zone("UTC")
 
 
 def _zone(pattern: str) -> str | None:

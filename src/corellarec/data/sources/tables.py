@@ -24,7 +24,9 @@ from corellarec.data.times import time_parser
 from corellarec.data.unpacked import check_unpacked
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "?")
-CURRENCIES = "€$£¥₹ \u00a0\u202f"
+CODES = "AUD|BRL|CAD|CHF|CNY|CZK|DKK|EUR|GBP|HUF|INR|JPY|KRW|MXN|NOK|NZD|PLN|RUB|SEK|TRY|USD|ZAR"
+CURRENCY = f"[€$£¥₹]|{CODES}"
+AROUND = f"^(?:{CURRENCY}|\\s)+|(?:{CURRENCY}|\\s)+$"  # a number; \\s knows every space
 OFTEN = 0.5
 MOST_SHOWN = 20  # values in a message
 TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
@@ -63,6 +65,7 @@ def read_tables(config: DataConfig) -> RawLog:
         labelled=rows.rating is None,
         time_unit=config.time_unit,
         time_format=rows.time_format,
+        time_zone=rows.time_zone,
         warnings=tuple(warnings),
     )
 
@@ -133,7 +136,13 @@ def _features(
     else:
         columns = {"id": columns.pop("id"), "time": interactions.time} | columns
         table = _collect(scan_table(interactions, columns, "interactions"))
-        parse, _ = time_parser(table, time_unit, time_format=interactions.time_format, lenient=True)
+        parse, _ = time_parser(
+            table,
+            time_unit,
+            time_format=interactions.time_format,
+            time_zone=interactions.time_zone,
+            lenient=True,
+        )
         first = [pl.col("id").cast(pl.String), parse(pl.col("time")).alias("time")]
         table = table.with_columns(first).sort(*_sort_keys(table), nulls_last=True)
         table = table.unique("id", keep="first", maintain_order=True).drop("time")
@@ -145,6 +154,7 @@ def _features(
     for field in fields:
         if field.kind == "numeric":
             warnings += _not_numbers(table[f"column {field.name}"], decimal, section)
+            warnings += _currencies(table[f"column {field.name}"], section)
     made = table.select(
         pl.col("id").cast(pl.String),
         *([_title(template, parts)] if title else []),
@@ -170,6 +180,25 @@ def _not_numbers(column: pl.Series, decimal: str, section: str) -> list[str]:
     return [
         f"{len(lost):,} of {len(column):,} values of data.{section}'s numeric column {name!r} are "
         f"no numbers and are taken as missing, such as {lost[0]!r}: {remedy}"
+    ]
+
+
+def _currencies(column: pl.Series, section: str) -> list[str]:
+    """A warning of numbers that count different things."""
+    if column.dtype != pl.String:
+        return []
+    text = column.str.strip_chars()
+    found = text.str.extract(f"^({CURRENCY})\\s*[-\\d]").fill_null(
+        text.str.extract(f"\\d\\s*({CURRENCY})$")
+    )
+    counts = found.drop_nulls().value_counts(sort=True)
+    if counts.height < 2:
+        return []
+    listed = ", ".join(f"{name} {n:,}" for name, n in counts.iter_rows())
+    return [
+        f"data.{section}'s numeric column {column.name.removeprefix('column ')!r} has prices in "
+        f"{counts.height} currencies ({listed}): they are taken as numbers of one unit; convert "
+        "them, or leave the column out"
     ]
 
 
@@ -201,8 +230,8 @@ def _title(template: str, names: tuple[str, ...]) -> pl.Expr:
 
 
 def _number(column: pl.Expr, decimal: str) -> pl.Expr:
-    """Numbers, those of text perhaps with a currency sign."""
-    text = plain_number(column.cast(pl.String).str.strip_chars(CURRENCIES), decimal)
+    """Numbers, those of text perhaps with a currency's sign or code."""
+    text = plain_number(column.cast(pl.String).str.replace_all(AROUND, ""), decimal)
     return column.cast(pl.Float64, strict=False).fill_null(text.cast(pl.Float64, strict=False))
 
 
