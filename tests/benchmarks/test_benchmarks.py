@@ -27,6 +27,7 @@ SIZES = {
     "second_crm": ["--set", "stage1.epochs=1", "--set", "stage3.rows=60",
                    "--set", "stage3.validation_rows=60", "--set", "cascade.validation_rows=100",
                    "--set", "evaluate.test_rows=100"],
+    "vocabulary": ["--model", "lr", "--set", "stage1.epochs=1"],
     "window_reader": ["--rows", "5000", "--batches", "2", "--rounds", "1"],
 }  # fmt: skip
 KEYS = {
@@ -44,6 +45,7 @@ KEYS = {
     "serve_replay": {"rows", "largest"},
     "estimate": {"truth", "held", "width"},
     "second_crm": {"rows", "blends"},
+    "vocabulary": {"model", "sizes"},
     "window_reader": {"window_ms", "whole_ms", "fuxictr_ms", "fuxictr_disk_mb"},
 }
 PEERS = {
@@ -72,6 +74,7 @@ def outputs(movielens, tiny_llm, finished, tmp_path_factory):
         "crm_training": data,
         "crm_time_to_auc": data,
         "crm_zoo": [*data, "--out", folder / "zoo"],
+        "vocabulary": data,
         "score": ["--run", finished[0]],
         "serve": ["--run", finished[0]],
         "serve_replay": ["--run", finished[0]],

@@ -6,6 +6,7 @@ import pytest
 
 from corellarec.base.errors import ConfigError, DataError
 from corellarec.config import load_config
+from corellarec.data.extend import append
 from corellarec.data.log import Log
 from corellarec.data.prepare import prepare
 from data.test_tables import ITEMS, describe, write_log
@@ -108,3 +109,65 @@ def test_a_column_vector_that_is_no_feature_does_not_hide_the_vectors(tmp_path):
     assert [(f.name, f.width) for f in Log.load(tmp_path / "d").features.item_values] == [
         ("vector", 4)
     ]
+
+
+def codes(folder, name, side="items"):
+    """The code of each trained id or value."""
+    table = pl.read_parquet(folder / f"{side}.parquet").filter(pl.col("train_rows") > 0)
+    token = "id" if name in ("item_id", "user_id") else name
+    return dict(table.select(token, f"{name}_code").rows())
+
+
+def test_values_beyond_a_vocabulary_share_embeddings(tmp_path):
+    write_log(tmp_path)
+    ITEMS.with_columns(maker=pl.lit("m") + pl.int_range(25).cast(pl.String)).write_csv(
+        tmp_path / "items.csv"
+    )
+    facts = prepare(describe(tmp_path), tmp_path / "all")
+    own = codes(tmp_path / "all", "maker")
+    config = describe(tmp_path, more="vocabulary = { values = 6, shared = 3, ids = 4 }")
+    facts = prepare(config, tmp_path / "few")
+    shared = codes(tmp_path / "few", "maker")
+    assert {token: code for token, code in shared.items() if code <= 6} == {
+        token: code for token, code in own.items() if code <= 6
+    }
+    assert {code for code in shared.values() if code > 6} == {7, 8, 9}
+    assert [f.vocabulary for f in facts.features.item if f.name == "maker"] == [10]
+    assert sorted(set(codes(tmp_path / "few", "item_id").values())) == [1, 2, 3, 4, 5, 6, 7]
+    assert max(codes(tmp_path / "few", "user_id", "users").values()) == 7
+    assert any(
+        "'maker' has 24 values in training: the 6 most frequent have an embedding of their own, "
+        "the others share 3 by a hash" in warning
+        for warning in facts.warnings
+    )
+    Log.load(tmp_path / "few")
+    # Without shared ones they are like values that training never shows.
+    config = describe(tmp_path, more="vocabulary = { values = 6, shared = 0 }")
+    facts = prepare(config, tmp_path / "none")
+    assert sorted(set(codes(tmp_path / "none", "maker").values())) == list(range(7))
+    assert any("the others have none" in warning for warning in facts.warnings)
+
+
+def test_a_hundred_thousand_categories(tmp_path):
+    rows = 110_000
+    log = pl.DataFrame({"who": pl.int_range(rows, eager=True) % 5000}).with_columns(
+        sku=pl.lit("s") + pl.int_range(rows).cast(pl.String),
+        stars=1 + pl.int_range(rows) * 7 % 5,
+        when=1_700_000_000 + pl.int_range(rows),
+    )
+    log.write_csv(tmp_path / "log.csv")
+    log.select("sku", name="sku", maker=pl.col("sku") + "m", tags=pl.lit(""), price=1.5).write_csv(
+        tmp_path / "items.csv"
+    )
+    facts = prepare(describe(tmp_path), tmp_path / "d")
+    assert [f.vocabulary for f in facts.features.item if f.name == "maker"] == [51_001]
+    assert any("'maker' has 88,000 values in training: the 50,000" in w for w in facts.warnings)
+
+
+def test_new_values_of_a_shared_vocabulary_are_out_of_it(tmp_path):
+    log = prepared(tmp_path, "vocabulary = { values = 2, shared = 2 }")
+    new = pl.DataFrame({"id": ["x", "y"], "maker": ["m0", "other"], "title": ["a", "b"]})
+    features = log.features
+    table = append(log.items, new, features.item, features.item_values)
+    known = dict(log.items.select("maker", "maker_code").rows())
+    assert table["maker_code"].tail(2).to_list() == [known["m0"], 0]

@@ -99,6 +99,20 @@ class ItemsConfig(FeaturesConfig):
     """Column of the title, or a template of columns such as ``{name} by {brand}``."""
 
 
+class VocabularyConfig(Section):
+    """How many ids and values have an embedding of their own: the most frequent in training.
+
+    Those beyond share embeddings by a hash of their text.
+    """
+
+    ids: Count = 0
+    """User ids, and item ids, with an embedding of their own; 0: all."""
+    values: Positive = 50_000
+    """Values of a categorical or multi-valued feature with an embedding of their own."""
+    shared: Count = 1_000
+    """Embeddings that the rest of a vocabulary shares; 0: the rest is out of vocabulary."""
+
+
 class DataConfig(Section):
     """Where the log comes from and how it becomes labels and splits."""
 
@@ -130,6 +144,7 @@ class DataConfig(Section):
     numbers: Literal["buckets", "standardized", "both"] = "buckets"
     """What becomes of numeric features: one of 32 buckets of equal size in training, the number
     itself with zero mean and unit variance over training, or both."""
+    vocabulary: VocabularyConfig = VocabularyConfig()
     item_vectors: str | None = None
     """Parquet file of the columns ``item`` (id) and ``vector`` (as many numbers for each), such as
     text embeddings; `corellarec data title-vectors` makes one. A further feature for the CRM."""

@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from corellarec.config.data import VocabularyConfig
 from corellarec.data.levels import halving_threshold
-from corellarec.data.preparation import Preparation
+from corellarec.data.preparation import FeatureLayout, Preparation
 from corellarec.data.raw import Field, RawLog
 from corellarec.data.rows import Rows
 from corellarec.data.times import SECOND
@@ -92,7 +93,7 @@ def _alike(ids: pl.Series, listed: pl.Series, side: str) -> list[str]:
 
 
 def check_tables(
-    facts: Preparation, rows: pl.DataFrame, items: pl.DataFrame, raw: RawLog
+    facts: Preparation, rows: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame, raw: RawLog
 ) -> list[str]:
     """Warnings about the prepared log, whose counts are ``facts``."""
     found = []
@@ -105,6 +106,11 @@ def check_tables(
         found += _check_features(raw.users, raw.user_fields, "user")
         found += _check_features(raw.items, raw.item_fields, "item")
         found += _check_twins(items, raw.item_fields)
+    for side, table, layouts in (
+        ("user", users, facts.features.user),
+        ("item", items, facts.features.item),
+    ):
+        found += _check_sizes(table, layouts[1:], facts.settings.vocabulary, side)
     doubles = facts.left_out.duplicate_rows
     if doubles > 0.01 * rows.height:
         found.append(
@@ -169,6 +175,27 @@ def _check_features(table: pl.DataFrame, fields: Sequence[Field], side: str) -> 
             found.append(
                 f"{place} has {distinct:,} values for {known:,} {side}s: nearly all differ, so "
                 "that it says little; as a number it would be numeric"
+            )
+    return found
+
+
+def _check_sizes(
+    table: pl.DataFrame, layouts: Sequence[FeatureLayout], limits: VocabularyConfig, side: str
+) -> list[str]:
+    """Warnings of features with more values than have an embedding of their own."""
+    found = []
+    for feature in layouts:
+        if feature.vocabulary <= limits.values or table.schema[feature.name].is_numeric():
+            continue
+        column = table.filter(pl.col("train_rows") > 0)[feature.name].drop_nulls()
+        if isinstance(column.dtype, pl.List):
+            column = column.explode(empty_as_null=False)
+        if (distinct := column.n_unique()) > limits.values:
+            rest = f"share {limits.shared:,} by a hash" if limits.shared else "have none"
+            found.append(
+                f"the {side}s' feature {feature.name!r} has {distinct:,} values in training: the "
+                f"{limits.values:,} most frequent have an embedding of their own, the others "
+                f"{rest} (data.vocabulary)"
             )
     return found
 

@@ -1,12 +1,15 @@
 """Tables of users and items with their features as small numbers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Literal
+from zlib import crc32
 
 import numpy as np
 import polars as pl
 
 from corellarec.base.errors import ConfigError, DataError
+from corellarec.config.data import VocabularyConfig
 from corellarec.data.preparation import FeatureLayout, ValueLayout
 from corellarec.data.raw import Field
 
@@ -50,6 +53,7 @@ def encode(
     side: str,
     train_rows: np.ndarray,
     numbers: Literal["buckets", "standardized", "both"] = "buckets",
+    vocabulary: VocabularyConfig = VocabularyConfig(),  # noqa: B008 (frozen)
 ) -> pl.DataFrame:
     """The table of users or items: ``id``, ``train_rows``, features, their codes and values.
 
@@ -66,6 +70,7 @@ def encode(
         side: ``user`` or ``item``.
         train_rows: ``(n,)`` rows of each in the training split.
         numbers: What becomes of numeric features.
+        vocabulary: How many ids and values have codes of their own; the rest shares codes.
 
     Raises:
         DataError: If ``features`` lists one of them twice.
@@ -75,18 +80,22 @@ def encode(
     if table.height > len(ids):
         repeated = table.filter(pl.col("id").is_duplicated())["id"][0]
         raise DataError(f"{side} {repeated!r} is listed twice: keep one line for each")
-    found = [_id_codes(train_rows).alias(f"{side}_id_code")]
+    limit, shared = vocabulary.ids or len(ids), vocabulary.shared
+    known = pl.DataFrame({"token": ids, "train_rows": train_rows})
+    found = [_coded(known, _vocabulary(known, limit, shared)).alias(f"{side}_id_code")]
+    values = partial(_vocabulary, limit=vocabulary.values, shared=shared)
     names = sorted(field.name for field in fields)
     coded, valued = coded_and_valued(fields, numbers)
     kinds = {field.name: field.kind for field in fields}
     for name in coded:
         match kinds[name]:
             case "multi":
-                code = _multi_codes(table, name)
+                code = _multi_codes(table, name, values)
             case "numeric":
                 code = _buckets(table, name)
             case _:
-                code = _codes(table, name)
+                tokens = table.select(pl.col(name).alias("token"), "train_rows")
+                code = _coded(tokens, values(tokens))
         found.append(code.alias(f"{name}_code"))
     found += [_values(table, name, kinds[name]).alias(f"{name}_values") for name in valued]
     vectors = {name for name in valued if kinds[name] == "vector"}  # their values say it all
@@ -122,33 +131,35 @@ def layout(table: pl.DataFrame, names: list[str]) -> list[FeatureLayout]:
     return found
 
 
-def _id_codes(train_rows: np.ndarray) -> pl.Series:
-    """1, 2 ... by falling number of training rows, 0 for none."""
-    order = np.argsort(-train_rows, kind="stable")
-    codes = np.zeros(len(train_rows), dtype=np.int32)
-    codes[order] = np.arange(1, len(order) + 1)
-    codes[train_rows == 0] = 0
-    return pl.Series(codes)
+def _vocabulary(tokens: pl.DataFrame, limit: int, shared: int) -> pl.DataFrame:
+    """``token`` and ``code`` of ``token`` and ``train_rows`` in any order and number.
 
-
-def _vocabulary(tokens: pl.DataFrame) -> pl.DataFrame:
-    """``token`` and ``code`` of ``token`` and ``train_rows`` in any order and number."""
-    return (
+    Codes beyond ``limit`` are ``shared`` ones; a token without training rows has none.
+    """
+    seen = (
         tokens.filter((pl.col("train_rows") > 0) & (pl.col("token") != ""))
         .group_by("token")
         .agg(pl.col("train_rows").sum())
         .sort(["train_rows", "token"], descending=[True, False])
         .select("token", code=pl.int_range(1, pl.len() + 1, dtype=pl.Int32))
     )
+    if seen.height <= limit:
+        return seen
+    if not shared:
+        return seen.head(limit)
+    rest = [limit + 1 + crc32(text.encode()) % shared for text in seen["token"][limit:]]
+    codes = pl.concat([seen["code"][:limit], pl.Series(rest, dtype=pl.Int32)])
+    return seen.with_columns(code=codes)
 
 
-def _codes(table: pl.DataFrame, name: str) -> pl.Series:
-    tokens = table.select(pl.col(name).alias("token"), "train_rows")
-    coded = tokens.join(_vocabulary(tokens), on="token", how="left", maintain_order="left")
+def _coded(tokens: pl.DataFrame, vocabulary: pl.DataFrame) -> pl.Series:
+    coded = tokens.join(vocabulary, on="token", how="left", maintain_order="left")
     return coded["code"].fill_null(0)
 
 
-def _multi_codes(table: pl.DataFrame, name: str) -> pl.Series:
+def _multi_codes(
+    table: pl.DataFrame, name: str, vocabulary: Callable[[pl.DataFrame], pl.DataFrame]
+) -> pl.Series:
     """``(n, width)`` codes of each list in its order, zeros behind."""
     lists = table[name].list.head(MOST_TOKENS)
     lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
@@ -161,7 +172,7 @@ def _multi_codes(table: pl.DataFrame, name: str) -> pl.Series:
     weights = np.where(tokens.is_null(), 0, table["train_rows"].to_numpy()[row])
     rows = np.bincount(number, weights, minlength=len(distinct)).astype(np.int64)
     counted = pl.DataFrame({"token": distinct, "train_rows": rows})
-    code_of = counted.join(_vocabulary(counted), on="token", how="left", maintain_order="left")
+    code_of = counted.join(vocabulary(counted), on="token", how="left", maintain_order="left")
     codes = np.append(code_of["code"].fill_null(0).to_numpy(), 0)  # a last one for no token
     matrix = np.zeros((len(lists), max(1, int(lengths.max(initial=0)))), dtype=np.int32)
     matrix[row, place] = codes[np.where(tokens.is_null(), len(distinct), number)]

@@ -124,7 +124,9 @@ def build(config: DataConfig) -> Prepared:
         ("item", item_ids, raw.items, raw.item_fields),
     ):
         train_rows = np.bincount(rows[side].to_numpy()[known], minlength=len(ids))
-        tables[side] = encode(ids, features, fields, side, train_rows, config.numbers)
+        tables[side] = encode(
+            ids, features, fields, side, train_rows, config.numbers, config.vocabulary
+        )
     users, items = tables["user"], tables["item"]
     edges, level = [], label.astype(np.int8)
     if not raw.labelled:
@@ -168,7 +170,7 @@ def build(config: DataConfig) -> Prepared:
     )
     facts = replace(
         facts,
-        warnings=(*warnings, *check_tables(facts, rows, items, raw)),
+        warnings=(*warnings, *check_tables(facts, rows, users, items, raw)),
         seconds=round(time.perf_counter() - start, 2),
         peak_memory_mb=peak_memory_mb(),
     )
