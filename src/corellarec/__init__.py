@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from corellarec.config import Config
     from corellarec.evaluation.audit import Audit, audit
     from corellarec.evaluation.compare import Comparison, compare
+    from corellarec.evaluation.ranking.results import Ranking
+    from corellarec.evaluation.ranking.run import rank
     from corellarec.evaluation.results import Evaluation
 
 _PLACES = {
@@ -42,6 +44,8 @@ _PLACES = {
     "Comparison": "corellarec.evaluation.compare",
     "compare": "corellarec.evaluation.compare",
     "Evaluation": "corellarec.evaluation.results",
+    "Ranking": "corellarec.evaluation.ranking.results",
+    "rank": "corellarec.evaluation.ranking.run",
     "CorellarecError": "corellarec.base.errors",
     "ArtifactError": "corellarec.base.errors",
     "ConfigError": "corellarec.base.errors",
@@ -66,10 +70,12 @@ __all__ = [
     "Evaluation",
     "FetchError",
     "ModelError",
+    "Ranking",
     "RemoteError",
     "audit",
     "compare",
     "evaluate",
+    "rank",
 ]
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from corellarec.cli import data, predict, research, run, score, serve
+from corellarec.cli import data, predict, rank, research, run, score, serve
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,7 +21,7 @@ app = typer.Typer(
         "route samples between them.\n\nStart with `corellarec run --preset quick`."
     ),
 )
-for part in (run, predict, score, serve, data, research):
+for part in (run, predict, rank, score, serve, data, research):
     part.add_to(app)
 
 

@@ -41,8 +41,8 @@ def cuts(log: Log, rows: Tensor, groups: int) -> dict[str, Cut]:
     history = (samples.end - samples.begin).numpy()
     user, item = log.user_train_rows[samples.user], log.item_train_rows[samples.item]
     ways = {
-        "item popularity (training rows)": _equal_groups(item.numpy(), groups),
-        "history length (rows)": _equal_groups(history, groups),
+        "item popularity (training rows)": equal_groups(item.numpy(), groups),
+        "history length (rows)": equal_groups(history, groups),
         "user": {"cold": (user == 0).numpy(), "seen in training": (user > 0).numpy()},
         "item": {"cold": (item == 0).numpy(), "seen in training": (item > 0).numpy()},
         "days since the user's last row": _gaps(log, rows, history),
@@ -50,7 +50,7 @@ def cuts(log: Log, rows: Tensor, groups: int) -> dict[str, Cut]:
     return ways | _lists(log, samples.item)
 
 
-def _equal_groups(value: NDArray[np.int64], groups: int) -> Cut:
+def equal_groups(value: NDArray[np.int64], groups: int) -> Cut:
     """Groups of about equal size by a value, ascending; rows of equal value stay together."""
     order = np.argsort(value, kind="stable")
     edges = np.unique([value[part[-1]] for part in np.array_split(order, groups) if len(part)])

@@ -1,0 +1,1 @@
+"""What ranks all items without training: popularity, item-kNN, EASE."""

@@ -1,0 +1,1 @@
+"""Ranking as a second task: lists of items measured against what users then took."""

@@ -1,0 +1,262 @@
+"""The ranking evaluation of a run: baselines, CRM, cascade and control for the same users."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from corellarec.base.artifacts import read_manifest
+from corellarec.base.errors import ConfigError
+from corellarec.base.metrics import Floats
+from corellarec.cascade.lists import fit_lists
+from corellarec.crm.retrievers.retriever import GRIDS, RETRIEVERS, RetrieverName
+from corellarec.crm.retrievers.retriever import retriever as retriever_of
+from corellarec.data.ranking import RankingTask, ranking_task
+from corellarec.evaluation.ranking.baselines import choose, ranked, usable
+from corellarec.evaluation.ranking.figures import Ranker, RankingFigures
+from corellarec.evaluation.ranking.lists import Lists, top_lists
+from corellarec.evaluation.ranking.reranking import (
+    CrmScores,
+    Stage,
+    decisions,
+    list_scores,
+    llm_logits,
+    reranked,
+)
+from corellarec.evaluation.ranking.results import Decision, Ranking
+from corellarec.llm.score import Cost
+from corellarec.run.status import Status, status
+from corellarec.run.workspace import Workspace
+
+Maker = Callable[[RankingTask], Lists]
+Expert = Callable[[RankingTask, Lists, str], tuple[Floats, Cost]]
+MIN_LISTS = 10  # validation lists, to fit a re-ranker on
+
+
+def rank(
+    run: str | Path,
+    *,
+    k: Sequence[int] = (10, 20),
+    retriever: Literal["auto", "crm"] | RetrieverName = "auto",
+    list_length: int = 50,
+    budget: float = 0.1,
+    llm: bool = True,
+    control: str | Path | None = None,
+    users: int = 0,
+    candidates: int = 0,
+    mask_seen: bool = True,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    quiet: bool = False,
+) -> Ranking:
+    """Rank all items for the users of a run's test split, and write ``ranking.json``.
+
+    Users are ranked for once, as of the moment the split begins; relevant is what they then liked.
+    Popularity, recent popularity, item-kNN and EASE need no more than a prepared log; their
+    settings are chosen on validation. The run's CRM and language model are measured if they are
+    trained: the model re-ranks the first ``list_length`` items of some users, chosen before it is
+    asked.
+
+    Args:
+        run: Directory of a run, perhaps of ``corellarec prepare`` alone.
+        k: Places that count; metrics are given for each.
+        retriever: What makes the lists that are re-ranked: ``auto`` is the CRM, or EASE where none
+            is trained.
+        list_length: Items of a list that the language model may re-rank, at least the largest k.
+        budget: Share of the lists that it may re-rank, 0 to 1.
+        llm: Whether to ask it; without, only the others are measured.
+        control: Another run of the same log, whose CRM stands in the language model's place.
+        users: Random users with something relevant, of validation and of test; 0 is all.
+        candidates: So many irrelevant items a user, drawn evenly, in place of all. Such figures are
+            larger, and may order models differently.
+        mask_seen: Whether items that a user has rows of are left out.
+        bootstrap: Resamples of users behind every 95 % interval.
+        seed: Of draws and resamples.
+        quiet: Whether to show no progress.
+
+    Returns:
+        Every figure; ``to_frame()``.
+
+    Raises:
+        ArtifactError: If it is no run, or its log is not prepared.
+        ConfigError: If an argument cannot be used, or the control is of another log.
+        DataError: If no user has a relevant item.
+
+    Example:
+        >>> found = rank("runs/quick", llm=False)  # doctest: +SKIP
+        >>> found.row("crm").metrics["ndcg@10"].value  # doctest: +SKIP
+        0.1042
+    """
+    _check(k, list_length, budget)
+    state = status(Path(run))
+    workspace = _open(state, quiet)
+    draw = {"mask_seen": mask_seen, "sampled": candidates, "users": users, "seed": seed}
+    validation = ranking_task(workspace.log, "validation", "rank", **draw)
+    test = ranking_task(workspace.log, "test", "rank", **draw)
+
+    chosen = _settings(workspace, validation, k[0])
+    makers: dict[str, Maker] = {
+        name: partial(_retrieved, name, settings, list_length) for name, settings in chosen.items()
+    }
+    stage = _crm_stage(state)
+    if stage != "none":
+        makers["crm"] = partial(_by_crm, workspace, stage, list_length)
+    maker = _maker(retriever, makers)
+    with workspace.display.waiting("ranking all items"):
+        lists = {name: make(test) for name, make in makers.items()}
+    rankers = [
+        Ranker("baseline", name, RETRIEVERS[name], lists[name], settings=settings)
+        for name, settings in chosen.items()
+    ]
+    if "crm" in lists:
+        rankers.append(Ranker("crm", "crm", state.config.crm.model, lists["crm"]))
+
+    experts: dict[str, tuple[str, Expert]] = {}
+    if llm and _llm_ready(state):
+        experts["llm"] = "LLM", partial(llm_logits, workspace)
+    if control is not None:
+        experts["control"] = _control(workspace, Path(control), quiet)
+    decided: list[Decision] = []
+    cost = Cost()
+    if experts and len(validation.user) < MIN_LISTS:
+        workspace.display.say(
+            f"re-ranking is not measured: it is fitted on {MIN_LISTS} validation lists or more, "
+            f"and there are {len(validation.user)}"
+        )
+    elif experts:
+        tasks = {"validation": validation, "test": test}
+        made = {"validation": makers[maker](validation), "test": lists[maker]}
+        for expert, (name, ask) in experts.items():
+            scores = {}
+            for split, task in tasks.items():
+                logits, spent = ask(task, made[split], split)
+                by_logit = maker == "crm"
+                scores[split] = list_scores(task, made[split], logits, by_logit=by_logit)
+                cost = spent if expert == "llm" else cost
+            budgets = tuple(dict.fromkeys((budget, 1.0)))
+            router = fit_lists(scores["validation"], budgets, k[0], seed)
+            rankers += reranked(made["test"], scores["test"], router, expert, name, budgets)
+            decided += decisions(router, expert, len(validation.user))
+    with workspace.display.waiting("measuring, with bootstrap intervals"):
+        figures = RankingFigures(test, k, bootstrap, seed)
+        result = Ranking(
+            run=str(run),
+            k=tuple(k),
+            users=len(test.user),
+            returning=int(test.returning.sum()),
+            candidates=len(test.candidate),
+            sampled=candidates,
+            mask_seen=mask_seen,
+            relevant=int(test.relevant.sum()),
+            positives=test.positives,
+            new=test.new,
+            seen=test.seen,
+            retriever=maker,
+            list_length=list_length,
+            reference=maker,
+            table=figures.rows(rankers, maker),
+            groups=figures.groups(rankers, maker),
+            decisions=tuple(decided),
+            tokens=cost.tokens / len(test.user) if cost.samples else None,
+            seconds=cost.seconds / len(test.user) if cost.samples else None,
+        )
+    result.save(workspace.directory / "ranking.json")
+    return result
+
+
+def _check(k: Sequence[int], list_length: int, budget: float) -> None:
+    if not k or min(k) < 1 or len(set(k)) < len(k):
+        raise ConfigError(f"k: give different numbers from 1 on, not {list(k)}")
+    if list_length < max(k):
+        raise ConfigError(f"lists of {list_length} items are shorter than k = {max(k)}")
+    if not 0 <= budget <= 1:
+        raise ConfigError(f"the budget is a share of lists from 0 to 1, not {budget:g}")
+
+
+def _open(state: Status, quiet: bool) -> Workspace:
+    """A run's workspace on this machine.
+
+    Raises:
+        ConfigError: If its log is not prepared.
+    """
+    if not state.done["data"]:
+        raise ConfigError(
+            f"{state.run} has no prepared log: `corellarec prepare --out {state.run}`"
+        )
+    config = state.config.model_copy(update={"device": "auto"})  # it may be another machine's
+    return Workspace(config, Path(state.run), Console(stderr=True, quiet=quiet))
+
+
+def _settings(
+    workspace: Workspace, validation: RankingTask, k: int
+) -> dict[RetrieverName, dict[str, float]]:
+    """The settings of each retriever, chosen on validation."""
+    names = usable(validation)
+    total = sum(len(GRIDS[name]) for name in names)
+    with workspace.display.counting("choosing the baselines' settings", total) as tried:
+        return {name: choose(validation, name, k, partial(tried, 1)) for name in names}
+
+
+def _retrieved(
+    name: RetrieverName, settings: dict[str, float], places: int, task: RankingTask
+) -> Lists:
+    return ranked(task, retriever_of(name, settings, task.log, task.cut), places)
+
+
+def _by_crm(workspace: Workspace, stage: Stage, places: int, task: RankingTask) -> Lists:
+    return top_lists(task, CrmScores(workspace, task, stage).of_all, places)
+
+
+def _maker(retriever: str, makers: dict[str, Maker]) -> str:
+    """What makes the lists that are re-ranked.
+
+    Raises:
+        ConfigError: If it is not there.
+    """
+    if retriever == "auto":
+        return next(name for name in ("crm", "ease", "item-knn") if name in makers)
+    if retriever not in makers:
+        raise ConfigError(
+            f"there is no retriever {retriever!r} here: take one of {', '.join(makers)}"
+            + (" (crm: train the run first)" if retriever == "crm" else "")
+        )
+    return retriever
+
+
+def _crm_stage(state: Status) -> Stage:
+    """The trained CRM to take: the final one, else stage 1's, else none."""
+    if state.config.crm.model == "external" or not state.done["stage1"]:
+        return "none"
+    whole = all(state.done.get(step, True) for step in ("stage2", "distilled"))
+    return "final" if whole else "stage1"
+
+
+def _llm_ready(state: Status) -> bool:
+    """Whether a run has a tuned language model."""
+    stages = [state.done[step] for step in ("stage2", "stage3") if step in state.done]
+    return all(stages) and bool(stages or state.config.llm.adapter)
+
+
+def _control(workspace: Workspace, run: Path, quiet: bool) -> tuple[str, Expert]:
+    """The CRM of another run of the same log, in the language model's place.
+
+    Raises:
+        ConfigError: If its log is another one, or its CRM is not trained.
+    """
+    state = status(run)
+    other = _open(state, quiet)
+    ours, theirs = (
+        read_manifest(one.directory / "data", verify=False)["files"] for one in (workspace, other)
+    )
+    if ours != theirs:
+        raise ConfigError(f"{run} is of another log than {workspace.directory}: it is no control")
+    stage = _crm_stage(state)
+    if stage == "none":
+        raise ConfigError(f"{run} has no trained CRM: `corellarec train --stage 1 --out {run}`")
+
+    def ask(task: RankingTask, lists: Lists, split: str) -> tuple[Floats, Cost]:
+        return CrmScores(other, task, stage).of_lists(lists), Cost()
+
+    return f"control {other.config.crm.model}", ask

@@ -1,0 +1,116 @@
+"""A ranking's figures as tables for a terminal of 80 columns or more."""
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+
+from corellarec.evaluation.ranking.results import Decision, Ranking
+from corellarec.evaluation.text import interval, number, percent, signed, signed_interval
+
+STYLES = {"cascade": "bold"}
+
+
+def ranking_tables(found: Ranking) -> Group:
+    """NDCG and recall with differences from the reference, and the other metrics."""
+    first, last = found.k[0], found.k[-1]
+    against = found.row(found.reference).name
+    head = f"{in_words(found)}; differences from {against}, with 95 % intervals"
+    return Group(
+        _compared(found, f"ndcg@{first}", f"NDCG@{first}", head),
+        "",
+        _compared(found, f"recall@{last}", f"Recall@{last}", ""),
+        "",
+        _others(found, first),
+    )
+
+
+def in_words(found: Ranking) -> str:
+    """What was ranked for whom."""
+    what = f"all {found.candidates:,} items"
+    if found.sampled:
+        what = f"{found.sampled:,} drawn items and the relevant ones"
+    cold = found.users - found.returning
+    return f"{what} ranked for {found.users:,} users ({cold:,} cold) at the start of the test split"
+
+
+def sentences(found: Ranking) -> list[str]:
+    """What was decided, and what must be known to read the figures."""
+    said = [decision_in_words(one) for one in found.decisions]
+    left = [
+        f"{count:,} of items {which}"
+        for count, which in (
+            (found.new, "without a row before"),
+            (found.seen, "that the user had seen"),
+        )
+        if count
+    ]
+    if left:
+        said.append(f"Of {found.positives:,} positive rows left out: {', '.join(left)}.")
+    if found.sampled:
+        said.append(
+            "Sampled candidates: figures are larger than of all items, and may order rankers "
+            "differently (Krichene & Rendle 2020)."
+        )
+    if found.tokens is not None and found.seconds is not None:
+        said.append(
+            f"The LLM read {found.tokens:,.0f} tokens for a list of {found.list_length}, in "
+            f"{found.seconds:.2f} s."
+        )
+    return said
+
+
+def decision_in_words(one: Decision) -> str:
+    """Whether re-ranking gains on validation."""
+    who = "LLM" if one.expert == "llm" else "control"
+    where = "every list" if one.budget >= 1 else f"{100 * one.budget:g} % of the lists"
+    if one.helps:
+        found = f"gains {signed(one.gain)} NDCG on each (at least {signed(one.bound)})"
+    elif one.asked and one.gain:
+        found = (
+            f"shows no significant gain: {signed(one.gain)} NDCG on each of {one.asked} lists, "
+            f"lower bound {signed(one.bound)}"
+        )
+    else:
+        found = f"shows no gain: {one.asked} of {one.lists} lists would be asked about"
+    return f"{who}, {where}: on validation it {found}."
+
+
+def _compared(found: Ranking, metric: str, title: str, head: str) -> Table:
+    table = _table(head, ["", "lists", title, "", "difference", ""])
+    for row in found.table:
+        value, gap = row.metrics[metric], row.over_reference[metric]
+        cells = ["", ""]
+        if row.key != found.reference:
+            cells = [signed(gap.value), f"[dim]{signed_interval(gap, 3)}[/]"]
+        table.add_row(
+            row.name,
+            percent(row.asked, 0) if row.kind in ("cascade", "control") else "",
+            number(value.value),
+            f"[dim]{interval(value, 3)}[/]",
+            *cells,
+            style=STYLES.get(row.key, ""),
+        )
+    return table
+
+
+def _others(found: Ranking, k: int) -> Table:
+    names = {"hit_rate": "HR", "mrr": "MRR", "map": "MAP"}
+    table = _table("", ["", *(f"{n}@{k}" for n in names.values()), f"coverage@{k}", "novelty"])
+    for row in found.table:
+        table.add_row(
+            row.name,
+            *(number(row.metrics[f"{name}@{k}"].value) for name in names),
+            number(row.coverage[k]),
+            f"{row.metrics[f'novelty@{k}'].value:.1f} bits",
+            style=STYLES.get(row.key, ""),
+        )
+    return table
+
+
+def _table(title: str, head: list[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True,
+                  pad_edge=False, show_edge=False)  # fmt: skip
+    table.add_column(head[0], overflow="fold")
+    for name in head[1:]:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
