@@ -37,6 +37,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(fetch)
     app.command("init-data")(init_data)
     data_app.command()(check)
+    data_app.command("profile")(write_profile)
     data_app.command()(export)
     data_app.command("title-vectors")(write_title_vectors)
     app.add_typer(data_app, name="data")
@@ -84,6 +85,51 @@ def check(
     say_warnings(console, found.warnings)
     count = len(found.warnings)
     say(f"{count} warning(s)" if count else "no warnings")
+
+
+def write_profile(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    skip_bad_rows: SkipBadRows = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="HTML page to write.")] = Path(
+        "profile.html"
+    ),
+    tokens_per_second: Annotated[
+        float | None,
+        typer.Option(
+            min=1.0, help="Rate for the times of reading; 1,800 is SmolLM2-135M on two cores."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Describe a log before any training: one HTML page that opens offline, and a summary.
+
+    Rows and label rate over time and by segment, popularity, histories, cold users and items by
+    split, ratings, features, and what reading it costs the language model. Of the model only the
+    tokenizer is used.
+    """
+    from corellarec.base.artifacts import write_text
+    from corellarec.base.console import say_warnings
+    from corellarec.data.prepare import build
+    from corellarec.evaluation.facts import data_name
+    from corellarec.evaluation.profile.measure import TOKENS_PER_SECOND, profile
+    from corellarec.evaluation.profile.page import render, tables
+
+    resolved = model_of(preset, config, settings, None, skip_bad_rows).config
+    console = error_console()
+    with console.status("reading the log"):
+        prepared = build(resolved.data)
+        found = profile(
+            prepared, resolved, data_name(resolved.data), tokens_per_second or TOKENS_PER_SECOND
+        )
+        write_text(output, render(found))
+    if as_json:
+        print_json(found)
+    else:
+        output_console().print(tables(found), highlight=False)
+        say_warnings(console, found.warnings)
+    say(f"written: {output}")
 
 
 def export(

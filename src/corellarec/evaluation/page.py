@@ -1,5 +1,7 @@
 """The report of an evaluation: one HTML page, or Markdown without its figures."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 
 import jinja2
@@ -18,19 +20,50 @@ CARDS = {  # colours by key
 }
 
 
+@dataclass(frozen=True)
+class Card:
+    """A figure at the top of a page: what it is of, its value, what it is, and a colour's name."""
+
+    name: str
+    value: str
+    note: str
+    colour: str = ""
+
+
 def render(result: Evaluation) -> str:
     """The report as one HTML page that needs no other file and no network."""
+    cards = []
+    for key, colour in CARDS.items():
+        row = result.row(key)
+        note = f"AUC, {percent(row.llm_share)} LLM share"
+        if key == "cascade" and row.llm_share == 0:
+            note += ": the cascade is the CRM"
+        cards.append(Card(row.name, number(row.metrics["auc"].value), note, colour))
+    data = data_and_dates(result)
+    return render_page(heading(result), data, lead(result), cards, sections(result))
+
+
+def render_page(
+    title: str, data: str, summary: str, cards: Sequence[Card], parts: Sequence[Section]
+) -> str:
+    """One HTML page that needs no other file and no network.
+
+    Args:
+        title: Its heading.
+        data: What it is about, beside the heading; may be empty.
+        summary: A sentence or two below.
+        cards: The figures at the top.
+        parts: The sections.
+    """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = resources.files("corellarec.evaluation") / "page.html.j2"
     return environment.from_string(template.read_text("utf-8")).render(
         look=shared_look() + sheet("page"),
-        heading=heading(result),
-        data=data_and_dates(result),
-        lead=lead(result),
-        cards=[(result.row(key), colour) for key, colour in CARDS.items()],
-        sections=sections(result),
-        number=number,
-        percent=percent,
+        heading=title,
+        data=data,
+        lead=summary,
+        cards=cards,
+        sections=parts,
     )
 
 
