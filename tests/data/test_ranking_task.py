@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from corellarec.base.errors import DataError
+from corellarec.data import ranking
 from corellarec.data.log import Log
 from corellarec.data.ranking import as_of, positive_items, ranking_task, taken_items
 
@@ -112,6 +113,13 @@ def test_nothing_relevant_is_one_line(log):
     none = Log(log.rows.with_columns(label=pl.lit(0, pl.Int8)), log.users, log.items, log.features)
     with pytest.raises(DataError, match="no user has a positive test row"):
         ranking_task(none, "test", "test")
+
+
+def test_too_many_users_and_items_are_one_line(log, monkeypatch):
+    monkeypatch.setattr(ranking, "MOST_CELLS", 60)
+    with pytest.raises(DataError, match=r"rank for fewer users \(--users\)"):
+        ranking_task(log, "test", "test")
+    assert len(ranking_task(log, "test", "test", users=1).user) == 1
 
 
 def test_matrices_count_each_pair_once(log):

@@ -12,6 +12,8 @@ from corellarec.base.errors import DataError
 from corellarec.data.log import Log
 from corellarec.data.splits import HISTORY_ONLY, SPLITS
 
+MOST_CELLS = 2_000_000_000  # of users times items: two tables of a byte each are in memory
+
 
 @dataclass(frozen=True)
 class RankingTask:
@@ -100,7 +102,7 @@ def ranking_task(
         seed: Of the draws.
 
     Raises:
-        DataError: If no user has a relevant item.
+        DataError: If no user has a relevant item, or there are too many users and items.
     """
     past = as_of(log, split)
     rows = log.rows_of(split)
@@ -114,6 +116,11 @@ def ranking_task(
         user, item = user[drawn := np.isin(user, chosen)], item[drawn]
     taken = taken_items(past)
     candidate = np.flatnonzero(np.bincount(taken.indices, minlength=log.items.height))
+    if len(chosen) * log.items.height > MOST_CELLS:
+        raise DataError(
+            f"{len(chosen):,} users times {log.items.height:,} items are more than "
+            f"{MOST_CELLS:,}: rank for fewer users (--users)"
+        )
     known = np.isin(item, candidate)
     relevant = np.zeros((len(chosen), log.items.height), dtype=bool)
     relevant[np.searchsorted(chosen, user[known]), item[known]] = True

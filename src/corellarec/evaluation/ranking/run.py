@@ -1,6 +1,7 @@
 """The ranking evaluation of a run: baselines, CRM, cascade and control for the same users."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -92,78 +93,99 @@ def rank(
     _check(k, list_length, budget)
     state = status(Path(run))
     workspace = _open(state, quiet)
-    draw = {"mask_seen": mask_seen, "sampled": candidates, "users": users, "seed": seed}
-    validation = ranking_task(workspace.log, "validation", "rank", **draw)
-    test = ranking_task(workspace.log, "test", "rank", **draw)
+    with workspace.alone():
+        experts = _experts(workspace, state, llm, control, quiet)
+        draw = {"mask_seen": mask_seen, "sampled": candidates, "users": users, "seed": seed}
+        validation = ranking_task(workspace.log, "validation", "rank", **draw)
+        test = ranking_task(workspace.log, "test", "rank", **draw)
+        settings = _settings(workspace, validation, k[0])
+        makers = _makers(workspace, state, settings, list_length)
+        maker = _maker(retriever, makers)
+        with workspace.display.waiting("ranking all items"):
+            lists = {name: make(test) for name, make in makers.items()}
+        rankers = [
+            Ranker("baseline", name, RETRIEVERS[name], lists[name], settings=chosen)
+            for name, chosen in settings.items()
+        ]
+        if "crm" in lists:
+            rankers.append(Ranker("crm", "crm", state.config.crm.model, lists["crm"]))
+        found = Reranked()
+        if experts:
+            with workspace.display.waiting(f"{maker} ranks the validation users' items"):
+                made = {"validation": makers[maker](validation), "test": lists[maker]}
+            tasks = {"validation": validation, "test": test}
+            found = _rerank(workspace, tasks, made, maker, experts, budget, k[0], seed)
+        with workspace.display.waiting("measuring, with bootstrap intervals"):
+            figures = RankingFigures(test, k, bootstrap, seed)
+            result = Ranking(
+                run=str(run),
+                k=tuple(k),
+                users=len(test.user),
+                returning=int(test.returning.sum()),
+                candidates=len(test.candidate),
+                sampled=candidates,
+                mask_seen=mask_seen,
+                relevant=int(test.relevant.sum()),
+                positives=test.positives,
+                new=test.new,
+                seen=test.seen,
+                retriever=maker,
+                list_length=list_length,
+                reference=maker,
+                table=figures.rows([*rankers, *found.rankers], maker),
+                groups=figures.groups([*rankers, *found.rankers], maker),
+                decisions=tuple(found.decisions),
+                tokens=found.cost.tokens / len(test.user) if found.cost else None,
+                seconds=found.cost.seconds / len(test.user) if found.cost else None,
+            )
+        result.save(workspace.directory / "ranking.json")
+    return result
 
-    chosen = _settings(workspace, validation, k[0])
-    makers: dict[str, Maker] = {
-        name: partial(_retrieved, name, settings, list_length) for name, settings in chosen.items()
-    }
-    stage = _crm_stage(state)
-    if stage != "none":
-        makers["crm"] = partial(_by_crm, workspace, stage, list_length)
-    maker = _maker(retriever, makers)
-    with workspace.display.waiting("ranking all items"):
-        lists = {name: make(test) for name, make in makers.items()}
-    rankers = [
-        Ranker("baseline", name, RETRIEVERS[name], lists[name], settings=settings)
-        for name, settings in chosen.items()
-    ]
-    if "crm" in lists:
-        rankers.append(Ranker("crm", "crm", state.config.crm.model, lists["crm"]))
 
-    experts: dict[str, tuple[str, Expert]] = {}
-    if llm and _llm_ready(state):
-        experts["llm"] = "LLM", partial(llm_logits, workspace)
-    if control is not None:
-        experts["control"] = _control(workspace, Path(control), quiet)
-    decided: list[Decision] = []
-    cost = Cost()
-    if experts and len(validation.user) < MIN_LISTS:
+@dataclass
+class Reranked:
+    """What experts made of the lists.
+
+    Args:
+        rankers: Their rankings of the test lists.
+        decisions: What validation said of them.
+        cost: Of the language model on the test lists, if it was asked.
+    """
+
+    rankers: list[Ranker] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    cost: Cost | None = None
+
+
+def _rerank(
+    workspace: Workspace,
+    tasks: dict[str, RankingTask],
+    lists: dict[str, Lists],
+    maker: str,
+    experts: dict[str, tuple[str, Expert]],
+    budget: float,
+    k: int,
+    seed: int,
+) -> Reranked:
+    """Let each expert score the lists of both splits; fit on validation, apply to test."""
+    found, count = Reranked(), len(tasks["validation"].user)
+    if count < MIN_LISTS:
         workspace.display.say(
             f"re-ranking is not measured: it is fitted on {MIN_LISTS} validation lists or more, "
-            f"and there are {len(validation.user)}"
+            f"and there are {count}"
         )
-    elif experts:
-        tasks = {"validation": validation, "test": test}
-        made = {"validation": makers[maker](validation), "test": lists[maker]}
-        for expert, (name, ask) in experts.items():
-            scores = {}
-            for split, task in tasks.items():
-                logits, spent = ask(task, made[split], split)
-                by_logit = maker == "crm"
-                scores[split] = list_scores(task, made[split], logits, by_logit=by_logit)
-                cost = spent if expert == "llm" else cost
-            budgets = tuple(dict.fromkeys((budget, 1.0)))
-            router = fit_lists(scores["validation"], budgets, k[0], seed)
-            rankers += reranked(made["test"], scores["test"], router, expert, name, budgets)
-            decided += decisions(router, expert, len(validation.user))
-    with workspace.display.waiting("measuring, with bootstrap intervals"):
-        figures = RankingFigures(test, k, bootstrap, seed)
-        result = Ranking(
-            run=str(run),
-            k=tuple(k),
-            users=len(test.user),
-            returning=int(test.returning.sum()),
-            candidates=len(test.candidate),
-            sampled=candidates,
-            mask_seen=mask_seen,
-            relevant=int(test.relevant.sum()),
-            positives=test.positives,
-            new=test.new,
-            seen=test.seen,
-            retriever=maker,
-            list_length=list_length,
-            reference=maker,
-            table=figures.rows(rankers, maker),
-            groups=figures.groups(rankers, maker),
-            decisions=tuple(decided),
-            tokens=cost.tokens / len(test.user) if cost.samples else None,
-            seconds=cost.seconds / len(test.user) if cost.samples else None,
-        )
-    result.save(workspace.directory / "ranking.json")
-    return result
+        return found
+    budgets = tuple(dict.fromkeys((budget, 1.0)))
+    for expert, (name, ask) in experts.items():
+        scores = {}
+        for split, task in tasks.items():
+            logits, cost = ask(task, lists[split], split)
+            scores[split] = list_scores(task, lists[split], logits, by_logit=maker == "crm")
+            found.cost = cost if expert == "llm" else found.cost
+        router = fit_lists(scores["validation"], budgets, k, seed)
+        found.rankers += reranked(lists["test"], scores["test"], router, expert, name, budgets)
+        found.decisions += decisions(router, expert, count)
+    return found
 
 
 def _check(k: Sequence[int], list_length: int, budget: float) -> None:
@@ -207,6 +229,34 @@ def _retrieved(
 
 def _by_crm(workspace: Workspace, stage: Stage, places: int, task: RankingTask) -> Lists:
     return top_lists(task, CrmScores(workspace, task, stage).of_all, places)
+
+
+def _makers(
+    workspace: Workspace,
+    state: Status,
+    settings: dict[RetrieverName, dict[str, float]],
+    places: int,
+) -> dict[str, Maker]:
+    """What ranks without the language model, by key of the table."""
+    makers: dict[str, Maker] = {
+        name: partial(_retrieved, name, chosen, places) for name, chosen in settings.items()
+    }
+    stage = _crm_stage(state)
+    if stage != "none":
+        makers["crm"] = partial(_by_crm, workspace, stage, places)
+    return makers
+
+
+def _experts(
+    workspace: Workspace, state: Status, llm: bool, control: str | Path | None, quiet: bool
+) -> dict[str, tuple[str, Expert]]:
+    """Who re-ranks, by key: a name in words, and what scores lists."""
+    experts: dict[str, tuple[str, Expert]] = {}
+    if llm and _llm_ready(state):
+        experts["llm"] = "LLM", partial(llm_logits, workspace)
+    if control is not None:
+        experts["control"] = _control(workspace, Path(control), quiet)
+    return experts
 
 
 def _maker(retriever: str, makers: dict[str, Maker]) -> str:
