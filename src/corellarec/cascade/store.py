@@ -29,7 +29,7 @@ from corellarec.base.errors import ArtifactError, ConfigError
 from corellarec.base.numbers import Count, Finite
 from corellarec.base.stored import read_tensors
 from corellarec.cascade.router import Router
-from corellarec.config import CrmConfig, LlmConfig, load_config
+from corellarec.config import CrmConfig, LlmConfig, NegativesConfig, load_config
 from corellarec.crm.build import build_crm
 from corellarec.data.log import Log
 from corellarec.data.preparation import Features
@@ -59,6 +59,8 @@ class Recipe:
         router: The fitted decision.
         features: The features and their places in the log's tables.
         history: Which earlier rows of a user make the history.
+        ties: Whether rows of one user and time are in each other's history.
+        negatives: How the log's negatives were drawn; None where it has its own.
         positive_rating: A rating at or above this is a positive label.
         seed: Of the run that made it.
         format: Version of the directory's layout.
@@ -73,6 +75,8 @@ class Recipe:
     positive_rating: Finite
     seed: Count
     format: int = FORMAT
+    ties: Literal["ordered", "apart"] = "ordered"
+    negatives: NegativesConfig | None = None
 
 
 def write_cascade(
@@ -132,7 +136,13 @@ def read_cascade(
         )
     _check_names(directory, recipe, listed)
     tables = read_tables(directory, recipe.features)
-    log = Log(*tables, features=recipe.features, history=recipe.history)
+    log = Log(
+        *tables,
+        features=recipe.features,
+        history=recipe.history,
+        ties=recipe.ties,
+        negatives=recipe.negatives,
+    )
     crm = None
     if recipe.crm.model != "external":
         crm = _read_crm(directory / CRM, recipe, device)

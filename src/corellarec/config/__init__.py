@@ -7,6 +7,7 @@ from corellarec.config.data import (
     FeaturesConfig,
     InteractionsConfig,
     ItemsConfig,
+    NegativesConfig,
     TableConfig,
 )
 from corellarec.config.llm import AlignConfig, LlmConfig, LoraConfig
@@ -46,6 +47,7 @@ __all__ = [
     "LlmConfig",
     "LlmStageConfig",
     "LoraConfig",
+    "NegativesConfig",
     "Section",
     "Stage1Config",
     "Stage2Config",

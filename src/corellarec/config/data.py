@@ -4,7 +4,9 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from corellarec.config.section import Count, Positive, Rating, Section, Share
+from corellarec.config.section import Count, Few, Positive, Rating, Section, Seed, Share, Weight
+
+IMPLICIT = "implicit"  # in the place of a label's column
 
 
 class TableConfig(Section):
@@ -58,9 +60,15 @@ class InteractionsConfig(TableConfig):
     rating: str | None = None
     """Column of a rating; ``data.positive_rating`` makes it a label."""
     label: str | None = None
-    """Column of the label: 1 or 0, true or false, yes or no ..."""
+    """Column of the label: 1 or 0, true or false, yes or no ... Or ``implicit``: there is none, and
+    every row is what the user did; ``data.negatives`` says what stands against it."""
     positive_values: tuple[str, ...] | None = None
     """... or of anything, and these values of it are the positive ones."""
+    event: str | None = None
+    """Column of the kind of event (``view``, ``buy``) of a log with ``label = "implicit"`` ..."""
+    event_weights: dict[str, Weight] = {}
+    """... and the weight of each kind in training, such as ``{view = 1, buy = 5}``; rows of a kind
+    of weight 0 are left out."""
     split: str | None = None
     """Column of a given split: ``train``, ``validation`` (or ``valid``, ``val``, ``dev``) and
     ``test``."""
@@ -71,9 +79,22 @@ class InteractionsConfig(TableConfig):
             raise ValueError("give one of rating and label")
         if self.positive_values and not self.label:
             raise ValueError("positive_values are values of the column that label names")
+        if self.positive_values and self.is_implicit:
+            raise ValueError(f"positive_values need a column, and label = {IMPLICIT!r} is none")
+        if (self.event is None) != (not self.event_weights):
+            raise ValueError("event and event_weights go together")
+        if self.event and not self.is_implicit:
+            raise ValueError(f"event goes with label = {IMPLICIT!r}: each kind is a positive")
+        if self.event and not any(self.event_weights.values()):
+            raise ValueError("event_weights: give one kind of event or more a weight above 0")
         if not (self.files or self.query):
             raise ValueError("give files, or database and query")
         return self
+
+    @property
+    def is_implicit(self) -> bool:
+        """Whether there is neither a rating nor a label."""
+        return self.label == IMPLICIT
 
 
 class FeaturesConfig(TableConfig):
@@ -113,6 +134,18 @@ class VocabularyConfig(Section):
     """Embeddings that the rest of a vocabulary shares; 0: the rest is out of vocabulary."""
 
 
+class NegativesConfig(Section):
+    """Negatives drawn for a log without: other items than those the user took."""
+
+    per_positive: Few = 4
+    """Negatives for each positive."""
+    by: Literal["popularity", "uniform"] = "popularity"
+    """How likely an item is drawn: in proportion to its rows until then, or as likely as any other
+    that was there by then."""
+    seed: Seed = 0
+    """Seed of the draw."""
+
+
 class DataConfig(Section):
     """Where the log comes from and how it becomes labels and splits."""
 
@@ -137,6 +170,11 @@ class DataConfig(Section):
     """Rows of the log that may be left out because they cannot be read."""
     positive_rating: Rating = 4.0
     """A rating at or above this is a positive label."""
+    implicit: bool = False
+    """Whether positive rows are what users did, and all others are left out: the log then has no
+    negatives, and they are drawn. ``interactions.label = "implicit"`` implies it."""
+    negatives: NegativesConfig = NegativesConfig()
+    """The negatives of such a log."""
     min_user_rows: Count = 0
     """Users with fewer rows are left out ..."""
     min_item_rows: Count = 0
@@ -155,7 +193,10 @@ class DataConfig(Section):
     min_history: Count = 0
     """The first so many rows of each user are history only: neither trained on nor tested."""
     history: Literal["all", "positives"] = "all"
-    """Which earlier rows of the user make the history."""
+    """Which earlier rows of the user make the history; of a log without negatives the positives."""
+    ties: Literal["ordered", "apart"] = "ordered"
+    """Rows of one user at one time: ordered by item, or ``apart``, so that none is in another's
+    history, as items shown together must be. In a log without negatives they are apart."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> "DataConfig":
@@ -168,3 +209,8 @@ class DataConfig(Section):
         if (self.items or self.users) and not self.interactions:
             raise ValueError("items and users belong to interactions, which are not given")
         return self
+
+    @property
+    def is_implicit(self) -> bool:
+        """Whether the log has no negatives."""
+        return self.implicit or bool(self.interactions and self.interactions.is_implicit)

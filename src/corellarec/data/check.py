@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from corellarec.config import DataConfig
 from corellarec.config.data import VocabularyConfig
 from corellarec.data.levels import halving_threshold
 from corellarec.data.preparation import FeatureLayout, Preparation
@@ -24,7 +25,7 @@ RARE = 0.001  # by labels: few clicks are normal
 FLOAT = r"^\d+\.0+$"
 
 
-def check_rows(read: Rows, raw: RawLog, positive_rating: float) -> list[str]:
+def check_rows(read: Rows, raw: RawLog, config: DataConfig) -> list[str]:
     """Warnings about the rows as they stand in the files."""
     rows, found = read.table, []
     odd = rows.filter(~pl.col("time").is_between(EARLIEST, LATEST)).height
@@ -51,7 +52,9 @@ def check_rows(read: Rows, raw: RawLog, positive_rating: float) -> list[str]:
                 "ids that went through floats can have collided; write them as integers or text"
             )
         found += _alike(ids, raw.items["id"] if side == "item" else raw.users["id"], side)
-    value = rows["value"].to_numpy()
+    value, positive_rating = rows["value"].to_numpy(), config.positive_rating
+    if config.is_implicit and raw.labelled:
+        return found
     if not raw.labelled and value.min() == value.max():
         found.append(f"every rating is {value[0]:g}: is the right column the rating?")
     else:
@@ -117,6 +120,7 @@ def check_tables(
             f"{doubles:,} rows repeat another one's user, item and time: they count once; if they "
             "are different events, their times are too coarse"
         )
+    rows = rows.filter(pl.col("label") == 1) if facts.negatives else rows
     lengths = np.bincount(rows["user"].to_numpy())
     singles = int((lengths == 1).sum())
     if singles > OFTEN * len(lengths):

@@ -12,7 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from corellarec.config import NegativesConfig
+from corellarec.data.counts import Counts
 from corellarec.data.liked import liked_levels
+from corellarec.data.negatives import log_shares
 from corellarec.data.preparation import FeatureLayout, Features, ValueLayout, read_preparation
 from corellarec.data.splits import HISTORY_ONLY, SPLITS
 from corellarec.data.statistics import Statistics
@@ -52,6 +55,9 @@ class Log:
         users, items: The tables, with codes.
         features: The features and their places in the matrices.
         history: Whether ``all`` rows of a user make the history, or the ``positives``.
+        ties: Whether rows of one user and time are ``ordered``, by item, or ``apart``: not in each
+            other's history.
+        negatives: How the rows with label 0 were drawn; None where the log has its own.
 
     Attributes:
         user, item: ``(rows,)`` int32, numbers in the user and item tables.
@@ -68,6 +74,9 @@ class Log:
         user_values, item_values: ``(entities, sum of widths)`` float32.
         user_train_rows, item_train_rows: ``(users,)``, ``(items,)`` int64, rows of each in the
             training split; 0 is a cold user or item.
+        log_q: ``(items,)`` float64, log probability that a drawn negative is each item, which what
+            models answer is relative to; 0 where none are drawn.
+        weight: ``(rows,)`` float32 weights in training, 1 in the mean; None where all are equal.
     """
 
     def __init__(
@@ -77,9 +86,13 @@ class Log:
         items: pl.DataFrame,
         features: Features,
         history: Literal["all", "positives"] = "all",
+        ties: Literal["ordered", "apart"] = "ordered",
+        negatives: NegativesConfig | None = None,
     ) -> None:
         self.rows = rows = _with_levels(rows)
         self.history: Literal["all", "positives"] = history
+        self.ties: Literal["ordered", "apart"] = ties
+        self.negatives = negatives
         self.user = _tensor(rows["user"])
         self.item = _tensor(rows["item"])
         self._label = _tensor(rows["label"])
@@ -106,6 +119,15 @@ class Log:
             self.history_label, self.history_time = self._label[positive], self.time[positive]
             self.history_level = self.history_level[positive]
             self._history_before = positive.cumsum(0) - positive.long()
+        if ties == "apart" and len(rows):
+            before = self._history_before
+            before = torch.arange(len(self.user)) if before is None else before
+            self._history_before = before[_first_of_moment(self.user, self.time)]
+        self.log_q = log_shares(self.item_train_rows.numpy(), negatives)
+        self.weight = None
+        if "weight" in rows.columns:
+            weight = _tensor(rows["weight"])
+            self.weight = weight / weight[self.rows_of("train")].mean()
         counts = torch.bincount(self.history_user, minlength=users.height)
         self.user_begin = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
@@ -118,7 +140,16 @@ class Log:
         """
         facts = read_preparation(directory)
         tables = read_tables(directory, facts.features)
-        return cls(*tables, features=facts.features, history=facts.history)
+        return cls(
+            *tables,
+            features=facts.features,
+            history=facts.history,
+            ties=facts.ties,
+            negatives=facts.negatives,
+        )
+
+    def _with_tables(self, rows: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> "Log":
+        return Log(rows, users, items, self.features, self.history, self.ties, self.negatives)
 
     def __len__(self) -> int:
         return len(self.user)
@@ -148,7 +179,10 @@ class Log:
         return self._label[rows]
 
     def samples(self, rows: Tensor) -> Samples:
-        """The samples of log rows: row i's target with the user's rows before i as history."""
+        """The samples of log rows: row i's target with the user's rows before i as history.
+
+        Where ties are apart, the history ends before the time of row i.
+        """
         user = self.user[rows].long()
         end = rows if self._history_before is None else self._history_before[rows]
         return Samples(user, self.item[rows].long(), self.user_begin[user], end, rows)
@@ -190,7 +224,10 @@ class Log:
         return begin, torch.where(user < 0, begin, end)
 
     def items_of(self, user: int) -> NDArray[np.int32]:
-        """Items of all rows of a user, whatever their labels."""
+        """Items of all rows of a user, whatever their labels; drawn negatives are none."""
+        if self.negatives:
+            begin, end = self.user_begin[user : user + 2].tolist()
+            return self.history_item[begin:end].numpy()
         begin, end = np.searchsorted(self.user.numpy(), [user, user + 1])
         return self.item[begin:end].numpy()
 
@@ -206,7 +243,8 @@ class Log:
     def _rows_by_pair(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Keys of the (user, item) pairs, ascending, and their rows in order of time."""
         keys = self.user.numpy().astype(np.int64) * self.items.height + self.item.numpy()
-        rows = np.argsort(keys, kind="stable")
+        rows = self.history_rows.numpy() if self.negatives else np.arange(len(keys))
+        rows = rows[np.argsort(keys[rows], kind="stable")]
         return keys[rows], rows
 
     def _first_at(self, time: Tensor, begin: Tensor, end: Tensor) -> Tensor:
@@ -232,13 +270,15 @@ class Log:
             items: The item table, likewise.
         """
         if rows.is_empty():
-            return Log(self.rows, users, items, self.features, self.history)
+            return self._with_tables(self.rows, users, items)
         rows = _with_levels(rows).with_columns(split=pl.lit(HISTORY_ONLY, pl.Int8))
+        if "weight" in self.rows.columns:
+            rows = rows.with_columns(weight=pl.lit(1.0, pl.Float32))
         rows = rows.select(self.rows.columns)
-        together = pl.concat([self.rows, rows]).unique(
-            ["user", "time", "item"], keep="first", maintain_order=True
-        )
-        return Log(together.sort("user", "time", "item"), users, items, self.features, self.history)
+        # A drawn negative is no reason to drop what the user did.
+        keys = ["user", "time", "item", *(["label"] if self.negatives else [])]
+        together = pl.concat([self.rows, rows]).unique(keys, keep="first", maintain_order=True)
+        return self._with_tables(together.sort("user", "time", "item"), users, items)
 
     @cached_property
     def liked_before(self) -> Tensor:
@@ -248,7 +288,9 @@ class Log:
 
     @cached_property
     def liked(self) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
-        """``(rows,)`` and ``(items,)``: :func:`liked_levels`."""
+        """``(rows,)`` and ``(items,)``: :func:`liked_levels`, or how often items were taken."""
+        if isinstance(self.statistics, Counts):
+            return self.statistics.levels(self)
         train = self.rows_of("train")
         return liked_levels(
             self.item.numpy(),
@@ -259,14 +301,21 @@ class Log:
         )
 
     @cached_property
-    def statistics(self) -> Statistics:
+    def statistics(self) -> Statistics | Counts:
         """What the rows before a sample say of its item and its user."""
-        return Statistics(self)
+        return Counts(self) if self.negatives else Statistics(self)
 
     @cached_property
     def titles(self) -> list[str]:
         """Title of each item in the item table; empty where it has none."""
         return self.items["title"].fill_null("").to_list()
+
+
+def _first_of_moment(user: Tensor, time: Tensor) -> Tensor:
+    """``(rows,)`` the first row of the same user and time."""
+    begins = torch.ones(len(user), dtype=torch.bool)
+    begins[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
+    return begins.nonzero().squeeze(1)[begins.cumsum(0) - 1]
 
 
 def _with_levels(rows: pl.DataFrame) -> pl.DataFrame:

@@ -11,8 +11,10 @@ from pydantic import AfterValidator, Field
 
 from corellarec.base.artifacts import MANIFEST, read_json, read_manifest
 from corellarec.base.numbers import Finite, Positive
-from corellarec.config import DataConfig
+from corellarec.config import DataConfig, NegativesConfig
 from corellarec.data.levels import MAX_DISTINCT
+
+DRAWN = {"popularity": "popularity", "uniform": "equal chances"}
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,15 @@ class LeftOut:
         rows_of_untitled_items: ``data.untitled`` is ``drop``.
         rows_below_core: Their user or item had too few (``data.min_user_rows``,
             ``data.min_item_rows``).
+        negative_rows: They are below ``data.positive_rating``, or of an event of weight 0, and the
+            log is read without negatives.
     """
 
     bad_rows: int
     duplicate_rows: int
     rows_of_untitled_items: int
     rows_below_core: int
+    negative_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,8 @@ class Preparation:
         first_bad_row: File and line of the first row that could not be read, and why; or None.
         time_unit: Unit in which numeric times were read; None for dates.
         history: Which rows make histories.
+        ties: Whether rows of one user and time are in each other's history.
+        negatives: How rows with label 0 were drawn; None where the log has its own.
         features: Where the features lie in the matrices of codes and values.
         settings: The settings of the log.
         warnings: What can be used, but is probably not what was meant.
@@ -149,6 +156,8 @@ class Preparation:
     peak_memory_mb: int
     key: str | None = None
     up_to_date: bool = False
+    ties: Literal["ordered", "apart"] = "ordered"
+    negatives: NegativesConfig | None = None
 
     @property
     def left_out_text(self) -> str:
@@ -158,6 +167,16 @@ class Preparation:
         first = f" (the first: {self.first_bad_row})" if self.first_bad_row else ""
         return ", ".join(reasons) + first
 
+    @property
+    def negatives_text(self) -> str:
+        """How many negatives stand against a positive, and how they were drawn; or empty."""
+        if self.negatives is None:
+            return ""
+        return (
+            f"1 positive to {(self.rows - self.positives) / self.positives:.2g} drawn negatives "
+            f"by {DRAWN[self.negatives.by]}, seed {self.negatives.seed}"
+        )
+
     def summary(self) -> str:
         """What the log holds, as lines of text for a terminal."""
         lines = [
@@ -166,6 +185,8 @@ class Preparation:
             ("items", f"{self.items:,}, of which {self.untitled_items:,} without a title"),
             ("positives", f"{self.positives:,} ({self.positives / self.rows:.1%})"),
         ]
+        if self.negatives:
+            lines.append(("negatives", self.negatives_text))
         for name, part in self.splits.items():
             cold = f"{part.cold_user_rows:,} of cold users, {part.cold_item_rows:,} of cold items"
             lines.append((name, f"{part.rows:,} rows; {cold}"))

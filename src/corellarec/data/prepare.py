@@ -4,7 +4,8 @@ The prepared log is one directory:
 
     rows.parquet    user, item (int32: row numbers of the tables below), label (int8),
                     time (datetime, microseconds, UTC), split (int8: 0 train, 1 validation, 2 test,
-                    3 history only), sorted by (user, time, item)
+                    3 history only), level (int8) and perhaps weight (float32), sorted by
+                    (user, time, item); negatives that were drawn are rows with label 0
     users.parquet   id, train_rows (int64, rows in the training split; 0 is a cold user), each
                     feature, and FEATURE_code (int32, or a fixed number of int32) or
                     FEATURE_values (a fixed number of float32)
@@ -33,6 +34,7 @@ from corellarec.config import DataConfig
 from corellarec.data.check import check_rows, check_tables
 from corellarec.data.features import check_fields, coded_and_valued, encode, layout, value_layout
 from corellarec.data.levels import rating_edges, rating_levels
+from corellarec.data.negatives import with_negatives
 from corellarec.data.preparation import (
     Features,
     LeftOut,
@@ -42,10 +44,16 @@ from corellarec.data.preparation import (
 )
 from corellarec.data.rows import read_rows
 from corellarec.data.sources.recognise import read_raw, source_files
-from corellarec.data.splits import HISTORY_ONLY, SPLITS, check_splits, split_rows
+from corellarec.data.splits import (
+    HISTORY_ONLY,
+    SPLITS,
+    check_drawn,
+    check_splits,
+    split_rows,
+)
 from corellarec.data.vectors import with_vectors
 
-FORMAT = 7  # raised when the prepared log changes shape, so that old ones are made anew
+FORMAT = 8  # raised when the prepared log changes shape, so that old ones are made anew
 
 
 @dataclass(frozen=True)
@@ -98,15 +106,18 @@ def build(config: DataConfig) -> Prepared:
     check_fields(raw.user_fields, "users")
     check_fields(raw.item_fields, "items")
     read = read_rows(raw.files, raw.time_unit, config.skip_bad_rows, raw.time_format, raw.time_zone)
-    warnings = [*raw.warnings, *check_rows(read, raw, config.positive_rating)]
+    warnings = [*raw.warnings, *check_rows(read, raw, config)]
     threshold = 0.5 if raw.labelled else config.positive_rating
+    kept, implicit = read.table, config.is_implicit
+    if implicit:
+        kept = kept.filter(pl.col("value") > 0 if raw.weighted else pl.col("value") >= threshold)
     titled = None
     if config.untitled == "drop":
         titled = raw.items.filter(pl.col("title").str.strip_chars() != "")["id"]
     rows, user_ids, item_ids, left_out = _clean(
-        read.table, titled, config.min_user_rows, config.min_item_rows
+        kept, titled, config.min_user_rows, config.min_item_rows
     )
-    label = rows["value"].to_numpy() >= threshold  # in float32 (NEP 50)
+    label = implicit | (rows["value"].to_numpy() >= threshold)  # in float32 (NEP 50)
     split = split_rows(
         rows["user"].to_numpy(),
         rows["time"].to_numpy(),
@@ -114,7 +125,13 @@ def build(config: DataConfig) -> Prepared:
         min_history=config.min_history,
         given=rows["split"] if "split" in rows.columns else None,
     )
-    check_splits(label, split, shares=config.split, threshold=None if raw.labelled else threshold)
+    check_splits(
+        label,
+        split,
+        shares=config.split,
+        threshold=None if raw.labelled else threshold,
+        drawn=implicit,
+    )
     # What is known when training ends: a history-only row of before counts, too.
     cut = rows["time"].to_numpy()[split == 0].max()
     known = (split == 0) | ((split == HISTORY_ONLY) & (rows["time"].to_numpy() <= cut))
@@ -129,7 +146,7 @@ def build(config: DataConfig) -> Prepared:
         )
     users, items = tables["user"], tables["item"]
     edges, level = [], label.astype(np.int8)
-    if not raw.labelled:
+    if not raw.labelled and not implicit:
         rating = rows["value"].to_numpy()
         edges = rating_edges(rating[split == 0])
         level = rating_levels(rating, edges)
@@ -140,7 +157,11 @@ def build(config: DataConfig) -> Prepared:
         time=pl.col("time").cast(pl.Datetime("us", "UTC")),
         split=pl.Series(split),
         level=pl.Series(level),
+        **({"weight": "value"} if raw.weighted else {}),
     )
+    if implicit:
+        rows = with_negatives(rows, items.height, config.negatives)
+        check_drawn(rows["label"].to_numpy(), rows["split"].to_numpy())
     layouts = {}
     for side, table, fields in (
         ("user", users, raw.user_fields),
@@ -158,10 +179,14 @@ def build(config: DataConfig) -> Prepared:
         untitled_items=int((items["title"].fill_null("").str.strip_chars() == "").sum()),
         positives=int(samples["label"].sum()),
         splits=_split_facts(samples, users, items),
-        left_out=replace(left_out, bad_rows=read.skipped),
+        left_out=replace(
+            left_out, bad_rows=read.skipped, negative_rows=read.table.height - kept.height
+        ),
         first_bad_row=read.first_skipped,
         time_unit=read.time_unit,
-        history=config.history,
+        history="positives" if implicit else config.history,
+        ties="apart" if implicit else config.ties,
+        negatives=config.negatives if implicit else None,
         features=Features(**layouts, ratings=edges),
         settings=config,
         warnings=(),

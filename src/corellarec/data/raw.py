@@ -51,6 +51,7 @@ class RawLog:
         user_fields: Features of users beside the id.
         item_fields: Features of items beside the id.
         labelled: Whether values are labels, 0 or 1, and not ratings.
+        weighted: Whether they are weights in training: of positives, or 0.
         time_unit: Unit of numeric times; ``auto`` goes by their size.
         time_format: Format of times that are text, where it is given.
         time_zone: Zone of times that name none, where it is given.
@@ -63,6 +64,7 @@ class RawLog:
     user_fields: tuple[Field, ...]
     item_fields: tuple[Field, ...]
     labelled: bool = False
+    weighted: bool = False
     time_unit: TimeUnit = "s"
     time_format: str | None = None
     time_zone: str | None = None

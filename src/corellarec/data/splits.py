@@ -63,6 +63,7 @@ def check_splits(
     *,
     shares: tuple[float, float, float],
     threshold: float | None,
+    drawn: bool = False,
 ) -> None:
     """Refuse splits that are empty or have labels of one kind.
 
@@ -71,6 +72,7 @@ def check_splits(
         split: ``(rows,)`` as :func:`split_rows` gives it.
         shares: What was asked for, for messages.
         threshold: The rating from which labels are positive; None where the log holds labels.
+        drawn: Whether negatives will be drawn, so that positives are enough.
 
     Raises:
         DataError: If a split cannot be used.
@@ -82,7 +84,7 @@ def check_splits(
                 f"the {name} split is empty: the log's times do not allow data.split = "
                 f"{list(shares)}"
             )
-        if part.min() != part.max():
+        if drawn or part.min() != part.max():
             continue
         found = f"every label in the {name} split is {int(part[0])}"
         if threshold is None:
@@ -94,6 +96,24 @@ def check_splits(
             f"{found} with data.positive_rating = {threshold:g}: choose a threshold, or shares "
             "with data.split, that leave both labels in each split"
         )
+
+
+def check_drawn(label: NDArray[np.int8], split: NDArray[np.int8]) -> None:
+    """Refuse a split without negatives.
+
+    Args:
+        label: ``(rows,)`` with 0 where a negative was drawn.
+        split: ``(rows,)`` as :func:`split_rows` gives it.
+
+    Raises:
+        DataError: If there is one.
+    """
+    for number, name in enumerate(SPLITS):
+        if label[split == number].min():
+            raise DataError(
+                f"no negatives can be drawn for the {name} split: its users took every item that "
+                "there was by then; a log without negatives needs more items"
+            )
 
 
 def _given_split(names: pl.Series) -> NDArray[np.int8]:

@@ -48,6 +48,10 @@ def read_tables(
     _within(path, rows["label"], 0, 1)
     _within(path, rows["split"], 0, HISTORY_ONLY)
     _within(path, rows["time"].to_physical(), YEAR_1, YEAR_10000 - 1)
+    if "weight" in rows.columns:
+        if rows.schema["weight"] != pl.Float32 or rows["weight"].null_count():
+            raise unusable(path, f"the column 'weight' holds {rows.schema['weight']}, not Float32")
+        _within(path, rows["weight"], 0, 1_000_000)
     if "level" in rows.columns:
         if rows.schema["level"] != pl.Int8 or rows["level"].null_count():
             raise unusable(path, f"the column 'level' holds {rows.schema['level']}, not Int8")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from corellarec.base.metrics import Floats, entropy
-from corellarec.data.log import Log
+from corellarec.data.log import Log, Samples
 from corellarec.evaluation.figures import Figures
 from corellarec.evaluation.parts import Group, Segment
 
@@ -45,7 +45,7 @@ def cuts(log: Log, rows: Tensor, groups: int) -> dict[str, Cut]:
         "history length (rows)": equal_groups(history, groups),
         "user": {"cold": (user == 0).numpy(), "seen in training": (user > 0).numpy()},
         "item": {"cold": (item == 0).numpy(), "seen in training": (item > 0).numpy()},
-        "days since the user's last row": _gaps(log, rows, history),
+        "days since the user's last row": _gaps(log, samples),
     }
     return ways | _lists(log, samples.item)
 
@@ -68,11 +68,10 @@ def _mask(rows: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
     return mask
 
 
-def _gaps(log: Log, rows: Tensor, history: NDArray[np.int64]) -> Cut:
-    time = log.time.numpy()
-    days = (time[rows.numpy()] - time[np.maximum(rows.numpy() - 1, 0)]) / DAY
-    # The row before is the same user's wherever there is a history of all rows.
-    some = (history > 0) & (log.user[rows] == log.user[(rows - 1).clamp(min=0)]).numpy()
+def _gaps(log: Log, samples: Samples) -> Cut:
+    last = (samples.end - 1).clamp(min=0)
+    days = ((log.time[samples.row] - log.history_time[last]) / DAY).numpy()
+    some = (samples.end > samples.begin).numpy()
     return {
         "less than an hour": some & (days < 1 / 24),
         "less than a week": some & (days >= 1 / 24) & (days < 7),

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from corellarec.base.errors import ConfigError
 from corellarec.config import LlmConfig
 from corellarec.data.log import Log, Samples
 from corellarec.llm.template import (
@@ -93,8 +92,7 @@ class StreamLayout:
         title_year: Whether titles keep their year.
 
     Raises:
-        ConfigError: If the template names what the log does not have, or ``liked`` where rows are
-            left out of histories: a training row that is left out would see its own label.
+        ConfigError: If the template names what the log does not have.
         ModelError: If an answer is not a single token.
 
     Example:
@@ -117,15 +115,11 @@ class StreamLayout:
         self.text, self.texts = Text(tokenizer), Texts(log, title_year)
         self.item_fields = self.texts.of_items(template.line, "stream.line", "liked")
         self.user_fields = self.texts.of_users(template.heading, "stream.heading")
-        self.rows_liked = np.zeros(len(log.history_item), np.int8)
+        self._liked = np.zeros(len(log), np.int8)  # of every row of the log
         self.items_liked = np.zeros(log.items.height, np.int8)
         if "liked" in field_names(template.line):
-            if log.history != "all":
-                raise ConfigError(
-                    "llm.template: {liked} in stream.line goes with data.history = 'all': "
-                    "take a template without it, such as items"
-                )
-            self.rows_liked, self.items_liked = log.liked
+            self._liked, self.items_liked = log.liked
+        self.rows_liked = self._liked[log.history_rows.numpy()]
         line = template.line.format(liked=0, **dict.fromkeys(self.item_fields.columns, "x"))
         self.answers = (
             self.text.answer(line, template.no),
@@ -143,16 +137,15 @@ class StreamLayout:
         return found
 
     def liked(self, items: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray[np.int8]:
-        """Rating digits ``(n,)`` of history lines.
+        """Rating digits ``(n,)`` of lines.
 
         Args:
             items: ``(n,)`` numbers in the item table.
             rows: ``(n,)`` the rows of the log that they are, -1 where they are none.
         """
-        digits = self.items_liked[items]
-        if self.log.history == "all":  # otherwise lines have no digits
-            digits = np.where(rows < 0, digits, self.rows_liked[rows])
-        return digits
+        if not len(self._liked):
+            return self.items_liked[items]
+        return np.where(rows < 0, self.items_liked[items], self._liked[rows])
 
     def header(self, user: int) -> list[int]:
         """Tokens of the heading of a user's lines; the number -1 is an unknown user."""
@@ -209,7 +202,7 @@ class StreamLayout:
             # Tokens after the last answered arrow are left out.
             sequences.append(TokenSequence(ids[: lines[-1] + 1], lines, answered))
             first = after
-        order = np.flatnonzero(~in_log)
+        order, liked = np.flatnonzero(~in_log), self.liked(item, samples.row.numpy())
         order = order[np.lexsort((order, end[order], user[order]))]
         shared: TokenSequence | None = None
         for i, sample in enumerate(order):
@@ -218,7 +211,7 @@ class StreamLayout:
                 start = max(int(begin[sample]), int(last) - self.history_length)
                 ids, _ = self.history(int(user[sample]), start, int(last))
                 shared = context(ids.tolist())
-            line = np.array(self.line(int(item[sample])))
+            line = np.array(self.line(int(item[sample]), int(liked[sample])))
             sequences.append(
                 TokenSequence(line, np.array([len(line) - 1]), np.array([sample]), shared)
             )

@@ -71,6 +71,8 @@ def fit(workspace: Workspace) -> Router:
         router=router,
         features=workspace.log.features,
         history=workspace.log.history,
+        ties=workspace.log.ties,
+        negatives=workspace.log.negatives,
         positive_rating=read_preparation(workspace.directory / "data").settings.positive_rating,
         seed=config.seed,
     )

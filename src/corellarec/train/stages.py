@@ -20,6 +20,7 @@ from corellarec.crm.batch import CrmBatch, Reader
 from corellarec.crm.score import crm_logits
 from corellarec.crm.windows import StreamBatch
 from corellarec.data.log import Log
+from corellarec.data.negatives import Redraw
 from corellarec.llm.load import AnswerModel
 from corellarec.llm.packing import LlmBatch
 from corellarec.llm.score import LlmScorer
@@ -100,10 +101,11 @@ class CrmStageModel(nn.Module):
         super().__init__()
         self.crm = crm
 
-    def forward(self, batch: tuple[CrmBatch | StreamBatch, Tensor]) -> StageOutput:
-        """Binary cross-entropy of ``(batch, labels)``."""
-        inputs, label = batch
-        return StageOutput(binary_cross_entropy_with_logits(self.crm(inputs).logit, label), {})
+    def forward(self, batch: tuple[CrmBatch | StreamBatch, Tensor, Tensor | None]) -> StageOutput:
+        """Binary cross-entropy of ``(batch, labels, weights or None)``."""
+        inputs, label, weight = batch
+        logit = self.crm(inputs).logit
+        return StageOutput(binary_cross_entropy_with_logits(logit, label, weight), {})
 
 
 class CrmTask:
@@ -132,15 +134,20 @@ class CrmTask:
         self.selection = {"crm.": "crm_log_loss"}
         self.reader, self.log, self.config, self.seed = reader, log, config, seed
         self.rows, self.target = log.rows_of("train"), target
+        self.redraw = Redraw(log)
         self.validation = log.rows_of("validation")
 
-    def batches(self, epoch: int) -> Sequence[Any]:
-        """Lazy batches of randomly ordered training rows."""
+    def batches(self, epoch: int) -> "CrmBatches":
+        """Lazy batches of randomly ordered training rows; negatives of a log without are new.
+
+        With a ``target``, which belongs to the rows as they are, they are those of the log.
+        """
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         samples = self.log.samples(self.rows)
         parts = self.reader.parts(samples, self.config.batch_size, generator)
         rows = [self.rows[part] for part in parts]
-        return CrmBatches(self.reader, self.log, rows, self.target)
+        log = self.redraw(self.seed, epoch) if self.target is None else self.log
+        return CrmBatches(self.reader, log, rows, self.target)
 
     def validate(self) -> dict[str, float]:
         """Log loss and AUC on all validation rows."""
@@ -148,7 +155,7 @@ class CrmTask:
         return quality("crm", self.log.labels(self.validation), logit)
 
 
-class CrmBatches(Sequence[tuple[CrmBatch | StreamBatch, Tensor]]):
+class CrmBatches(Sequence[tuple[CrmBatch | StreamBatch, Tensor, Tensor | None]]):
     """Batches gathered on access."""
 
     def __init__(
@@ -171,7 +178,9 @@ class CrmBatches(Sequence[tuple[CrmBatch | StreamBatch, Tensor]]):
             return batches
         rows = self.parts[index]
         target = self.log.labels(rows) if self.target is None else self.target[rows]
-        return self.reader(self.log.samples(rows)), target.float().to(self.reader.device)
+        device = self.reader.device
+        weight = self.log.weight[rows].to(device) if self.log.weight is not None else None
+        return self.reader(self.log.samples(rows)), target.float().to(device), weight
 
 
 class LlmStageModel(nn.Module):
@@ -205,12 +214,13 @@ class LlmStageModel(nn.Module):
         out = self.llm(batch, layers)
         rows = self.rows[batch.sample]
         label = self.log.labels(rows).float().to(device)
-        llm_loss = binary_cross_entropy_with_logits(out.logit, label)
+        weight = self.log.weight[rows].to(device) if self.log.weight is not None else None
+        llm_loss = binary_cross_entropy_with_logits(out.logit, label, weight)
         if self.crm is None or self.alignment is None or self.config is None:
             return StageOutput(llm_loss, {})
         assert self.reader is not None
         crm_out = self.crm(self.reader(self.log.samples(rows)))
-        crm_loss = binary_cross_entropy_with_logits(crm_out.logit, label)
+        crm_loss = binary_cross_entropy_with_logits(crm_out.logit, label, weight)
         align_loss = self.alignment(out.layers, crm_out.layers)
         loss = (
             self.config.llm_weight * llm_loss

@@ -47,14 +47,19 @@ def read_tables(config: DataConfig) -> RawLog:
         check_file(file)
         with readable(file):
             check_unpacked(file, config.max_unpacked_mb)
-    value = rows.rating or rows.label
+    value = rows.event if rows.is_implicit else rows.rating or rows.label
     columns = {"user": rows.user, "item": rows.item, "value": value, "time": rows.time}
     if rows.split:
         columns["split"] = rows.split
     files = scan_table(rows, columns, "interactions")
+    if not value:
+        files = [_all_positive(file) for file in files]
     kind = rating(rows.decimal) if rows.rating else _label(rows.positive_values)
     if rows.positive_values:
         _check_positive_values(files, rows)
+    if rows.event:
+        kind = _event(rows.event_weights)
+        _check_events(files, rows)
     warnings: list[str] = []
     return RawLog(
         files=tuple(dataclasses.replace(file, value=kind) for file in files),
@@ -63,6 +68,7 @@ def read_tables(config: DataConfig) -> RawLog:
         user_fields=_fields(users) if users else (),
         item_fields=_fields(items),
         labelled=rows.rating is None,
+        weighted=rows.event is not None,
         time_unit=config.time_unit,
         time_format=rows.time_format,
         time_zone=rows.time_zone,
@@ -82,21 +88,63 @@ def _label(positive_values: tuple[str, ...] | None) -> ValueKind:
     return ValueKind("label", "0 or 1", parse, "" if positive_values else hint)
 
 
-def _check_positive_values(files: list[RowFile], rows: InteractionsConfig) -> None:
-    """Refuse a positive value that no row has."""
+def _all_positive(file: RowFile) -> RowFile:
+    """Rows without a label as rows with label 1."""
+    one = pl.lit("1").alias("value")
+    return dataclasses.replace(
+        file,
+        fast=file.fast.with_columns(one),
+        slow=lambda: (batch.with_columns(one) for batch in file.slow()),
+    )
+
+
+def _event(weights: dict[str, float]) -> ValueKind:
+    def parse(value: pl.Expr) -> pl.Expr:
+        text = value.cast(pl.String).str.strip_chars()
+        return text.replace_strict(weights, default=None, return_dtype=pl.Float32)
+
+    return ValueKind("event", f"one of {', '.join(weights)}", parse)
+
+
+def _values_found(files: list[RowFile]) -> list[str]:
+    """The distinct values of a log, the most frequent first; none where it is damaged."""
     text = pl.col("value").cast(pl.String).str.strip_chars()
     try:
         counts = pl.concat(file.fast.select(text) for file in files).collect()["value"]
     except DAMAGE:  # which reading the rows will explain
-        return
-    found = counts.drop_nulls().value_counts(sort=True)["value"].to_list()
+        return []
+    return counts.drop_nulls().value_counts(sort=True)["value"].to_list()
+
+
+def _listed(values: list[str]) -> str:
+    return ", ".join(values[:MOST_SHOWN]) + (" ..." if len(values) > MOST_SHOWN else "")
+
+
+def _check_positive_values(files: list[RowFile], rows: InteractionsConfig) -> None:
+    """Refuse a positive value that no row has."""
+    found = _values_found(files)
     for value in rows.positive_values or ():
-        if value not in found:
-            more = " ..." if len(found) > MOST_SHOWN else ""
+        if found and value not in found:
             raise DataError(
                 f"data.interactions.positive_values: no row has {value!r} in the column "
-                f"{rows.label!r}; found: {', '.join(found[:MOST_SHOWN])}{more}"
+                f"{rows.label!r}; found: {_listed(found)}"
             )
+
+
+def _check_events(files: list[RowFile], rows: InteractionsConfig) -> None:
+    """Refuse kinds of events without a weight, and weights of kinds that no row has."""
+    found, place = _values_found(files), "data.interactions.event_weights"
+    for kind in rows.event_weights:
+        if found and kind not in found:
+            raise DataError(
+                f"{place}: no row has {kind!r} in the column {rows.event!r}; "
+                f"found: {_listed(found)}"
+            )
+    if left := [kind for kind in found if kind not in rows.event_weights]:
+        raise DataError(
+            f"{place}: no weight for {_listed(left)} in the column {rows.event!r}: give each kind "
+            "of event one; rows of weight 0 are left out"
+        )
 
 
 def _template(title: str) -> tuple[str, tuple[str, ...]]:
