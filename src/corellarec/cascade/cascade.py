@@ -167,7 +167,8 @@ class Cascade:
         Returns:
             The table, with ``p`` (0 to 1), ``p_crm``, ``p_llm`` (null where the language model was
             not asked), ``source`` (``crm``, ``blend`` or ``llm``), and ``entropy`` (nats) of
-            ``p_crm``.
+            ``p_crm``. Of a log without negatives ``p`` is that of a positive among drawn negatives,
+            and ``p_next`` that of the user's next interaction being with the item.
 
         Raises:
             DataError: If a column is missing, a value cannot be used, or an item is not known.
@@ -212,7 +213,8 @@ class Cascade:
 
         Returns:
             One row per user and rank: ``user`` (str), ``rank`` (1 is best), ``item`` (str), ``p``,
-            ``p_crm``, ``p_llm``, ``source``.
+            ``p_crm``, ``p_llm``, ``source``; of a log without negatives ``p_next``, which orders
+            the items.
 
         Raises:
             ValueError: If ``k`` is below 1, or there are no users.
@@ -233,7 +235,9 @@ class Cascade:
         size = max(1, CHUNK // max(1, len(items)))
         for start in range(0, len(ids), size):
             part = slice(start, start + size)
-            head = promising(log, score, user[part], items, k, exclude_seen=exclude_seen)
+            head = promising(
+                log, score, self._router, user[part], items, k, exclude_seen=exclude_seen
+            )
             prediction = self._route(self._known(log, head.samples, head.crm_logit))
             found.append(ranked(log, ids[part], head, prediction, k))
         return pl.concat(found)

@@ -66,6 +66,8 @@ def predict_file(
     table = table.rename(ours)
     require_columns(table.head(0).collect(), str(source), ("user", "item"))
     schema |= dict.fromkeys(OUTPUT_COLUMNS, pl.Float64) | {"source": pl.String}
+    if cascade.log.negatives:
+        schema["p_next"] = pl.Float64()
     pairs = unknown = routed = 0
     before = cascade.models.unanswered
     failure: Exception | None = None

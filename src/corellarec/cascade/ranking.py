@@ -11,7 +11,8 @@ from torch import Tensor
 
 from corellarec.base.errors import DataError
 from corellarec.base.metrics import Floats
-from corellarec.cascade.prediction import Prediction
+from corellarec.cascade.prediction import Prediction, order_of
+from corellarec.cascade.router import Router
 from corellarec.cascade.tables import numbers_of
 from corellarec.data.log import Log, Samples
 
@@ -55,6 +56,7 @@ class Head:
 def promising(
     log: Log,
     crm_logits: Callable[[Samples], Floats],
+    router: Router,
     users: Tensor,
     items: Tensor,
     k: int,
@@ -66,6 +68,7 @@ def promising(
     Args:
         log: Histories.
         crm_logits: Scores samples.
+        router: Its calibration of the CRM counts where negatives were drawn.
         users: ``(users,)`` int64 numbers, -1 for a new user.
         items: ``(items,)`` int64 numbers of the candidates.
         k: Items that will be ranked.
@@ -74,13 +77,16 @@ def promising(
     user, item = users.repeat_interleave(len(items)), items.repeat(len(users))
     samples = log.candidates(user, item)
     logit = crm_logits(samples).reshape(len(users), len(items))
+    order = logit
+    if log.negatives:  # calibrated, so that it can be added to
+        order = router.crm(logit) + log.log_q[items.numpy()]
     if exclude_seen:
         for row, number in enumerate(users.tolist()):
             if number >= 0:
-                logit[row, np.isin(items.numpy(), log.items_of(number))] = -np.inf
-    best = np.argsort(-logit, axis=1, kind="stable")[:, : max(MIN_HEAD, 2 * k)]
+                order[row, np.isin(items.numpy(), log.items_of(number))] = -np.inf
+    best = np.argsort(-order, axis=1, kind="stable")[:, : max(MIN_HEAD, 2 * k)]
     place = (np.arange(len(users))[:, None] * len(items) + best).ravel()
-    place = place[np.isfinite(logit.ravel()[place])]
+    place = place[np.isfinite(order.ravel()[place])]
     return Head(place // len(items), samples[torch.from_numpy(place)], logit.ravel()[place])
 
 
@@ -88,19 +94,23 @@ def ranked(log: Log, ids: pl.Series, head: Head, prediction: Prediction, k: int)
     """The ``k`` best of each user's head by the cascade's answer.
 
     Returns:
-        ``user``, ``rank`` (1 is best), ``item``, ``p``, ``p_crm``, ``p_llm``, ``source``.
+        ``user``, ``rank`` (1 is best), ``item``, ``p``, ``p_crm``, ``p_llm``, ``source``, and
+        ``p_next`` where negatives were drawn, which then orders them.
     """
+    item = head.samples.item.numpy()
+    more = ["p_next"] if log.negatives else []
     table = pl.DataFrame(
         {
             "place": head.user,
             "user": ids.gather(head.user),
-            "item": log.items["id"].gather(head.samples.item.numpy()),
+            "item": log.items["id"].gather(item),
+            "order": order_of(log, item, prediction.p),
         }
     )
     return (
         pl.concat([table, prediction.to_frame()], how="horizontal")
-        .sort("place", -pl.col("p"), maintain_order=True)
+        .sort("place", -pl.col("order"), maintain_order=True)
         .with_columns(rank=pl.int_range(1, pl.len() + 1).over("place"))
         .filter(pl.col("rank") <= k)
-        .select("user", "rank", "item", "p", "p_crm", "p_llm", "source")
+        .select("user", "rank", "item", "p", "p_crm", "p_llm", "source", *more)
     )

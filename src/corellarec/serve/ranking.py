@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from corellarec.cascade.prediction import order_of
 from corellarec.cascade.ranking import MIN_HEAD
 from corellarec.serve.answers import in_time, route, write
 from corellarec.serve.histories import UserHistory
@@ -49,11 +50,13 @@ async def _recommend(
             candidates=[], degraded=user.stale, model=model.version, request_id=request_id
         )
     scored = await ask_crm(service, service.rankings, model, body.user, items, deadline, user)
-    head = np.argsort(-scored.p_crm, kind="stable")[: max(MIN_HEAD, 2 * body.k)]
+    order = order_of(model.log, items, scored.p_crm)
+    head = np.argsort(-order, kind="stable")[: max(MIN_HEAD, 2 * body.k)]
     ids = model.log.items["id"].gather(items[head]).to_list()
     asked = Asked(request_id, body.user, history is None, ids, deadline)
     found = await route(service, now, asked, scored[head], items[head])
-    best = np.argsort(-found.p, kind="stable")[: body.k]
+    order = order_of(model.log, items[head], found.p)
+    best = np.argsort(-order, kind="stable")[: body.k]
     answer = write(
         service, model, [ids[i] for i in best], found[best], request_id, explained=body.explain
     )
