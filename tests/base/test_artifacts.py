@@ -125,7 +125,7 @@ def test_other_types_are_another_versions(tmp_path, change, message):
 
 
 def test_a_file_that_is_absent_or_no_json_is_named(tmp_path):
-    with pytest.raises(ArtifactError, match=r"x\.json is not there: delete it and run the command"):
+    with pytest.raises(ArtifactError, match=r"x\.json is not there: delete it; `corellarec run"):
         read_json(tmp_path / "x.json", Facts)
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(ArtifactError, match=r"x\.json is damaged"):
@@ -211,3 +211,15 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     assert path.read_text() == "old"
     assert victim.read_text() == "precious"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["victim", "x"]
+
+
+def test_what_is_missing_names_the_command_that_writes_it(tmp_path):
+    with pytest.raises(ArtifactError, match="`corellarec run --resume --out RUN` writes it again"):
+        read_manifest(tmp_path / "run" / "stage1")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text("")
+    for read in (read_manifest, lambda path: read_json(path, dict)):
+        with pytest.raises(ArtifactError) as error:
+            read(tmp_path / "run" / "stage1")
+        command = f"corellarec run --resume --out {tmp_path / 'run'}"
+        assert f"`{command}` writes it again" in str(error.value)

@@ -28,7 +28,7 @@ def tensors(tmp_path):
 
 
 def refused(read, path, *arguments):
-    with pytest.raises(ArtifactError, match=r"delete .* and run the command") as error:
+    with pytest.raises(ArtifactError, match=r"delete .*; `corellarec run") as error:
         read(path, *arguments)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)

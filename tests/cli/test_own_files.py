@@ -110,6 +110,32 @@ def test_movietweetings_from_init_data_to_a_report(
     scored = pl.read_csv(tmp_path / "scored.csv")
     assert scored.columns[:5] == [*ratings.columns, "p"]
     assert scored["p"].is_between(0, 1).all()
+    # Later rows and new items, in the log's own columns, too.
+    ratings.head(9).with_columns(rating_timestamp=pl.col("rating_timestamp") + 10**8).write_csv(
+        tmp_path / "later.csv"
+    )
+    movies.head(2).with_columns(movie_id=pl.Series(["new1", "new2"])).write_csv(
+        tmp_path / "new.csv"
+    )
+    pairs = ratings.head(2).with_columns(movie_id=pl.Series(["new1", "new2"]))
+    pairs.write_csv(tmp_path / "pairs.csv")
+    again = ["predict", tmp_path / "run", tmp_path / "pairs.csv", "-o", tmp_path / "scored.csv"]
+    code, _, err = call(monkeypatch, capsys, *again, "--events", tmp_path / "later.csv",
+                        "--items", tmp_path / "new.csv")  # fmt: skip
+    assert code == 0, err
+    assert "9 new interactions from" in err
+    assert "2 new items from" in err
+    # Ours, still; and what is neither is said in the log's words.
+    ours = pl.DataFrame({"user": ["u"], "item": ["new1"], "label": [1]})
+    ours.write_csv(tmp_path / "later.csv")
+    code, _, err = call(monkeypatch, capsys, *again, "--events", tmp_path / "later.csv",
+                        "--items", tmp_path / "new.csv")  # fmt: skip
+    assert code == 0, err
+    assert "1 new interactions from" in err
+    ours.drop("label").write_csv(tmp_path / "later.csv")
+    code, _, err = call(monkeypatch, capsys, *again, "--events", tmp_path / "later.csv")
+    assert code == 2
+    assert "no column 'user_id'" in err
 
 
 @pytest.mark.parametrize("spelling", ["dat", "csv"])

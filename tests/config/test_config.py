@@ -204,3 +204,20 @@ def test_texts_hold_no_nul():
     for setting in ('data.path="a\\u0000b"', 'llm.lora.target_modules=["a\\u0000"]'):
         with pytest.raises(ConfigError, match="holds the character NUL"):
             load_config(settings=[setting])
+
+
+@pytest.mark.parametrize("text", ["0.7,0.2,0.1", "0.7, 0.2, 0.1", "[0.7, 0.2, 0.1]"])
+def test_lists_of_numbers_need_no_brackets(text):
+    assert load_config(settings=[f"data.split={text}"]).data.split == (0.7, 0.2, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("half", r"data\.split: a list in brackets, such as \[0\.8, .*, found 'half'$"),
+        ("0.7,0.3", r"data\.split: 2 values are too few, found \[0\.7, 0\.3\]$"),
+    ],
+)
+def test_what_is_no_list_says_how_one_is_written(text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(settings=[f"data.split={text}"])

@@ -78,7 +78,7 @@ def test_it_is_read_as_peft_reads_it(saved, tiny_llm):
 def test_only_a_plain_lora_is_read(saved, tiny_llm, setting, value):
     path = saved / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {setting: value}))
-    with pytest.raises(ArtifactError, match=r": delete .* and run the command") as error:
+    with pytest.raises(ArtifactError, match=r": delete .*; `corellarec run") as error:
         load_adapter(model(tiny_llm), saved)
     assert "\n" not in str(error.value)
 

@@ -130,23 +130,27 @@ def write_json(path: Path, value: "DataclassInstance") -> None:
     write_text(path, json.dumps(to_tree(value), indent=1) + "\n")
 
 
-def read_json(
-    path: Path,
-    kind: type[T],
-    *,
-    remedy: str = "delete it and run the command that writes it again",
-) -> T:
+def writes_again(path: Path) -> str:
+    """The command that writes a file or directory of a run again, for messages."""
+    runs = (above for above in path.parents if (above / "config.toml").is_file())
+    run = next(runs, "RUN")
+    return f"`corellarec run --resume --out {run}` writes it again"
+
+
+def read_json(path: Path, kind: type[T], *, remedy: str = "") -> T:
     """Read a dataclass that :func:`write_json` wrote; types are checked, not converted.
 
     Args:
         path: The file.
         kind: The dataclass. Fields of the file that it has not are left out.
-        remedy: What to do where the file cannot be used, for messages.
+        remedy: What to do where the file cannot be used, for messages; by default it is deleted,
+            and its run gone on with.
 
     Raises:
         ArtifactError: If the file is missing or damaged, or lacks a field or has one of another
             type, as another version of this program may have written it.
     """
+    remedy = remedy or f"delete it; {writes_again(path)}"
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
     except FileNotFoundError as error:
@@ -230,8 +234,8 @@ def read_manifest(directory: Path, *, verify: bool = True) -> dict[str, Any]:
     """
     if not (directory / MANIFEST).is_file():
         kind = "is incomplete (no manifest.json)" if directory.exists() else "is not there"
-        raise ArtifactError(f"{directory} {kind}: run the command that writes it again")
-    path, remedy = directory / MANIFEST, f"delete {directory} and run again"
+        raise ArtifactError(f"{directory} {kind}: {writes_again(directory)}")
+    path, remedy = directory / MANIFEST, f"delete {directory}; {writes_again(directory)}"
     text = read_sealed(path, remedy)
     try:
         manifest = json.loads(text)

@@ -1,7 +1,9 @@
 """Progress: lines, spinners and bars, all on stderr."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 
 from rich.console import Console
 from rich.progress import (
@@ -11,6 +13,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+LINE_SECONDS = 30.0  # between two lines of progress in a log file
 
 
 class Display:
@@ -40,7 +44,13 @@ class Display:
 
     @contextmanager
     def bar(self, title: str) -> Iterator[Callable[[int, int, str], None]]:
-        """A progress bar; the yielded function takes (done, total, message)."""
+        """A progress bar; the yielded function takes (done, total, message).
+
+        Where the console is no terminal, as in a log file, a line about every 30 s takes its place.
+        """
+        if not self.quiet and not self.console.is_terminal:
+            yield _Lines(self, title)
+            return
         bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -49,7 +59,7 @@ class Display:
             TextColumn("{task.fields[message]}"),
             console=self.console,
             transient=True,
-            disable=self.quiet or not self.console.is_terminal,
+            disable=self.quiet,
         )
         with bar:
             task = bar.add_task(title, total=None, message="")
@@ -71,6 +81,30 @@ class Display:
                 report(done, total, "")
 
             yield more
+
+
+class _Lines:
+    """Progress as lines: how much is done, how fast, and when it ends."""
+
+    def __init__(self, display: Display, title: str) -> None:
+        self.display, self.title = display, title
+        self.began = self.said = time.monotonic()
+        self.first: int | None = None  # a resumed stage begins in the middle
+
+    def __call__(self, done: int, total: int, message: str) -> None:
+        now = time.monotonic()
+        if self.first is None:
+            self.began, self.first = now, done
+        if now - self.said < LINE_SECONDS or done <= self.first:
+            return
+        self.said = now
+        rate = (done - self.first) / (now - self.began)
+        left = timedelta(seconds=round((total - done) / rate))
+        end = datetime.now().astimezone() + left
+        self.display.say(
+            f"{self.title}: {done:,} of {total:,}, {rate:,.3g} a second, {left} left, "
+            f"until {end:%H:%M}" + (f"; {message}" if message else "")
+        )
 
 
 def say_warnings(console: Console, warnings: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ from polars.exceptions import PanicException, PolarsError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from corellarec.base.artifacts import writes_again
 from corellarec.base.errors import ArtifactError
 
 Columns = Mapping[str, pl.DataType]
@@ -25,9 +26,7 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 def unusable(path: Path, what: str) -> ArtifactError:
     """The error of a stored file that cannot be used, with its remedy."""
-    return ArtifactError(
-        f"{path}: {what}: delete {path.parent} and run the command that writes it again"
-    )
+    return ArtifactError(f"{path}: {what}: delete {path.parent}; {writes_again(path.parent)}")
 
 
 def read_stored(path: Path, columns: Columns) -> pl.DataFrame:

@@ -1,6 +1,9 @@
 """Commands that use a fitted cascade, and the audit of any two scores."""
 
+from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,18 +20,24 @@ from corellarec.cli.options import (
 )
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from corellarec.cascade.cascade import Cascade
+    from corellarec.config import DataConfig
 
 Events = Annotated[
     Path | None,
     typer.Option(
-        help="CSV or Parquet file of interactions after training: user, item, label or rating, "
-        "and perhaps time; they enter the histories."
+        help="File of interactions after training, which enter the histories: in the columns of "
+        "the run's own log, or CSV or Parquet of user, item, label or rating, and perhaps time."
     ),
 ]
 Items = Annotated[
     Path | None,
-    typer.Option(help="CSV or Parquet file of new items: id, title and features."),
+    typer.Option(
+        help="File of new items: in the columns of the run's own items, or CSV or Parquet of id, "
+        "title and features."
+    ),
 ]
 Trust = Annotated[
     str | None,
@@ -131,7 +140,7 @@ def predict(
         server_job_timeout_s=server_job_timeout,
         on_server_error=on_server_error.value,
     )
-    _bring_up_to_date(cascade, items, events)
+    _bring_up_to_date(cascade, run, items, events)
     with Display(error_console(), quiet=as_json).waiting(f"scoring {source}"):
         found = predict_file(cascade, source, output, names=_log_columns(run))
     verdict = explain(cascade.router)
@@ -152,13 +161,20 @@ def predict(
     say(f"Cascade: {verdict}.")
 
 
-def _log_columns(run: Path) -> dict[str, str]:
-    """What a run's own log calls the columns ``user``, ``item`` and ``time``."""
+def _own_tables(run: Path) -> "DataConfig | None":
+    """How the tables of a run are described; None for a saved cascade, or a known layout."""
     from corellarec.run.records import CONFIG, read_run_config
 
-    if not (run / CONFIG).is_file():  # a saved cascade
-        return {}
-    log = read_run_config(run).data.interactions
+    if not (run / CONFIG).is_file():
+        return None
+    data = read_run_config(run).data
+    return data if data.interactions else None
+
+
+def _log_columns(run: Path) -> dict[str, str]:
+    """What a run's own log calls the columns ``user``, ``item`` and ``time``."""
+    data = _own_tables(run)
+    log = data.interactions if data else None
     return {name: getattr(log, name) for name in ("user", "item", "time")} if log else {}
 
 
@@ -187,7 +203,7 @@ def recommend(
     if output:
         check_name(output)
     cascade = Cascade.load(run, device=device, trust=trust, llm=llm)
-    _bring_up_to_date(cascade, items, events)
+    _bring_up_to_date(cascade, run, items, events)
     found = cascade.recommend(user, k, exclude_seen=not include_seen)
     titles = dict(zip(cascade.log.items["id"], cascade.log.titles, strict=True))
     if output:
@@ -199,11 +215,45 @@ def recommend(
         output_console().print(ranking_table(found, titles))
 
 
-def _bring_up_to_date(cascade: "Cascade", items: Path | None, events: Path | None) -> None:
+def _bring_up_to_date(
+    cascade: "Cascade", run: Path, items: Path | None, events: Path | None
+) -> None:
+    """Add items and events, in the columns of the run's own tables or in ours."""
+    from corellarec.data.sources.tables import read_more_items, read_more_rows
+
+    own = _own_tables(run)
     if items:
-        say(f"{cascade.add_items(items):,} new items from {items}")
+        read = partial(read_more_items, own) if own else None
+        table = _own_or_plain(items, read, ({"id", "item"}, {"title"}))
+        say(f"{cascade.add_items(table):,} new items from {items}")
     if events:
-        say(f"{cascade.observe(events):,} new interactions from {events}")
+        log = own.interactions if own else None
+        read = partial(read_more_rows, log, time_unit=own.time_unit) if own and log else None
+        table = _own_or_plain(events, read, ({"user"}, {"item"}, {"label", "rating"}))
+        say(f"{cascade.observe(table):,} new interactions from {events}")
+
+
+def _own_or_plain(
+    path: Path, read: "Callable[[Path], pl.DataFrame] | None", plain: tuple[set[str], ...]
+) -> "pl.DataFrame | Path":
+    """A table in the columns of the run's own, or the file where it has one of each of ``plain``.
+
+    Raises:
+        DataError: If it is neither; of a run with tables of its own, what these lack is said.
+    """
+    from corellarec.base.errors import DataError
+    from corellarec.base.frames import scan_table
+
+    if read is None:
+        return path
+    try:
+        return read(path)
+    except DataError:
+        with suppress(DataError):  # such as a file that only the run's settings can read
+            found = set(scan_table(path).collect_schema().names())
+            if all(found & names for names in plain):
+                return path
+        raise
 
 
 def audit(

@@ -21,6 +21,12 @@ def explain(detail: Any, settings: type[Section] = Config) -> str:  # noqa: ANN4
         return f"unknown setting {place!r}" + suggestion(place, known, siblings)
     if detail["type"] == "model_type":
         return f"{place}: is a section of settings, found the value {detail['input']!r}"
+    if detail["type"] == "tuple_type":
+        wanted = 'a list in brackets, such as [0.8, 0.1, 0.1] or ["a", "b"]'
+        return f"{place}: {wanted}, found {shorten(detail['input'])}"
+    if detail["type"] == "missing" and isinstance(detail["loc"][-1], int):
+        whole = place.rpartition(".")[0]
+        return f"{whole}: {len(detail['input'])} values are too few, found {detail['input']}"
     message = detail["msg"].removeprefix("Value error, ")
     shown = "ctx" in detail and not isinstance(detail["input"], dict)
     return f"{place}: {message}" + (f" (found {shorten(detail['input'])})" if shown else "")

@@ -1,5 +1,6 @@
 """Settings from a preset, TOML files and ``--set key=value``, each on top of the one before."""
 
+import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -12,6 +13,8 @@ from corellarec.base.errors import ConfigError
 from corellarec.base.inputs import DEEPEST, parse_toml, read_toml
 from corellarec.config.explain import explain, suggestion
 from corellarec.config.schema import Config
+
+NUMBERS = re.compile(r"[-+.\deE\s]+(,[-+.\deE\s]+)+")  # a list without its brackets
 
 
 def preset_names() -> list[str]:
@@ -150,6 +153,8 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
     key, separator, text = setting.partition("=")
     if not separator:
         raise ConfigError(f"--set {setting!r}: expected key=value, such as cascade.budget=0.2")
+    if NUMBERS.fullmatch(text):
+        text = f"[{text}]"
     try:
         value = parse_toml(f"value = {text}", f"--set {setting!r}")["value"]
     except ConfigError:

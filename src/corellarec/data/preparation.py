@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from corellarec.base.artifacts import MANIFEST, read_json, read_manifest
+from corellarec.base.artifacts import MANIFEST, read_json, read_manifest, writes_again
 from corellarec.base.numbers import Finite, Positive
 from corellarec.config import DataConfig, NegativesConfig
 from corellarec.data.levels import MAX_DISTINCT
@@ -208,7 +208,7 @@ def read_preparation(directory: Path) -> Preparation:
         ArtifactError: If it is missing, incomplete or damaged, or another version wrote it.
     """
     read_manifest(directory)
-    remedy = f"delete {directory} and run the command that writes it again"
+    remedy = f"delete {directory}; {writes_again(directory)}"
     return read_json(directory / MANIFEST, Preparation, remedy=remedy)
 
 

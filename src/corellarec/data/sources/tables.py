@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import re
+from pathlib import Path
 from typing import Literal
 
 import polars as pl
@@ -19,6 +20,7 @@ from corellarec.config import (
 from corellarec.data.features import check_fields
 from corellarec.data.raw import NO_USERS, Field, RawLog
 from corellarec.data.row_files import RowFile, ValueKind, plain_number, rating, readable_batches
+from corellarec.data.rows import read_rows
 from corellarec.data.sources.scan import own_files, scan_table
 from corellarec.data.times import time_parser
 from corellarec.data.unpacked import check_unpacked
@@ -47,22 +49,14 @@ def read_tables(config: DataConfig) -> RawLog:
         check_file(file)
         with readable(file):
             check_unpacked(file, config.max_unpacked_mb)
-    value = rows.event if rows.is_implicit else rows.rating or rows.label
-    columns = {"user": rows.user, "item": rows.item, "value": value, "time": rows.time}
-    if rows.split:
-        columns["split"] = rows.split
-    files = scan_table(rows, columns, "interactions")
-    if not value:
-        files = [_all_positive(file) for file in files]
-    kind = rating(rows.decimal) if rows.rating else _label(rows.positive_values)
+    files = _scan_log(rows)
     if rows.positive_values:
         _check_positive_values(files, rows)
     if rows.event:
-        kind = _event(rows.event_weights)
         _check_events(files, rows)
     warnings: list[str] = []
     return RawLog(
-        files=tuple(dataclasses.replace(file, value=kind) for file in files),
+        files=tuple(dataclasses.replace(file, value=_kind(rows)) for file in files),
         users=_features(users, rows, "user", config.time_unit, warnings) if users else NO_USERS,
         items=_features(items, rows, "item", config.time_unit, warnings),
         user_fields=_fields(users) if users else (),
@@ -74,6 +68,56 @@ def read_tables(config: DataConfig) -> RawLog:
         time_zone=rows.time_zone,
         warnings=tuple(warnings),
     )
+
+
+def read_more_rows(config: InteractionsConfig, path: Path, time_unit: str) -> pl.DataFrame:
+    """Interactions of another file, in the columns of one's own log.
+
+    Returns:
+        ``user``, ``item`` (str), ``rating`` or ``label`` (float), ``time`` (datetime, UTC).
+
+    Raises:
+        DataError: If a column is missing, or a row cannot be read.
+    """
+    log = config.model_copy(
+        update={"files": str(path), "database": None, "query": None, "split": None}
+    )
+    files = [dataclasses.replace(file, value=_kind(log)) for file in _scan_log(log)]
+    rows = read_rows(files, time_unit, 0, log.time_format, log.time_zone).table
+    if log.is_implicit:  # a kind of events may have the weight 0
+        rows = rows.filter(pl.col("value") > 0).with_columns(value=1.0)
+    return rows.select(
+        pl.col("user", "item").cast(pl.String),
+        pl.col("value").alias("rating" if log.rating else "label"),
+        pl.col("time").cast(pl.Datetime("us", "UTC")),
+    )
+
+
+def read_more_items(config: DataConfig, path: Path) -> pl.DataFrame:
+    """``id``, ``title`` and features of the items of another file, in the columns of one's own.
+
+    Raises:
+        DataError: If a column is missing, or a line malformed.
+    """
+    assert config.items is not None
+    assert config.interactions is not None
+    items = config.items.model_copy(update={"files": str(path), "database": None, "query": None})
+    return _features(items, config.interactions, "item", config.time_unit, [])
+
+
+def _scan_log(rows: InteractionsConfig) -> list[RowFile]:
+    value = rows.event if rows.is_implicit else rows.rating or rows.label
+    columns = {"user": rows.user, "item": rows.item, "value": value, "time": rows.time}
+    if rows.split:
+        columns["split"] = rows.split
+    files = scan_table(rows, columns, "interactions")
+    return files if value else [_all_positive(file) for file in files]
+
+
+def _kind(rows: InteractionsConfig) -> ValueKind:
+    if rows.event:
+        return _event(rows.event_weights)
+    return rating(rows.decimal) if rows.rating else _label(rows.positive_values)
 
 
 def _label(positive_values: tuple[str, ...] | None) -> ValueKind:
