@@ -70,7 +70,8 @@ def as_of(log: Log, split: str) -> Log:
     earlier = (pl.col("split") < number) | (
         (pl.col("split") == HISTORY_ONLY) & (pl.col("time").dt.epoch("us") < cut)
     )
-    return Log(log.rows.filter(earlier), log.users, log.items, log.features, log.history)
+    rows = log.rows.filter(earlier)
+    return Log(rows, log.users, log.items, log.features, log.history, log.ties, log.negatives)
 
 
 def ranking_task(
@@ -177,7 +178,12 @@ def positive_rows(log: Log, since: int | None = None) -> NDArray[np.int64]:
 
 
 def taken_items(log: Log) -> csr_array:
-    """``(users, items)`` bool: whether the user has a row of the item, whatever its label."""
+    """``(users, items)`` bool: whether the user has a row of the item, whatever its label.
+
+    Drawn negatives are none.
+    """
+    if log.negatives:
+        return csr_array(positive_items(log), dtype=bool)
     return csr_array(_matrix(log, torch.ones(len(log), dtype=torch.bool)), dtype=bool)
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from corellarec.base.artifacts import writing
+from corellarec.base.calibrate import LogisticMap, fit_logistic
 from corellarec.base.list_metrics import NOTHING
 from corellarec.base.metrics import Floats
 from corellarec.base.stored import read_stored
@@ -35,6 +36,9 @@ Stage = Literal["none", "stage1", "final"]
 class CrmScores:
     """A run's CRM on the candidates of a task.
 
+    Where negatives were drawn, a logit is calibrated on validation and corrected for the drawing
+    (:func:`corellarec.cascade.prediction.next_log_probability`); otherwise it is the CRM's own.
+
     Args:
         workspace: The run.
         task: What to rank, of the run's log.
@@ -44,6 +48,17 @@ class CrmScores:
     def __init__(self, workspace: Workspace, task: RankingTask, stage: Stage) -> None:
         self.task, self.model = task, trained_crm(workspace, 1 if stage == "stage1" else None)
         self.reader = build_reader(workspace.config.crm, task.log, workspace.device)
+        self.calibration = LogisticMap((1.0,), 0.0)
+        if (log := workspace.log).negatives:
+            rows = log.rows_of("validation")
+            logit = crm_logits(self.model, workspace.reader, log.samples(rows)).double().numpy()
+            self.calibration = fit_logistic(log.labels(rows).numpy(), logit)
+
+    def _logits(self, samples: Samples) -> Floats:
+        logit = crm_logits(self.model, self.reader, samples).double().numpy()
+        if self.task.log.negatives:
+            logit = _corrected(self.task, samples, self.calibration(logit))
+        return logit
 
     def of_all(self, rows: NDArray[np.int64]) -> Floats:
         """``(n, candidates)`` logits for places of users in the task."""
@@ -52,13 +67,12 @@ class CrmScores:
         samples = self.task.log.candidates(
             user.repeat_interleave(len(candidate)), candidate.repeat(len(user))
         )
-        logit = crm_logits(self.model, self.reader, samples)
-        return logit.reshape(len(rows), -1).double().numpy()
+        return self._logits(samples).reshape(len(rows), -1)
 
     def of_lists(self, lists: Lists) -> Floats:
         """``(users, places)`` logits; ``-inf`` where a list has ended."""
         samples, there = list_samples(self.task, lists)
-        return _in_lists(crm_logits(self.model, self.reader, samples).double().numpy(), there)
+        return _in_lists(self._logits(samples), there)
 
 
 def list_samples(task: RankingTask, lists: Lists) -> tuple[Samples, NDArray[np.bool_]]:
@@ -66,6 +80,11 @@ def list_samples(task: RankingTask, lists: Lists) -> tuple[Samples, NDArray[np.b
     there = lists.item != NOTHING
     user = np.broadcast_to(task.user[:, None], there.shape)[there]
     return task.log.candidates(torch.from_numpy(user), torch.from_numpy(lists.item[there])), there
+
+
+def _corrected(task: RankingTask, samples: Samples, logit: Floats) -> Floats:
+    """Logits of a positive among drawn negatives, as those of the user's next item."""
+    return logit + task.log.log_q[samples.item.numpy()]
 
 
 def _in_lists(logit: Floats, there: NDArray[np.bool_]) -> Floats:
@@ -98,7 +117,10 @@ def llm_logits(
         with writing(directory, facts) as unfinished:
             pl.DataFrame({"llm_logit": logit.numpy()}).write_parquet(unfinished / "lists.parquet")
     found = read_stored(directory / "lists.parquet", COLUMNS)["llm_logit"]
-    return _in_lists(found.cast(pl.Float64).to_numpy(), there), Cost(**facts["cost"])
+    logit = found.cast(pl.Float64).to_numpy()
+    if task.log.negatives:
+        logit = _corrected(task, samples, logit)
+    return _in_lists(logit, there), Cost(**facts["cost"])
 
 
 def list_scores(task: RankingTask, lists: Lists, expert: Floats, *, by_logit: bool) -> ListScores:
