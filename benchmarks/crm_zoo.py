@@ -7,9 +7,11 @@ done is kept under ``--out``, so that an interrupted benchmark goes on. MovieLen
     python benchmarks/crm_zoo.py [--preset ml-1m] [--models dcnv2,din] [--seeds N] [--data PATH]
         [--set section.key=value] [--out DIRECTORY] [--quick] [--json]
 
+``stream+fibinet`` is one CRM of two networks, blended on validation data.
 ``--quick`` trains one epoch of each on MovieLens-100K. There is no peer, and so no ratio.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,12 @@ SHOWN = ("auc", "log_loss", "accuracy")
 
 def measure(preset: str, model: str, seed: int, settings: list[str], out: Path) -> dict[str, Any]:
     """Train one model, or find it trained, and measure it on the test split."""
-    config = load_config(preset=f"{preset}/{model}", settings=[*settings, f"seed={seed}"])
+    first, *others = model.split("+")
+    settings = [*settings, f"seed={seed}"]
+    if others:
+        members = json.dumps([f"{preset}/{name}" for name in others])
+        settings += [f"crm.members={members}", "stage2.rows=0", "stage3.rows=0"]
+    config = load_config(preset=f"{preset}/{first}", settings=settings)
     directory = out / f"{model}-{seed}"
     training, crm = train_crm(config, directory), TrainedCrm(directory)
     rows = crm.log.rows_of("test")
@@ -49,20 +56,22 @@ def main() -> None:
     add_data_option(options)
     add_set_option(options)
     options.add_argument("--preset", default="ml-1m", help="ml-1m or ml-100k")
-    options.add_argument("--models", default=",".join(CRM_MODELS), help="models, by commas")
+    options.add_argument(
+        "--models", default=",".join(CRM_MODELS), help="by commas; A+B is one CRM of two"
+    )
     options.add_argument("--seeds", type=int, default=1, help="number of seeds")
     options.add_argument("--out", type=Path, help="None is runs/zoo-PRESET, or runs/zoo-quick")
     given = parse(options, quick={"preset": "ml-100k"})
     out = given.out or Path("runs", "zoo-quick" if given.quick else f"zoo-{given.preset}")
     settings = [*(["stage1.epochs=1"] if given.quick else []), *data_settings(given), *given.set]
-    print(f"{'':12} {'seed':>4} {'AUC':>21} {'log loss':>9} {'ACC':>7} {'valid':>7} {'s/epoch':>8}")
+    print(f"{'':24} {'seed':>4} {'AUC':>21} {'log loss':>9} {'ACC':>7} {'valid':>7} {'s/epoch':>8}")
     found = []
     for model in given.models.split(","):
         for seed in range(given.seeds):
             one = measure(given.preset, model, seed, settings, out)
             low, high = one["auc_interval"]
             print(
-                f"{model:12} {seed:4} {one['auc']:.4f} ({low:.4f}-{high:.4f}) "
+                f"{model:24} {seed:4} {one['auc']:.4f} ({low:.4f}-{high:.4f}) "
                 f"{one['log_loss']:9.4f} {one['accuracy']:7.4f} {one['validation_log_loss']:7.4f} "
                 f"{one['seconds_per_epoch']:8.1f}",
                 flush=True,

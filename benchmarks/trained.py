@@ -10,11 +10,12 @@ from corellarec.base.metrics import Floats
 from corellarec.config import Config
 from corellarec.crm.score import crm_logits
 from corellarec.evaluation.run import evaluate_run
+from corellarec.run.members import blend_members, train_members
 from corellarec.run.prepare import prepare_log
 from corellarec.run.records import read_run_config
-from corellarec.run.stages import train_stage
+from corellarec.run.stages import read_state, train_stage
 from corellarec.run.steps import run_steps
-from corellarec.run.weights import trained_crm
+from corellarec.run.weights import final_crm, trained_crm
 from corellarec.run.workspace import Workspace
 
 QUIET = Console(quiet=True)
@@ -43,17 +44,26 @@ def train_run(config: Config, directory: Path) -> None:
 
 
 def train_crm(config: Config, directory: Path) -> Training:
-    """Train stage 1 of a run, or find it done."""
-    workspace = Workspace(config, directory, QUIET)
+    """Train stage 1 of a run and the further networks of its CRM, or find them done.
+
+    Steps that another run beside ``directory`` has done are taken from there.
+    """
+    workspace = Workspace(config, directory, QUIET, neighbours=directory.parent)
     workspace.start()
     prepare_log(workspace)
     state = train_stage(workspace, 1)
     assert state is not None  # stage 1 is skipped for external CRMs alone
-    return Training(state.step, state.seconds, state.best["crm."])
+    train_members(workspace)
+    blended = blend_members(workspace)
+    if blended is None:
+        return Training(state.step, state.seconds, state.best["crm."])
+    states = [state, *(read_state(workspace, f"member{i}") for i in range(1, len(blended.names)))]
+    seconds = sum(one.seconds for one in states)
+    return Training(sum(one.step for one in states), seconds, blended.together)
 
 
 class TrainedCrm:
-    """The CRM that stage 1 of a run trained.
+    """The CRM that stage 1 of a run trained, with its members if it has some.
 
     Args:
         directory: Of the run.
@@ -65,10 +75,11 @@ class TrainedCrm:
 
     def __init__(self, directory: Path) -> None:
         run = Workspace(read_run_config(directory), directory, QUIET)
-        self.name, self.log, self._reader = directory.name, run.log, run.reader
-        self._model = trained_crm(run, stage=1)
+        self.name, self.log = directory.name, run.log
+        with_members = run.config.crm.members
+        self._crm = final_crm(run) if with_members else (trained_crm(run, stage=1), run.reader)
 
     def logits(self, rows: Tensor) -> Floats:
         """``(n,)`` logits of rows of the log."""
         samples = self.log.samples(rows)
-        return crm_logits(self._model, self._reader, samples).double().numpy()
+        return crm_logits(*self._crm, samples).double().numpy()

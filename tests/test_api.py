@@ -113,10 +113,10 @@ def test_a_logged_pair_is_not_told_its_own_label(cascade, fitted):
     latest = pairs.with_row_index().unique(["user", "item"], keep="last", maintain_order=True)
     kept = latest["index"].to_numpy()
     from corellarec.crm.score import crm_logits
-    from corellarec.run.weights import trained_crm
+    from corellarec.run.weights import final_crm
 
     workspace = fitted[0].workspace
-    logit = crm_logits(trained_crm(workspace), workspace.reader, log.samples(rows))
+    logit = crm_logits(*final_crm(workspace), log.samples(rows))
     expected = 1 / (1 + np.exp(-cascade.router.crm(logit.double().numpy())))
     found = cascade.predict(timed)["p_crm"].to_numpy()
     assert found == pytest.approx(expected, abs=2e-2)  # rows of the same second have no order

@@ -48,7 +48,9 @@ def _section(section: type[Section], name: str) -> Iterator[str]:
 
 
 def _section_of(annotation: Any) -> type[Section] | None:  # noqa: ANN401 (any type)
-    """The section that a field holds, or None where it holds a value."""
+    """The section that a field holds, or None where it holds a value, or a list of sections."""
+    if get_origin(annotation) is tuple:
+        return None
     kinds = get_args(annotation) or (annotation,)
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, Section)), None)
 
@@ -74,7 +76,7 @@ def _kind(annotation: Any, metadata: Iterable[Any] = ()) -> str:  # noqa: ANN401
     if origin is tuple:
         length = "" if Ellipsis in arguments else f" of {len(arguments)}"
         return f"list{length}, each: {_kind(arguments[0])}"
-    if origin is dict:
+    if origin is dict or (isinstance(annotation, type) and issubclass(annotation, Section)):
         return "table"
     bounds = [
         str(bound)

@@ -14,7 +14,7 @@ from corellarec.llm.score import Cost
 from corellarec.run import distill, scores
 from corellarec.run.prepare import prepare_log
 from corellarec.run.stages import drawn_rows, train_stage
-from corellarec.run.weights import trained_crm
+from corellarec.run.weights import final_crm
 from corellarec.run.workspace import STAGES, Workspace
 from corellarec.train.checkpoint import load_tensors
 
@@ -76,7 +76,7 @@ def test_the_best_on_validation_stays(run):
     assert losses["0.0"] == of_stages["best"]["crm."]
     assert not (run.directory / "distilling").exists()
     assert not list((run.directory / "scores").glob("*.pieces"))
-    crm = trained_crm(run).state_dict()
+    crm = final_crm(run)[0].state_dict()
     folder = "distilled" if found.weight else "stage2"
     weights = load_tensors(run.directory / folder, "model")
     assert all(torch.equal(weights[f"crm.{name}"], crm[name]) for name in crm)

@@ -134,7 +134,11 @@ def train(
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train one stage; continues an interrupted one. The stages before it must be done."""
+    """Train one stage; continues an interrupted one. The stages before it must be done.
+
+    Stage 1 trains all networks of the CRM.
+    """
+    from corellarec.run.members import train_members
     from corellarec.run.prepare import prepare_log
     from corellarec.run.stages import train_stage
 
@@ -143,6 +147,8 @@ def train(
         workspace.start()
         prepare_log(workspace)
         state = train_stage(workspace, stage)
+        if stage == 1:
+            train_members(workspace)
     if as_json:
         print_json(state)
 

@@ -1,7 +1,13 @@
 """Settings: one frozen, typed tree, read from presets, TOML files and ``--set``."""
 
 from corellarec.config.cascade import CascadeConfig, EvaluateConfig
-from corellarec.config.crm import CRM_MODELS, CrmConfig, ExternalConfig
+from corellarec.config.crm import (
+    CRM_MODELS,
+    CrmConfig,
+    ExternalConfig,
+    MemberConfig,
+    NetworkConfig,
+)
 from corellarec.config.data import (
     DataConfig,
     FeaturesConfig,
@@ -47,7 +53,9 @@ __all__ = [
     "LlmConfig",
     "LlmStageConfig",
     "LoraConfig",
+    "MemberConfig",
     "NegativesConfig",
+    "NetworkConfig",
     "Section",
     "Stage1Config",
     "Stage2Config",

@@ -1,10 +1,11 @@
 """Settings of the conventional recommender model (CRM)."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from corellarec.config.section import Dropout, Few, Length, Range, Section, Share, Width
+from corellarec.config.training import Stage1Config
 
 Widths = Annotated[tuple[Width, ...], Field(min_length=1, max_length=100)]  # a layer each
 
@@ -119,8 +120,8 @@ CRM_MODELS = ("lr", "fm", "deepfm", "xdeepfm", "autoint", "fibinet", "fignn", "d
               "finalmlp", "stream")  # fmt: skip
 
 
-class CrmConfig(Section):
-    """The conventional recommender model."""
+class NetworkConfig(Section):
+    """A conventional recommender model of one network."""
 
     model: str = "dcnv2"
     """``lr``, ``fm``, ``deepfm``, ``xdeepfm``, ``autoint``, ``fibinet``, ``fignn``, ``dcnv2``,
@@ -162,7 +163,7 @@ class CrmConfig(Section):
     external: ExternalConfig = ExternalConfig()
 
     @model_validator(mode="after")
-    def _is_known(self) -> "CrmConfig":
+    def _is_known(self) -> Self:
         if ":" in self.model:
             return self
         if self.model not in (*CRM_MODELS, "external"):
@@ -175,3 +176,39 @@ class CrmConfig(Section):
         if self.model == "external" and not self.external.scores:
             raise ValueError("model 'external' needs external.scores, the file of its scores")
         return self
+
+
+class MemberConfig(Section):
+    """A further network of the CRM, and how it is trained."""
+
+    crm: NetworkConfig
+    """Its settings, as in the section ``crm``."""
+    stage1: Stage1Config = Stage1Config()
+    """Its training, as in the section ``stage1``."""
+
+    @model_validator(mode="after")
+    def _is_trained_here(self) -> Self:
+        if self.crm.model not in CRM_MODELS:
+            raise ValueError(f"a member is one of {', '.join(CRM_MODELS)}, not {self.crm.model!r}")
+        return self
+
+
+class CrmConfig(NetworkConfig):
+    """The conventional recommender model."""
+
+    members: Annotated[tuple[MemberConfig, ...], Field(max_length=20)] = ()
+    """Further networks, blended with this one on validation data into one CRM: a preset's name such
+    as ``ml-1m/fibinet``, whose sections ``crm`` and ``stage1`` count, or a network's such as
+    ``dcnv2`` with default settings; or both sections as tables. The language model is aligned with
+    the first alone, and members may be added to a finished run."""
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if self.members and self.model == "external":
+            raise ValueError("members: an external CRM has none, blend its scores before")
+        return self
+
+    @property
+    def networks(self) -> tuple[NetworkConfig, ...]:
+        """This one and the members'."""
+        return (self.model_copy(update={"members": ()}), *(one.crm for one in self.members))

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from corellarec.base.errors import ConfigError
 from corellarec.base.inputs import DEEPEST, parse_toml, read_toml
+from corellarec.config.crm import CRM_MODELS
 from corellarec.config.explain import explain, suggestion
 from corellarec.config.schema import Config
 
@@ -48,11 +49,7 @@ def load_config(
                 f"no preset named {preset!r}; there are: {', '.join(preset_names())}"
                 + suggestion(preset, preset_names())
             )
-        base, _, model = preset.partition("/")
-        for name in (base, f"{base}/{model or 'dcnv2'}"):
-            source = resources.files("corellarec.config") / "presets" / f"{name}.toml"
-            if source.is_file():
-                tree = _stack(tree, parse_toml(source.read_text("utf-8"), f"preset {name}"))
+        tree = _preset(preset)
     for file in files:
         tree = _stack(tree, read_toml(file))
     settings = list(settings)
@@ -69,7 +66,7 @@ def parse_config(tree: Mapping[str, Any]) -> Config:
         ConfigError: If a key is unknown (with the nearest known key) or a value is not allowed.
     """
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(_with_members(tree))
     except ValidationError as error:
         raise ConfigError("; ".join(explain(detail) for detail in error.errors())) from error
 
@@ -115,6 +112,39 @@ def settings_tree(settings: Iterable[str]) -> dict[str, Any]:
 def to_toml(config: Config) -> str:
     """The full resolved configuration as TOML, which :func:`load_config` reads back equal."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def _preset(name: str) -> dict[str, Any]:
+    """The tree of one of :func:`preset_names`."""
+    base, _, model = name.partition("/")
+    tree: dict[str, Any] = {}
+    for part in (base, f"{base}/{model or 'dcnv2'}"):
+        source = resources.files("corellarec.config") / "presets" / f"{part}.toml"
+        if source.is_file():
+            tree = _stack(tree, parse_toml(source.read_text("utf-8"), f"preset {part}"))
+    return tree
+
+
+def _with_members(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree with the settings of members of the CRM in place of their names."""
+    crm = tree.get("crm")
+    if not isinstance(crm, dict) or not isinstance(crm.get("members"), list | tuple):
+        return dict(tree)
+    members = [_member(one) if isinstance(one, str) else one for one in crm["members"]]
+    return {**tree, "crm": {**crm, "members": members}}
+
+
+def _member(name: str) -> dict[str, Any]:
+    if name in CRM_MODELS:
+        return {"crm": {"model": name}}
+    if name not in preset_names():
+        known = [*CRM_MODELS, *preset_names()]
+        raise ConfigError(
+            f"crm.members: {name!r} is neither a network ({', '.join(CRM_MODELS)}) nor a preset"
+            + suggestion(name, known)
+        )
+    preset = _preset(name)
+    return {section: preset[section] for section in ("crm", "stage1") if section in preset}
 
 
 def _stack(below: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ class Architecture:
     """A CRM that comes with the package: its network, and what goes around it.
 
     Args:
-        network: Makes the network, with fresh weights, from ``(CrmConfig, FieldEncoder)``, or over
-            a stream from ``(CrmConfig, Features, torch.dtype)``.
+        network: Makes the network, with fresh weights, from ``(NetworkConfig, FieldEncoder)``, or
+            over a stream from ``(NetworkConfig, Features, torch.dtype)``.
         reads: Whether the network reads the fields of a sample, or a user's events as a stream.
         history: What ``crm.history = "auto"`` means.
         has_first_order: Whether a linear term, an encoder of width 1, is added to the logit.

@@ -10,9 +10,10 @@ from torch import nn
 
 from corellarec.base.device import pick_dtype
 from corellarec.base.errors import ConfigError
-from corellarec.config import CRM_MODELS, CrmConfig
+from corellarec.config import CRM_MODELS, CrmConfig, NetworkConfig
 from corellarec.crm.architecture import Architecture
 from corellarec.crm.batch import CrmBatch, CrmReader, Reader
+from corellarec.crm.ensemble import Ensemble, EnsembleReader
 from corellarec.crm.history import MeanPooling, TargetAttention, TransformerPooling
 from corellarec.crm.model import Crm, FieldEncoder
 from corellarec.crm.windows import StreamReader
@@ -38,6 +39,12 @@ def build_crm(config: CrmConfig, features: Features, device: torch.device) -> nn
     Raises:
         ConfigError: If settings do not go together, or a class of your own cannot be made.
     """
+    networks = [build_network(one, features, device) for one in config.networks]
+    return Ensemble(networks).to(device) if config.members else networks[0]
+
+
+def build_network(config: NetworkConfig, features: Features, device: torch.device) -> nn.Module:
+    """One network of a CRM, as :func:`build_crm`."""
     if ":" in config.model:
         return own_model(config, features).to(device)
     model, dtype = architecture(config.model), pick_dtype(config.dtype, device)
@@ -64,12 +71,18 @@ def build_crm(config: CrmConfig, features: Features, device: torch.device) -> nn
 
 def build_reader(config: CrmConfig, log: Log, device: torch.device) -> Reader:
     """What makes the batches of the configured CRM."""
+    readers = [network_reader(one, log, device) for one in config.networks]
+    return EnsembleReader(readers) if config.members else readers[0]
+
+
+def network_reader(config: NetworkConfig, log: Log, device: torch.device) -> Reader:
+    """What makes the batches of one network."""
     if config.model in CRM_MODELS and architecture(config.model).reads == "stream":
         return StreamReader(log, config.stream.window, device)
     return CrmReader(log, config.history_length, device, statistics=config.statistics)
 
 
-def _pooling(config: CrmConfig, model: Architecture) -> nn.Module:
+def _pooling(config: NetworkConfig, model: Architecture) -> nn.Module:
     dim = config.embedding_dim
     match model.history if config.history == "auto" else config.history:
         case "attention":
@@ -83,7 +96,7 @@ def _pooling(config: CrmConfig, model: Architecture) -> nn.Module:
             return MeanPooling()
 
 
-def own_model(config: CrmConfig, features: Features) -> nn.Module:
+def own_model(config: NetworkConfig, features: Features) -> nn.Module:
     """An instance of the user's class: ``Class(features, **options)``.
 
     It maps :class:`corellarec.crm.batch.CrmBatch` to :class:`corellarec.crm.model.CrmOutput` and

@@ -29,6 +29,7 @@ def evaluate_scores(
     name: str = "cascade",
     costs: Costs | None = None,
     ways: Mapping[str, Cut] | None = None,
+    networks: Mapping[str, Floats] | None = None,
 ) -> Evaluation:
     """Measure every way to use both models on test rows, against the calibrated CRM.
 
@@ -42,6 +43,7 @@ def evaluate_scores(
         costs: Of both models, for the table's costs.
         ways: Further ways to group the rows, such as those of
             :func:`~corellarec.evaluation.segments.cuts`.
+        networks: ``(n,)`` calibrated probabilities of each network of the CRM, if it is several.
     """
     answers = Answers(scores, router)
     figures = Figures(scores.label, scores.user, Bootstrap(scores.user, bootstrap, seed))
@@ -55,6 +57,10 @@ def evaluate_scores(
             *cost_of_rows(costs, answers.share(key), with_crm=kind != "llm"),
         )
         for key, (kind, title) in PREDICTORS.items()
+    ]
+    predictors += [
+        Predictor("crm", f"crm/{name}", f"{name} alone", [p], 0.0)
+        for name, p in (networks or {}).items()
     ]
     named = named_predictors(answers)
     return Evaluation(

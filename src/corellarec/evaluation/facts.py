@@ -47,18 +47,19 @@ def data_name(config: DataConfig) -> str:
 
 
 def training_curves(workspace: Workspace) -> dict[str, TrainingCurve]:
-    """How each stage of a run was trained, by its name."""
+    """How each stage of a run, and each further network of its CRM, was trained, by its name."""
+    names = [f"stage{stage}" for stage in STAGES if workspace.trains(stage)]
+    names += [f"member{number}" for number in range(1, len(workspace.config.crm.networks))]
     found = {}
-    for stage in STAGES:
-        if workspace.trains(stage):
-            state = read_state(workspace, stage)
-            found[f"stage{stage}"] = TrainingCurve(
-                step=state.step,
-                seconds=state.seconds,
-                best=state.best,
-                best_step=state.best_step,
-                history=tuple(state.history),
-            )
+    for name in names:
+        state = read_state(workspace, name)
+        found[name] = TrainingCurve(
+            step=state.step,
+            seconds=state.seconds,
+            best=state.best,
+            best_step=state.best_step,
+            history=tuple(state.history),
+        )
     return found
 
 

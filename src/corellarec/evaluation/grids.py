@@ -15,6 +15,7 @@ from corellarec.evaluation.parts import (
     Curves,
     DataFacts,
     Figure,
+    Network,
     NoHarm,
     PredictorRow,
     Segment,
@@ -31,6 +32,7 @@ from corellarec.evaluation.text import (
     percent,
     signed,
     signed_interval,
+    step_title,
 )
 
 METRICS = {
@@ -295,10 +297,23 @@ def cost_grid(costs: Costs) -> Grid:
     return _grid(["for a row", ""], rows)
 
 
+def network_grid(networks: Sequence[Network]) -> Grid:
+    """The networks of a CRM that is several."""
+    rows = [
+        [one.name, f"{one.weight:.2f}", number(one.alone), number(one.without), f"{one.ms:.4f}"]
+        for one in networks
+    ]
+    return _grid(["", "weight", "alone", "blend without it", "ms for a row"], rows)
+
+
 def training_grid(stages: Mapping[str, TrainingCurve]) -> Grid:
     """Steps and seconds of each stage."""
     rows = [
-        [name.replace("stage", "stage "), count(one.step), count(one.seconds)]
+        [
+            step_title(name),
+            count(one.step),
+            count(one.seconds),
+        ]
         for name, one in stages.items()
     ]
     return _grid(["", "steps", "seconds"], rows)

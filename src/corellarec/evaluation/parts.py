@@ -267,6 +267,25 @@ class DataFacts:
     splits: dict[str, Split]
 
 
+@dataclass(frozen=True)
+class Network:
+    """One network of a CRM that is several.
+
+    Args:
+        name: Its kind.
+        weight: Of its logit in the CRM's; 0 is one that is not computed.
+        alone: Validation log loss (nats) of the network alone, calibrated.
+        without: Validation log loss of the blend of all others.
+        ms: Milliseconds of the network for a row.
+    """
+
+    name: str
+    weight: float
+    alone: float
+    without: float
+    ms: float
+
+
 # Of a study alone.
 
 

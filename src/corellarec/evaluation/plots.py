@@ -21,6 +21,7 @@ from corellarec.evaluation.parts import (
     Segment,
     TrainingCurve,
 )
+from corellarec.evaluation.text import step_title
 
 COLOURS = colours()
 NAMES = {colour: name for name, colour in COLOURS.items()}
@@ -279,7 +280,7 @@ def reliability_figure(reliability: Mapping[str, Sequence[ReliabilityBin]]) -> s
 
 def training_figure(name: str, stage: TrainingCurve) -> str:
     """Validation log loss of each model over the steps of a stage."""
-    title = name.replace("stage", "Stage ")
+    title = step_title(name).capitalize()
     with _canvas(PANEL, 2.8) as canvas:
         axis = canvas.subplots()
         for model in ("crm", "llm"):

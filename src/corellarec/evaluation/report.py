@@ -57,8 +57,9 @@ def lead(result: Evaluation) -> str:
     parts = []
     if result.settings:
         crm, llm = result.settings["crm"], result.settings["llm"]
+        models = [crm["model"], *(member["crm"]["model"] for member in crm["members"])]
         parts.append(
-            f"{crm['model']} as the CRM, {llm['model']} as the LLM ({llm['layout']} layout)"
+            f"{' and '.join(models)} as the CRM, {llm['model']} as the LLM ({llm['layout']} layout)"
         )
     parts.append(rows_in_words(result))
     if isinstance(result, StudyResult):
@@ -213,6 +214,16 @@ def _facts(result: Evaluation) -> list[Section]:
     )
     if result.costs:
         found.append(Section("What a score costs", where, grids=(grids.cost_grid(result.costs),)))
+    if result.networks:
+        found.append(
+            Section(
+                "What each network of the CRM adds",
+                "The CRM is a weighted sum of the networks' logits, fitted on validation data; one "
+                "of weight 0 is not computed. Log loss is on validation, of each network alone and "
+                "of the blend without it; the table of quality has the test rows.",
+                grids=(grids.network_grid(result.networks),),
+            )
+        )
     if result.stages:
         taught = result.distillation
         found.append(

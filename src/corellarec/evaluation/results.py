@@ -19,6 +19,7 @@ from corellarec.evaluation.parts import (
     Curves,
     DataFacts,
     Distillation,
+    Network,
     NoHarm,
     PredictorRow,
     ReliabilityBin,
@@ -50,8 +51,9 @@ class Evaluation:
         data: The log.
         machine: Where it was measured.
         costs: Of both models.
-        stages: Training, by ``stage1``, ``stage2`` and ``stage3``.
+        stages: Training, by ``stage1``, ``stage2`` and ``stage3``, and ``member1`` and on.
         distillation: Of the CRM.
+        networks: Of a CRM that is several, the first first.
 
     Example:
         >>> import polars as pl
@@ -78,6 +80,7 @@ class Evaluation:
     costs: Costs | None = None
     stages: dict[str, TrainingCurve] = field(default_factory=dict)
     distillation: Distillation | None = None
+    networks: tuple[Network, ...] = ()
 
     def row(self, key: str) -> PredictorRow:
         """The table's row of a key.

@@ -5,22 +5,26 @@ from dataclasses import replace
 from pathlib import Path
 
 from corellarec.base.artifacts import read_sealed
+from corellarec.base.calibrate import fit_logistic
 from corellarec.base.errors import ArtifactError
 from corellarec.base.machine import machine
+from corellarec.base.metrics import Floats, sigmoid
 from corellarec.config import Config
+from corellarec.crm.build import network_reader
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Samples
 from corellarec.evaluation.evaluate import evaluate_scores
 from corellarec.evaluation.facts import data_facts, training_curves
-from corellarec.evaluation.parts import Costs, Distillation
+from corellarec.evaluation.parts import Costs, Distillation, Network
 from corellarec.evaluation.results import Evaluation
 from corellarec.evaluation.segments import cuts
 from corellarec.llm.count import paper_tokens, tokens_alone
 from corellarec.llm.load import load_tokenizer
 from corellarec.run.distill import Distilled, distill
 from corellarec.run.fit import fit
+from corellarec.run.members import blend_members
 from corellarec.run.scores import ScoredRows, scored_rows
-from corellarec.run.weights import trained_crm
+from corellarec.run.weights import final_crm, final_networks
 from corellarec.run.workspace import Workspace
 
 COST_SAMPLE = 300  # test rows whose prompts are encoded to compare the layouts' tokens
@@ -46,6 +50,7 @@ def _evaluate(workspace: Workspace) -> Evaluation:
     config = workspace.config
     test = scored_rows(workspace, "test", config.evaluate.test_rows)
     costs = measure_costs(workspace, test)
+    networks = _networks(workspace, test)
     with workspace.display.waiting("measuring, with bootstrap intervals"):
         found = evaluate_scores(
             test.scores,
@@ -56,6 +61,7 @@ def _evaluate(workspace: Workspace) -> Evaluation:
             name=str(workspace.directory),
             costs=costs,
             ways=cuts(workspace.log, test.rows, config.evaluate.groups),
+            networks={network.name: p for network, p in networks},
         )
     return replace(
         found,
@@ -64,6 +70,7 @@ def _evaluate(workspace: Workspace) -> Evaluation:
         machine=machine(workspace.device),
         stages=training_curves(workspace),
         distillation=_distillation(distilled),
+        networks=tuple(network for network, _ in networks),
     )
 
 
@@ -86,8 +93,8 @@ def measure_costs(workspace: Workspace, test: ScoredRows) -> Costs:
     samples = log.samples(test.rows[:: max(1, len(test.rows) // COST_SAMPLE)])
     crm_ms = None
     if not workspace.is_external:
-        crm, start = trained_crm(workspace), time.perf_counter()
-        crm_logits(crm, workspace.reader, log.samples(test.rows))
+        crm, start = final_crm(workspace), time.perf_counter()
+        crm_logits(*crm, log.samples(test.rows))
         crm_ms = 1e3 * (time.perf_counter() - start) / max(1, len(test.rows))
     return Costs(
         crm_ms=crm_ms,
@@ -95,6 +102,33 @@ def measure_costs(workspace: Workspace, test: ScoredRows) -> Costs:
         llm_tokens=cost.tokens / max(1, cost.samples),
         layout_tokens=layout_tokens(workspace, samples),
     )
+
+
+def _networks(workspace: Workspace, test: ScoredRows) -> list[tuple[Network, Floats]]:
+    """Each network of a CRM that is several, and its calibrated probabilities of the test rows."""
+    blended, log, found = blend_members(workspace), workspace.log, []
+    if blended is None:
+        return []
+    validation = log.rows_of("validation")
+    label = log.labels(validation).numpy()
+    trained = zip(final_networks(workspace), workspace.config.crm.networks, strict=True)
+    for number, (crm, config) in enumerate(trained):
+        reader = network_reader(config, log, workspace.device)
+        calibration = fit_logistic(
+            label, crm_logits(crm, reader, log.samples(validation)).double().numpy()
+        )
+        start = time.perf_counter()
+        logit = crm_logits(crm, reader, log.samples(test.rows)).double().numpy()
+        ms = 1e3 * (time.perf_counter() - start) / max(1, len(test.rows))
+        network = Network(
+            blended.names[number],
+            blended.weights[number],
+            blended.alone[number],
+            blended.without[number],
+            ms,
+        )
+        found.append((network, sigmoid(calibration(logit))))
+    return found
 
 
 def layout_tokens(workspace: Workspace, samples: Samples) -> dict[str, float]:

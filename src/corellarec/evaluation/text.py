@@ -72,3 +72,14 @@ def rows_in_words(result: Evaluation) -> str:
     if result.rows == split:
         return f"{result.rows:,} test rows of {users}"
     return f"{result.rows:,} random test rows (of {split:,}) of {users}"
+
+
+def step_title(name: str) -> str:
+    """The name of a training step in words.
+
+    Example:
+        >>> step_title("stage1")
+        'stage 1'
+    """
+    kind = name.rstrip("0123456789")
+    return f"{kind} {name.removeprefix(kind)}"

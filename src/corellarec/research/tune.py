@@ -16,7 +16,7 @@ from corellarec.base.artifacts import write_text
 from corellarec.base.errors import ConfigError
 from corellarec.config import CRM_MODELS, Config, with_settings
 from corellarec.crm.architecture import DEEP_LAYERS, Architecture
-from corellarec.crm.build import architecture, build_crm, build_reader
+from corellarec.crm.build import architecture, build_network, network_reader
 from corellarec.run.prepare import prepare_log
 from corellarec.run.records import difference, read_run_config
 from corellarec.run.stages import stage_seed
@@ -234,8 +234,8 @@ class Tuner:
         suggested = {name: suggest(trial, name) for name, suggest in self.space.items()}
         config = with_settings(self.workspace.config, suggested)
         set_seed(config.seed)
-        reader = build_reader(config.crm, self.workspace.log, self.workspace.device)
-        crm = build_crm(config.crm, self.workspace.log.features, self.workspace.device)
+        reader = network_reader(config.crm, self.workspace.log, self.workspace.device)
+        crm = build_network(config.crm, self.workspace.log.features, self.workspace.device)
         task = _ReportingTask(trial, crm, reader, self.workspace.log, config.stage1, config.seed)
         with TemporaryDirectory() as folder:
             state = train(

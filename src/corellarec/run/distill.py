@@ -54,7 +54,7 @@ def distill(workspace: Workspace) -> Distilled:
     if (facts := workspace.done(directory, key)) is not None:
         return Distilled(facts["weight"], facts["validation_log_loss"])
     before = 2 if workspace.trains(2) else 1
-    losses = {0.0: read_state(workspace, before).best["crm."]}
+    losses = {0.0: read_state(workspace, f"stage{before}").best["crm."]}
     where = {0.0: workspace.directory / f"stage{before}"}
     for weight in settings.weights:
         where[weight] = workspace.directory / "distilling" / f"weight-{weight}"

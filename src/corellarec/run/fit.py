@@ -16,9 +16,10 @@ from corellarec.cascade.store import Recipe, write_cascade
 from corellarec.data.preparation import read_preparation
 from corellarec.llm.lora import save_adapter, write_adapter
 from corellarec.llm.template import load_template
+from corellarec.run.members import blend_members
 from corellarec.run.scores import known_of, scored_rows
 from corellarec.run.stages import drawn_rows, read_state
-from corellarec.run.weights import load_tuned_adapter, trained_crm
+from corellarec.run.weights import final_crm, load_tuned_adapter
 from corellarec.run.workspace import Workspace
 
 
@@ -59,7 +60,9 @@ def fit(workspace: Workspace) -> Router:
     external = []
     if workspace.is_external:
         external = [sha256(Path(config.crm.external.scores or "").expanduser())]
-    key = workspace.key("cascade", *external)
+    blend_members(workspace)
+    members = [workspace.step_key("members")] if config.crm.members else []
+    key = workspace.key("cascade", *external, *members)
     if workspace.done(directory, key) is not None:
         return read_json(directory / "cascade.json", Recipe).router
     validation = scored_rows(workspace, "validation", config.cascade.validation_rows)
@@ -76,7 +79,7 @@ def fit(workspace: Workspace) -> Router:
         positive_rating=read_preparation(workspace.directory / "data").settings.positive_rating,
         seed=config.seed,
     )
-    crm = None if workspace.is_external else trained_crm(workspace)
+    crm = None if workspace.is_external else final_crm(workspace)[0]
     load_tuned_adapter(workspace)
     write_cascade(
         directory,
@@ -121,7 +124,7 @@ def export_adapter(workspace: Workspace, directory: Path) -> AdapterFacts:
     tuned = [stage for stage in (2, 3) if workspace.trains(stage)]
     if not tuned:
         raise ArtifactError(f"{workspace.directory} tuned no language model")
-    states = [read_state(workspace, stage) for stage in tuned]
+    states = [read_state(workspace, f"stage{stage}") for stage in tuned]
     load_tuned_adapter(workspace)
     config = workspace.config
     facts = AdapterFacts(

@@ -61,13 +61,12 @@ def stage_seed(workspace: Workspace, stage: int) -> int:
     return workspace.config.seed * 10 + stage
 
 
-def read_state(workspace: Workspace, stage: int) -> State:
-    """How stage 1, 2 or 3 was trained.
+def read_state(workspace: Workspace, name: str) -> State:
+    """How ``stage1`` to ``stage3``, or ``member1`` and on, was trained.
 
     Raises:
         ArtifactError: If it is not done, or damaged.
     """
-    name = f"stage{stage}"
     return _state(finished_step(workspace.directory / name, workspace.step_key(name)))
 
 

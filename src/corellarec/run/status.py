@@ -37,7 +37,7 @@ class Status:
         return [(step, found[step]) for step in STEPS if step in found]
 
 
-STEPS = ("data", "stage1", "stage2", "stage3", "distilled", "cascade", "evaluated")
+STEPS = ("data", "stage1", "stage2", "stage3", "distilled", "members", "cascade", "evaluated")
 
 
 def status(directory: Path) -> Status:
@@ -53,8 +53,9 @@ def status(directory: Path) -> Status:
             skipped[f"stage{stage}"] = why
     if config.distill.rows == 0 or config.crm.model == "external":
         skipped["distilled"] = "distill.rows = 0" if config.distill.rows == 0 else "external CRM"
+    absent = set(skipped) if config.crm.members else {*skipped, "members"}
     done = {
-        step: (directory / step / MANIFEST).exists() for step in STEPS[:-1] if step not in skipped
+        step: (directory / step / MANIFEST).exists() for step in STEPS[:-1] if step not in absent
     }
     done["evaluated"] = (directory / "metrics.json").exists()
     return Status(str(directory), config, done, skipped)
@@ -69,3 +70,10 @@ def why_skipped(config: Config, stage: int) -> str:
         return "the CRM is external"
     rows = {2: config.stage2.rows, 3: config.stage3.rows}.get(stage)
     return f"stage{stage}.rows = 0" if rows == 0 else ""
+
+
+def final_crm_step(config: Config) -> str:
+    """The step that leaves the CRM's first network as it is used in the end."""
+    if config.distill.rows:
+        return "distilled"
+    return "stage1" if why_skipped(config, 2) else "stage2"

@@ -2,6 +2,7 @@
 
     prepare        the log: labels, splits, features
     stages 1 to 3  the CRM; both models, aligned; the language model
+    members        further networks of the CRM (if configured)
     distill        the CRM again, toward the language model's answers (if configured)
     scores         the language model's logits of validation rows
     fit            calibration, blend and router on validation data
@@ -13,6 +14,7 @@ Every step finds its result if it is there already, and is a function of a
 from corellarec.cascade.fit import check_labels
 from corellarec.run.distill import distill
 from corellarec.run.fit import fit
+from corellarec.run.members import train_members
 from corellarec.run.prepare import prepare_log
 from corellarec.run.scores import rows_to_score
 from corellarec.run.stages import train_stage
@@ -34,6 +36,7 @@ def run_steps(workspace: Workspace) -> None:
         check_inputs(workspace)
         for stage in STAGES:
             train_stage(workspace, stage)
+        train_members(workspace)
         distill(workspace)
         if workspace.accelerator.is_main_process:
             fit(workspace)

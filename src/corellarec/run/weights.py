@@ -6,31 +6,67 @@ import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
+from corellarec.base.artifacts import read_json
 from corellarec.base.errors import ConfigError
-from corellarec.crm.build import build_crm
+from corellarec.config import NetworkConfig
+from corellarec.crm.batch import Reader
+from corellarec.crm.build import build_network, build_reader
+from corellarec.crm.ensemble import Blended, Ensemble
 from corellarec.crm.score import crm_logits
 from corellarec.run.records import finished_step
+from corellarec.run.status import final_crm_step
 from corellarec.run.workspace import Workspace
 from corellarec.train.checkpoint import load_tensors, load_trainable
 
+BLEND = "blend.json"
+
+
+def new_network(workspace: Workspace, config: NetworkConfig, seed: int) -> nn.Module:
+    """A network with fresh weights, drawn from a seed."""
+    set_seed(seed)
+    return build_network(config, workspace.log.features, workspace.device)
+
 
 def new_crm(workspace: Workspace) -> nn.Module:
-    """A CRM with fresh weights, drawn from the run's seed."""
-    set_seed(workspace.config.seed)
-    return build_crm(workspace.config.crm, workspace.log.features, workspace.device)
+    """The CRM's first network with fresh weights, drawn from the run's seed."""
+    return new_network(workspace, workspace.config.crm.networks[0], workspace.config.seed)
 
 
-def trained_crm(workspace: Workspace, stage: int | None = None) -> nn.Module:
-    """The CRM as stage 1 or 2 left it, or, without a stage, as it is used in the end.
+def trained_crm(workspace: Workspace, stage: int) -> nn.Module:
+    """The CRM's first network as stage 1 or 2 left it.
 
     Where stage 2 is not part of the run, stage 1's weights stand in.
     """
-    name = "stage2" if workspace.trains(2) and stage != 1 else "stage1"
-    if stage is None and workspace.config.distill.rows:
-        name = "distilled"
+    return _first(workspace, "stage2" if workspace.trains(2) and stage == 2 else "stage1")
+
+
+def _first(workspace: Workspace, step: str) -> nn.Module:
     crm = new_crm(workspace)
-    load_part(crm, workspace.directory / name, workspace.step_key(name), "crm.")
+    load_part(crm, workspace.directory / step, workspace.step_key(step), "crm.")
     return crm.eval()
+
+
+def final_networks(workspace: Workspace) -> list[nn.Module]:
+    """The CRM's networks, each as it is used in the end."""
+    found = [_first(workspace, final_crm_step(workspace.config))]
+    for number, network in enumerate(workspace.config.crm.networks[1:], 1):
+        name, crm = f"member{number}", new_network(workspace, network, 0)
+        load_part(crm, workspace.directory / name, workspace.step_key(name), "crm.")
+        found.append(crm.eval())
+    return found
+
+
+def final_crm(workspace: Workspace) -> tuple[nn.Module, Reader]:
+    """The CRM as it is used in the end, and what makes its batches."""
+    networks = final_networks(workspace)
+    reader = build_reader(workspace.config.crm, workspace.log, workspace.device)
+    if len(networks) == 1:
+        return networks[0], reader
+    directory = workspace.directory / "members"
+    finished_step(directory, workspace.step_key("members"))
+    blended = read_json(directory / BLEND, Blended)
+    crm = Ensemble(networks, blended.weights, blended.bias)
+    return crm.to(workspace.device).eval(), reader
 
 
 def load_tuned_adapter(workspace: Workspace) -> None:
@@ -59,7 +95,7 @@ def final_crm_logits(workspace: Workspace, rows: Tensor) -> Tensor:
     """``(n,)`` fp32: the final CRM's logit of validation or test rows."""
     if workspace.is_external:
         return workspace.external_logits[rows]
-    return crm_logits(trained_crm(workspace), workspace.reader, workspace.log.samples(rows))
+    return crm_logits(*final_crm(workspace), workspace.log.samples(rows))
 
 
 def stage1_logits(workspace: Workspace) -> Tensor:

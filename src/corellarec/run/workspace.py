@@ -20,7 +20,7 @@ from corellarec.base.errors import ConfigError
 from corellarec.base.lock import locked
 from corellarec.config import Config
 from corellarec.crm.batch import Reader
-from corellarec.crm.build import build_reader
+from corellarec.crm.build import network_reader
 from corellarec.crm.external import external_logits
 from corellarec.data.log import Log
 from corellarec.llm.layout import Layout, build_layout
@@ -36,10 +36,12 @@ from corellarec.run.records import (
     read_step,
     write_run_config,
 )
-from corellarec.run.status import why_skipped
+from corellarec.run.status import final_crm_step, why_skipped
 
 STAGES = (1, 2, 3)
-REFITTED = {"distill", "cascade", "evaluate"}  # sections that a finished run may change
+MEMBERS: dict[str, Any] = {"crm": {"members"}}
+# What a finished run may change.
+REFITTED: dict[str, Any] = dict.fromkeys(("distill", "cascade", "evaluate"), True) | MEMBERS
 KEYS = {
     "stage1": ["seed", "crm", "stage1"],
     "stage2": ["llm", "align", "stage2"],
@@ -129,7 +131,7 @@ class Workspace:
 
     def key(self, step: str, *more: Any) -> str:  # noqa: ANN401 (any JSON)
         """Hash of everything a step depends on: settings, data, and the steps before it."""
-        config = self.config.model_dump(mode="json")
+        config = self.config.model_dump(mode="json", exclude=MEMBERS)
         before = list(KEYS)[: list(KEYS).index(step) + 1]
         sections = [name for key in before for name in KEYS[key]]
         if step == "scores" and self.adapter:  # no stage bears on it, and the seed draws the rows
@@ -139,12 +141,22 @@ class Workspace:
         if step != "stage1":
             parts.append(load_template(self.config.llm.template).model_dump(mode="json"))
             parts += [self.adapter.facts["files"]] if self.adapter else []
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return _digest(parts)
 
     def step_key(self, name: str) -> str:
-        """The key of what trains: ``stage1`` to ``stage3``, or ``distilled``."""
+        """The key of what trains: ``stage1`` to ``stage3``, ``distilled``, ``member1`` and on.
+
+        ``members`` is how all networks of the CRM are blended.
+        """
         if name == "distilled":
             return self.key("distill", self.config.cascade.validation_rows)
+        members = self.config.model_dump(mode="json")["crm"]["members"]
+        if name == "members":
+            return _digest([self.step_key(final_crm_step(self.config)), members])
+        if name.startswith("member"):
+            data = read_manifest(self.directory / "data", verify=False)["files"]
+            number = int(name.removeprefix("member"))
+            return _digest([data, self.config.seed + number, members[number - 1]])
         return self.key(name)
 
     def trains(self, stage: int) -> bool:
@@ -165,8 +177,8 @@ class Workspace:
 
     @cached_property
     def reader(self) -> Reader:
-        """Builds the CRM's batches."""
-        return build_reader(self.config.crm, self.log, self.device)
+        """Builds the batches of the CRM's first network."""
+        return network_reader(self.config.crm, self.log, self.device)
 
     @cached_property
     def external_logits(self) -> Tensor:
@@ -203,3 +215,7 @@ class Workspace:
     def scorer(self) -> LlmScorer:
         """Scores with the language model's present weights."""
         return LlmScorer(self.llm, self.layout, self.config.llm.tokens_per_batch)
+
+
+def _digest(parts: Any) -> str:  # noqa: ANN401 (any JSON)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from corellarec.config import CrmConfig
+from corellarec.config import NetworkConfig
 from corellarec.crm.architecture import Architecture
 from corellarec.crm.layers import MLP, attend, named
 from corellarec.crm.model import CrmOutput, FieldEncoder
@@ -89,7 +89,7 @@ class AutoInt(nn.Module):
         return CrmOutput(logit, named("attention", attended) | named("deep", deep))
 
 
-def build(config: CrmConfig, encoder: FieldEncoder) -> AutoInt:
+def build(config: NetworkConfig, encoder: FieldEncoder) -> AutoInt:
     """The configured network over the fields of ``encoder``."""
     return AutoInt(
         encoder.fields,

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from corellarec.config import CrmConfig
+from corellarec.config import NetworkConfig
 from corellarec.crm.architecture import Architecture
 from corellarec.crm.layers import MLP, named
 from corellarec.crm.model import CrmOutput, FieldEncoder
@@ -143,7 +143,7 @@ class DCNv2(nn.Module):
         return CrmOutput(logit, named("cross", crossed) | named("deep", deep))
 
 
-def build(config: CrmConfig, encoder: FieldEncoder) -> DCNv2:
+def build(config: NetworkConfig, encoder: FieldEncoder) -> DCNv2:
     """The configured network over the fields of ``encoder``."""
     return DCNv2(
         encoder.fields,

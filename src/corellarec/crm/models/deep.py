@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from corellarec.config import CrmConfig
+from corellarec.config import NetworkConfig
 from corellarec.crm.layers import MLP, named
 from corellarec.crm.model import CrmOutput, FieldEncoder
 
@@ -40,7 +40,7 @@ class DeepNetwork(nn.Module):
         return CrmOutput(logit, named("deep", deep))
 
 
-def build(config: CrmConfig, encoder: FieldEncoder) -> DeepNetwork:
+def build(config: NetworkConfig, encoder: FieldEncoder) -> DeepNetwork:
     """The configured network over the fields of ``encoder``."""
     return DeepNetwork(
         encoder.fields,

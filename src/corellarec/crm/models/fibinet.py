@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from corellarec.config import CrmConfig
+from corellarec.config import NetworkConfig
 from corellarec.crm.architecture import Architecture
 from corellarec.crm.layers import MLP, named
 from corellarec.crm.model import CrmOutput, FieldEncoder
@@ -90,7 +90,7 @@ class FiBiNET(nn.Module):
         return CrmOutput(logit, named("deep", deep))
 
 
-def build(config: CrmConfig, encoder: FieldEncoder) -> FiBiNET:
+def build(config: NetworkConfig, encoder: FieldEncoder) -> FiBiNET:
     """The configured network over the fields of ``encoder``."""
     return FiBiNET(
         encoder.fields,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
-from corellarec.config import CrmConfig
+from corellarec.config import NetworkConfig
 from corellarec.crm.architecture import Architecture
 from corellarec.crm.layers import attend
 from corellarec.crm.model import CrmOutput, FieldEncoder
@@ -88,7 +88,7 @@ class FiGNN(nn.Module):
         return edges.float().masked_fill(own, -torch.inf).softmax(2)
 
 
-def build(config: CrmConfig, encoder: FieldEncoder) -> FiGNN:
+def build(config: NetworkConfig, encoder: FieldEncoder) -> FiGNN:
     """The configured network over the fields of ``encoder``."""
     return FiGNN(encoder.fields, config.embedding_dim, **config.fignn.model_dump())
 

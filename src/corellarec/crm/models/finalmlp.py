@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from corellarec.config import CrmConfig
+from corellarec.config import NetworkConfig
 from corellarec.crm.architecture import DEEP_LAYERS, Architecture
 from corellarec.crm.layers import MLP, named
 from corellarec.crm.model import CrmOutput, FieldEncoder
@@ -108,7 +108,7 @@ class FinalMLP(nn.Module):
         return CrmOutput(logit, named("second", second) | named("deep", deep))
 
 
-def build(config: CrmConfig, encoder: FieldEncoder) -> FinalMLP:
+def build(config: NetworkConfig, encoder: FieldEncoder) -> FinalMLP:
     """The configured network over the fields of ``encoder``."""
     return FinalMLP(
         encoder.fields,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from corellarec.config import CrmConfig
+from corellarec.config import NetworkConfig
 from corellarec.crm.architecture import Architecture
 from corellarec.crm.model import CrmOutput, FieldEncoder
 
@@ -35,7 +35,7 @@ class FM(nn.Module):
         return CrmOutput(pairs.sum(1) + self.bias, {"pairs": pairs})
 
 
-def build(config: CrmConfig, encoder: FieldEncoder) -> FM:
+def build(config: NetworkConfig, encoder: FieldEncoder) -> FM:
     """The configured network over the fields of ``encoder``."""
     return FM(config.embedding_dim)
 

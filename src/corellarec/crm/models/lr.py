@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from corellarec.config import CrmConfig
+from corellarec.config import NetworkConfig
 from corellarec.crm.architecture import Architecture
 from corellarec.crm.model import CrmOutput, FieldEncoder
 
@@ -28,7 +28,7 @@ class LogisticRegression(nn.Module):
         return CrmOutput(weights.sum(1) + self.bias, {"fields": weights})
 
 
-def build(config: CrmConfig, encoder: FieldEncoder) -> LogisticRegression:
+def build(config: NetworkConfig, encoder: FieldEncoder) -> LogisticRegression:
     """The configured network over the fields of ``encoder``."""
     return LogisticRegression(encoder.fields)
 

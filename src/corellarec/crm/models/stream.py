@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from corellarec.config import CrmConfig
+from corellarec.config import NetworkConfig
 from corellarec.crm.architecture import Architecture
 from corellarec.crm.embedding import FusedEmbedding
 from corellarec.crm.layers import Dropout, gather
@@ -160,7 +160,7 @@ class StreamNetwork(nn.Module):
         return self.norm(last(samples, *pair, visible))
 
 
-def build(config: CrmConfig, features: Features, dtype: torch.dtype) -> StreamNetwork:
+def build(config: NetworkConfig, features: Features, dtype: torch.dtype) -> StreamNetwork:
     """The configured network."""
     return StreamNetwork(
         features, id_dropout=config.id_dropout, dtype=dtype, **config.stream.model_dump()

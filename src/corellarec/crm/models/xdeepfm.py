@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from corellarec.config import CrmConfig
+from corellarec.config import NetworkConfig
 from corellarec.crm.architecture import Architecture
 from corellarec.crm.layers import MLP, named
 from corellarec.crm.model import CrmOutput, FieldEncoder
@@ -86,7 +86,7 @@ class XDeepFM(nn.Module):
         return CrmOutput(logit, named("cin", cin) | named("deep", deep))
 
 
-def build(config: CrmConfig, encoder: FieldEncoder) -> XDeepFM:
+def build(config: NetworkConfig, encoder: FieldEncoder) -> XDeepFM:
     """The configured network over the fields of ``encoder``."""
     return XDeepFM(
         encoder.fields,

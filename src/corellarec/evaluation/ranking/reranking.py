@@ -16,7 +16,7 @@ from corellarec.base.list_metrics import NOTHING
 from corellarec.base.metrics import Floats
 from corellarec.base.stored import read_stored
 from corellarec.cascade.lists import ListRouter, ListScores, list_facts
-from corellarec.crm.build import build_reader
+from corellarec.crm.build import build_reader, network_reader
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Samples
 from corellarec.data.ranking import RankingTask
@@ -26,7 +26,7 @@ from corellarec.evaluation.ranking.results import Decision
 from corellarec.llm.layout import build_layout
 from corellarec.llm.load import load_tokenizer
 from corellarec.llm.score import Cost, LlmScorer
-from corellarec.run.weights import load_tuned_adapter, trained_crm
+from corellarec.run.weights import final_crm, load_tuned_adapter, trained_crm
 from corellarec.run.workspace import Workspace
 
 COLUMNS = {"llm_logit": pl.Float32()}
@@ -46,12 +46,17 @@ class CrmScores:
     """
 
     def __init__(self, workspace: Workspace, task: RankingTask, stage: Stage) -> None:
-        self.task, self.model = task, trained_crm(workspace, 1 if stage == "stage1" else None)
-        self.reader = build_reader(workspace.config.crm, task.log, workspace.device)
+        self.task, config, device = task, workspace.config.crm, workspace.device
+        if stage == "stage1":
+            self.model, reader = trained_crm(workspace, stage=1), workspace.reader
+            self.reader = network_reader(config, task.log, device)
+        else:
+            self.model, reader = final_crm(workspace)
+            self.reader = build_reader(config, task.log, device)
         self.calibration = LogisticMap((1.0,), 0.0)
         if (log := workspace.log).negatives:
             rows = log.rows_of("validation")
-            logit = crm_logits(self.model, workspace.reader, log.samples(rows)).double().numpy()
+            logit = crm_logits(self.model, reader, log.samples(rows)).double().numpy()
             self.calibration = fit_logistic(log.labels(rows).numpy(), logit)
 
     def _logits(self, samples: Samples) -> Floats:

@@ -16,6 +16,7 @@ from corellarec.config import Config, changed, load_config
 from corellarec.research.baselines.run import run_baseline
 from corellarec.research.study.spec import StudySpec
 from corellarec.run.distill import distill
+from corellarec.run.members import blend_members, train_members
 from corellarec.run.prepare import prepare_log
 from corellarec.run.scores import score
 from corellarec.run.stages import train_stage
@@ -138,6 +139,8 @@ def run_cell(cell: Cell, console: Console) -> None:
                 train_stage(run, stage)
             if cell.kind != "crm":
                 distill(run)
+                train_members(run)
+                blend_members(run)
                 score(run, "validation", cell.config.cascade.validation_rows)
                 score(run, "test", cell.config.evaluate.test_rows)
     seconds = (cell.seconds() or 0.0) + time.perf_counter() - start
