@@ -19,6 +19,8 @@ from corellarec.evaluation.ranking import figures
 from corellarec.evaluation.ranking import run as module
 from corellarec.evaluation.ranking.lists import Lists, top_lists
 from corellarec.evaluation.ranking.reranking import CrmScores, llm_logits
+from corellarec.evaluation.ranking.results import Decision
+from corellarec.evaluation.ranking.tables import decision_in_words
 from corellarec.run.records import read_run_config
 from corellarec.run.workspace import Workspace
 
@@ -167,7 +169,7 @@ def test_the_command_says_what_was_decided(run, monkeypatch, capsys):
     options = ["-k", "5,10", "--list-length", "20", "--retriever", "item-knn", "--include-seen"]
     code, out, err = call(monkeypatch, capsys, "rank", run, *options, "--candidates", "30")
     assert code == 0, err
-    assert "LLM, 10 % of the lists: on validation it shows no" in out
+    assert "LLM, 10 % of the lists: on validation it cannot show a gain" in out
     assert "tokens for a list of 20" in out
     assert "Krichene" in out
     tables = out.partition("LLM, 10 %")[0]
@@ -206,6 +208,22 @@ def test_what_cannot_be_ranked_is_told_in_one_line(run, finished, tmp_path, monk
         assert message in err
     with pytest.raises(cr.ConfigError, match="from 0 to 1"):
         cr.rank(run, budget=2.0)
+
+
+def test_decisions_are_told_in_words():
+    def words(**changes):
+        facts = {"expert": "llm", "budget": 0.1, "lists": 300, "asked": 30, "gain": 0.02,
+                 "bound": 0.01, "helps": True, "expert_weight": 0.5}  # fmt: skip
+        return decision_in_words(Decision(**facts | changes))
+
+    assert words() == (
+        "LLM, 10 % of the lists: on validation it gains +0.0200 NDCG on each (at least +0.0100)."
+    )
+    assert "shows no significant gain: -0.0100 NDCG on each of 30 lists, lower bound -0.0200" in (
+        words(helps=False, gain=-0.01, bound=-0.02)
+    )
+    assert words(budget=1.0, expert="control").startswith("control, every list: on validation it")
+    assert "cannot show a gain: 5 of 300 lists" in words(helps=False, asked=5, gain=0.0, bound=0.0)
 
 
 def test_a_control_of_another_log_is_refused(workspace, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
+from corellarec.cascade.lists import MIN_LISTS
 from corellarec.evaluation.ranking.results import Decision, Ranking
 from corellarec.evaluation.text import interval, number, percent, signed, signed_interval
 
@@ -65,13 +66,13 @@ def decision_in_words(one: Decision) -> str:
     where = "every list" if one.budget >= 1 else f"{100 * one.budget:g} % of the lists"
     if one.helps:
         found = f"gains {signed(one.gain)} NDCG on each (at least {signed(one.bound)})"
-    elif one.asked and one.gain:
+    elif one.asked >= MIN_LISTS:
         found = (
             f"shows no significant gain: {signed(one.gain)} NDCG on each of {one.asked} lists, "
             f"lower bound {signed(one.bound)}"
         )
     else:
-        found = f"shows no gain: {one.asked} of {one.lists} lists would be asked about"
+        found = f"cannot show a gain: {one.asked} of {one.lists} lists would be asked about"
     return f"{who}, {where}: on validation it {found}."
 
 
