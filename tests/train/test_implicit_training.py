@@ -37,15 +37,21 @@ def task_of(log, crm, target=None, seed=0):
     return CrmTask(model, build_reader(config.crm, log, CPU), log, config.stage1, seed, target)
 
 
+def read(task, epoch):
+    """An epoch's log, and its batches."""
+    batches = [task.read(rows) for rows in task.batches(epoch)]
+    return task.drawn, batches
+
+
 @pytest.mark.parametrize("crm", list(CRMS))
 def test_negatives_are_new_each_epoch_and_follow_from_seed_and_epoch(log, crm):
     task = task_of(log, crm)
-    epochs = [task.batches(epoch) for epoch in (0, 1, 1)]
+    logs, epochs = zip(*(read(task, epoch) for epoch in (0, 1, 1)), strict=True)
     assert len({len(batches) for batches in epochs}) == 1
-    assert not epochs[0].log.item.equal(epochs[1].log.item)
-    assert epochs[1].log.item.equal(epochs[2].log.item)
-    assert not task_of(log, crm, seed=1).batches(1).log.item.equal(epochs[1].log.item)
-    for one, other in zip(epochs[1], task_of(log, crm).batches(1), strict=True):
+    assert not logs[0].item.equal(logs[1].item)
+    assert logs[1].item.equal(logs[2].item)
+    assert not read(task_of(log, crm, seed=1), 1)[0].item.equal(logs[1].item)
+    for one, other in zip(epochs[1], read(task_of(log, crm), 1)[1], strict=True):
         assert all(a is b is None or a.equal(b) for a, b in zip(one[0], other[0], strict=True))
         assert one[1].equal(other[1])
     labels = torch.cat([label for _, label, _ in epochs[0]])
@@ -60,8 +66,8 @@ def test_negatives_are_new_each_epoch_and_follow_from_seed_and_epoch(log, crm):
 
 def test_targets_belong_to_the_rows_as_they_are(log):
     target = torch.full((len(log),), 0.5)
-    batches = task_of(log, "stream", target).batches(3)
-    assert batches.log is log
+    drawn, batches = read(task_of(log, "stream", target), 3)
+    assert drawn is log
     assert (batches[0][1] == 0.5).all()
 
 
@@ -72,15 +78,15 @@ def test_a_kind_of_events_multiplies_the_loss(log):
     weighted = Log(heavy, log.users, log.items, log.features, "positives", "apart",
                    NegativesConfig())  # fmt: skip
     task = task_of(weighted, "fields")
-    batches = task.batches(0)
-    inputs, label, weight = batches[0]
-    user = weighted.user[batches.parts[0]]
+    rows = task.batches(0)[0]
+    batch = inputs, label, weight = task.read(rows)
+    user = weighted.user[rows]
     assert (weight[user % 2 == 0] / weight[user % 2 == 1].unique() == 3).all()
     task.model.eval()
     logit = task.model.crm(inputs).logit
     loss = binary_cross_entropy_with_logits(logit, label, reduction="none")
-    assert task.model(batches[0]).loss.item() == pytest.approx((loss * weight).mean().item())
-    assert task_of(log, "fields").batches(0)[0][2] is None
+    assert task.model(batch).loss.item() == pytest.approx((loss * weight).mean().item())
+    assert read(task_of(log, "fields"), 0)[1][0][2] is None
 
 
 def test_the_stream_of_a_group_is_the_same_for_all_its_items(log, tiny_llm):

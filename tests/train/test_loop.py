@@ -49,7 +49,13 @@ class Task:
 
     def batches(self, epoch):
         order = torch.randperm(64, generator=torch.Generator().manual_seed(epoch))
-        return [(self.x[part], self.y[part]) for part in order.split(8)]
+        return order.split(8)
+
+    def size(self, part):
+        return len(part)
+
+    def read(self, part):
+        return self.x[part], self.y[part]
 
     def validate(self):
         self.validations += 1
@@ -194,8 +200,7 @@ def test_a_state_of_another_shape_is_refused():
 def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path):
     class Halves(Task):
         def batches(self, epoch):
-            parts = [(x.split(4), y.split(4)) for x, y in super().batches(epoch)]
-            return [half for x, y in parts for half in zip(x, y, strict=True)]
+            return [half for batch in super().batches(epoch) for half in batch.split(4)]
 
     whole, halves = Task(), Halves()
     for task in (whole, halves):

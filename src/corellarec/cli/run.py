@@ -75,8 +75,9 @@ def run(
             "--out takes another directory"
         )
     model.fit()
+    found = model.evaluate()
     if model.workspace.accelerator.is_main_process:
-        _finish(model, model.evaluate(), as_json)
+        _finish(model, found, as_json)
 
 
 def _resumed(directory: Path, settings: list[str], skip_bad_rows: int | None) -> "CoReLLa":
@@ -120,6 +121,8 @@ def prepare(
     with workspace.alone():
         workspace.start()
         preparation = prepare_log(workspace)
+    if not workspace.accelerator.is_main_process:
+        return
     if as_json:
         print_json(preparation)
     else:
@@ -149,7 +152,7 @@ def train(
         state = train_stage(workspace, stage)
         if stage == 1:
             train_members(workspace)
-    if as_json:
+    if as_json and workspace.accelerator.is_main_process:
         print_json(state)
 
 
@@ -158,7 +161,9 @@ def evaluate(run: RunDirectory, as_json: AsJson = False) -> None:
     from corellarec.api import CoReLLa
 
     model = CoReLLa.open(run)
-    _finish(model, model.evaluate(), as_json)
+    found = model.evaluate()
+    if model.workspace.accelerator.is_main_process:
+        _finish(model, found, as_json)
 
 
 def report(run: RunDirectory, as_json: AsJson = False) -> None:

@@ -47,6 +47,9 @@ class LlmConfig(Section):
     checkpointing: bool = False
     """Whether training keeps only the blocks' inputs and computes the rest again: less memory, for
     another pass forward."""
+    shard: bool = False
+    """Whether processes under ``torchrun`` divide the frozen weights among them, for a model that
+    does not fit one device; one process alone holds all of them."""
     lora: LoraConfig = LoraConfig()
     adapter: str | None = None
     """A tuned adapter to use as it is, which leaves stages 2 and 3 out: ``pretrained``, which was

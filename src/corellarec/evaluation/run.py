@@ -9,6 +9,7 @@ from corellarec.base.calibrate import fit_logistic
 from corellarec.base.errors import ArtifactError
 from corellarec.base.machine import machine
 from corellarec.base.metrics import Floats, sigmoid
+from corellarec.cascade.router import Router
 from corellarec.config import Config
 from corellarec.crm.build import network_reader
 from corellarec.crm.score import crm_logits
@@ -23,7 +24,7 @@ from corellarec.llm.load import load_tokenizer
 from corellarec.run.distill import Distilled, distill
 from corellarec.run.fit import fit
 from corellarec.run.members import blend_members
-from corellarec.run.scores import ScoredRows, scored_rows
+from corellarec.run.scores import ScoredRows, score, scored_rows
 from corellarec.run.weights import final_crm, final_networks
 from corellarec.run.workspace import Workspace
 
@@ -33,20 +34,25 @@ COST_SAMPLE = 300  # test rows whose prompts are encoded to compare the layouts'
 def evaluate_run(workspace: Workspace) -> Evaluation:
     """Measure a run's cascade on its test split, and write ``metrics.json``.
 
-    The router is fitted on validation data before, if it is not there yet.
+    The router is fitted on validation data before, if it is not there yet. Under ``torchrun``
+    processes share the language model's scoring, and the first one does the rest.
 
     Raises:
         ArtifactError: If a step before it is missing or damaged.
         LockedError: If another process works in the directory.
     """
     with workspace.alone():
-        found = _evaluate(workspace)
-        found.save(workspace.directory / "metrics.json")
+        distilled, router = distill(workspace), fit(workspace)
+        score(workspace, "test", workspace.config.evaluate.test_rows)
+        with workspace.accelerator.main_process_first():
+            if not workspace.accelerator.is_main_process:
+                return read_evaluation(workspace.directory, workspace.config)
+            found = _evaluate(workspace, distilled, router)
+            found.save(workspace.directory / "metrics.json")
     return found
 
 
-def _evaluate(workspace: Workspace) -> Evaluation:
-    distilled, router = distill(workspace), fit(workspace)
+def _evaluate(workspace: Workspace, distilled: Distilled, router: Router) -> Evaluation:
     config = workspace.config
     test = scored_rows(workspace, "test", config.evaluate.test_rows)
     costs = measure_costs(workspace, test)

@@ -221,7 +221,7 @@ def _after(
 AttentionInterface.register(NAME, packed_attention)  # pyright: ignore[reportArgumentType]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def enable_packing(model: PreTrainedModel) -> bool:
     """Give a model packed attention, verified by a test pass.
 

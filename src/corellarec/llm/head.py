@@ -37,7 +37,7 @@ class AnswerHead:
         torch.Size([8, 2])
     """
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __init__(self, model: PreTrainedModel, answers: tuple[int, int]) -> None:
         self.model, self.answers = model, list(answers)
         self.own: PreTrainedModel | None = None

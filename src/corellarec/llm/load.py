@@ -21,7 +21,7 @@ from corellarec.llm.attention import Plan, enable_packing
 from corellarec.llm.catalog import find_model, first_line
 from corellarec.llm.head import AnswerHead
 from corellarec.llm.layout import TokenSequence
-from corellarec.llm.packing import LlmBatch, make_batches
+from corellarec.llm.packing import LlmBatch, group, make_batch
 
 
 class LlmOutput(NamedTuple):
@@ -99,13 +99,27 @@ class AnswerModel(nn.Module):
         Raises:
             ConfigError: If a sequence is longer than the model reads.
         """
+        return [self.batch(one) for one in self.groups(sequences, tokens_per_batch)]
+
+    def groups(
+        self, sequences: Sequence[TokenSequence], tokens_per_batch: int
+    ) -> list[list[TokenSequence]]:
+        """The sequences of each of :meth:`batches`.
+
+        Raises:
+            ConfigError: If a sequence is longer than the model reads.
+        """
         length = max((one.length for one in sequences), default=0)
         if self.longest is not None and length > self.longest:
             raise ConfigError(
                 f"a sequence has {length} tokens and the language model reads {self.longest}: "
                 "lower llm.window and llm.history_length"
             )
-        return make_batches(sequences, tokens_per_batch, packed=self.packs)
+        return group(sequences, tokens_per_batch, packed=self.packs)
+
+    def batch(self, sequences: Sequence[TokenSequence]) -> LlmBatch:
+        """One batch of some sequences, as this model reads it."""
+        return make_batch(sequences, packed=self.packs)
 
     def layer_number(self, name: str) -> int:
         """The layer, 1 to ``depth``, that ``last``, ``middle`` or a number names.

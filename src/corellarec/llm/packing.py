@@ -47,24 +47,45 @@ def make_batches(
         packed: Whether the model can read packed rows; otherwise similar lengths, longest first,
             are padded.
     """
-    batches = []
+    groups = group(sequences, tokens_per_batch, packed=packed)
+    return [make_batch(one, packed=packed) for one in groups]
+
+
+def group(
+    sequences: Sequence[TokenSequence], tokens_per_batch: int, *, packed: bool
+) -> list[list[TokenSequence]]:
+    """The sequences of each batch of :func:`make_batches`."""
     if not packed:
-        ordered = sorted((s.whole() for s in sequences), key=lambda s: -len(s.ids))
-        start = 0
+        ordered = sorted(sequences, key=lambda s: -s.length)
+        groups, start = [], 0
         while start < len(ordered):
-            size = max(1, tokens_per_batch // len(ordered[start].ids))
-            batches.append(_padded(ordered[start : start + size]))
+            size = max(1, tokens_per_batch // ordered[start].length)
+            groups.append(ordered[start : start + size])
             start += size
-        return batches
+        return groups
+    groups, tokens = [], 0
+    context: TokenSequence | None = None
+    for sequence in sequences:
+        fresh = sequence.after is not None and sequence.after is not context
+        cost = sequence.length if fresh else len(sequence.ids)
+        if groups and tokens + cost <= tokens_per_batch:
+            groups[-1].append(sequence)
+            tokens += cost
+        else:
+            groups.append([sequence])
+            tokens = sequence.length
+        context = sequence.after
+    return groups
+
+
+def make_batch(sequences: Sequence[TokenSequence], *, packed: bool) -> LlmBatch:
+    """One batch of some sequences, packed or padded."""
+    if not packed:
+        return _padded([one.whole() for one in sequences])
     row = _Row()
     for sequence in sequences:
-        if row.sequences and row.tokens + row.cost(sequence) > tokens_per_batch:
-            batches.append(row.batch())
-            row = _Row()
         row.add(sequence)
-    if row.sequences:
-        batches.append(row.batch())
-    return batches
+    return row.batch()
 
 
 @dataclass
@@ -76,11 +97,6 @@ class _Row:
     blocks: list[Block] = field(default_factory=list)
     tokens: int = 0
     context: TokenSequence | None = None
-
-    def cost(self, sequence: TokenSequence) -> int:
-        """Tokens that it would add."""
-        fresh = sequence.after is not None and sequence.after is not self.context
-        return len(sequence.ids) + (len(sequence.after.ids) if fresh and sequence.after else 0)
 
     def add(self, sequence: TokenSequence) -> None:
         """Put it at the end, after what it continues."""

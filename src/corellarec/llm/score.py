@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
+from corellarec.base.processes import added_up, in_rounds
 from corellarec.data.log import Samples
 from corellarec.llm.layout import Layout
 from corellarec.llm.load import AnswerModel
@@ -53,13 +55,21 @@ class LlmScorer:
         model: The model.
         layout: How samples become tokens.
         tokens_per_batch: Tokens in one pass.
+        accelerator: Processes that share the batches; all of them score the same samples, and each
+            gets all logits.
     """
 
-    def __init__(self, model: AnswerModel, layout: Layout, tokens_per_batch: int) -> None:
+    def __init__(
+        self,
+        model: AnswerModel,
+        layout: Layout,
+        tokens_per_batch: int,
+        accelerator: Accelerator | None = None,
+    ) -> None:
         self.model, self.layout, self.tokens_per_batch = model, layout, tokens_per_batch
-        self.cost = Cost()
+        self.accelerator, self.cost = accelerator, Cost()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def logits(
         self, samples: Samples, progress: Callable[[int], None] = lambda answered: None
     ) -> Tensor:
@@ -70,12 +80,16 @@ class LlmScorer:
             progress: Called after each batch with the number of samples it answered.
         """
         start = time.perf_counter()
-        logits = torch.full((len(samples),), float("nan"))
+        logits = torch.zeros(len(samples))
         self.model.eval()
-        for batch in self.model.batches(self.layout.encode(samples), self.tokens_per_batch):
-            logits[batch.sample] = self.model(batch).logit.cpu()
-            self.cost.tokens += batch.tokens
-            progress(len(batch.sample))
+        batches = self.model.batches(self.layout.encode(samples), self.tokens_per_batch)
+        for batch, counts, together in in_rounds(batches, self.accelerator):
+            logit = self.model(batch).logit.cpu()
+            if counts:
+                logits[batch.sample] = logit
+            self.cost.tokens += sum(one.tokens for one in together)
+            progress(sum(len(one.sample) for one in together))
+        logits = added_up(logits, self.accelerator)
         self.cost.samples += len(samples)
         self.cost.seconds += time.perf_counter() - start
         return logits

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from corellarec.base.artifacts import writing
 from corellarec.base.calibrate import fit_logistic
-from corellarec.base.errors import ConfigError
 from corellarec.base.metrics import Floats
 from corellarec.cascade.policy import known
 from corellarec.crm.score import crm_logits
@@ -38,18 +37,10 @@ def distill(workspace: Workspace) -> Distilled:
     """Train the CRM on labels mixed with the language model's answers, or find it done.
 
     The weight with the lowest validation log loss is kept, the CRM before among them.
-
-    Raises:
-        ConfigError: If several processes run it.
     """
     settings, directory = workspace.config.distill, workspace.directory / "distilled"
     if settings.rows == 0 or workspace.is_external:
         return Distilled()
-    if workspace.accelerator.num_processes > 1:
-        raise ConfigError(
-            "distill.rows is done by one process: leave it 0 under torchrun, and set it with "
-            "`corellarec run --resume` after that"
-        )
     key = workspace.step_key("distilled")
     if (facts := workspace.done(directory, key)) is not None:
         return Distilled(facts["weight"], facts["validation_log_loss"])
@@ -70,9 +61,11 @@ def distill(workspace: Workspace) -> Distilled:
         losses[weight] = state.best["crm."]
     best = min(losses, key=lambda weight: losses[weight])
     found = Distilled(best, {str(weight): loss for weight, loss in losses.items()})
-    with writing(directory, {"kind": "distilled", "key": key, **vars(found)}) as unfinished:
-        shutil.copy(where[best] / "model.safetensors", unfinished / "model.safetensors")
-    shutil.rmtree(workspace.directory / "distilling")
+    if workspace.accelerator.is_main_process:
+        with writing(directory, {"kind": "distilled", "key": key, **vars(found)}) as unfinished:
+            shutil.copy(where[best] / "model.safetensors", unfinished / "model.safetensors")
+        shutil.rmtree(workspace.directory / "distilling")
+    workspace.accelerator.wait_for_everyone()
     workspace.display.say(
         f"distillation: weight {best:g} is kept (validation log loss "
         + ", ".join(f"{weight:g}: {loss:.4f}" for weight, loss in losses.items())

@@ -17,7 +17,7 @@ from corellarec.data.preparation import read_preparation
 from corellarec.llm.lora import save_adapter, write_adapter
 from corellarec.llm.template import load_template
 from corellarec.run.members import blend_members
-from corellarec.run.scores import known_of, scored_rows
+from corellarec.run.scores import known_of, score, scored_rows
 from corellarec.run.stages import drawn_rows, read_state
 from corellarec.run.weights import final_crm, load_tuned_adapter
 from corellarec.run.workspace import Workspace
@@ -55,7 +55,16 @@ def decide(workspace: Workspace, scores: Scores, crm_logit: Floats | None = None
 
 
 def fit(workspace: Workspace) -> Router:
-    """Fit the router on validation data and write the cascade's directory, or find it done."""
+    """Fit the router on validation data and write the cascade's directory, or find it done.
+
+    Processes share the language model's scoring of validation rows; the first does the rest.
+    """
+    score(workspace, "validation", workspace.config.cascade.validation_rows)
+    with workspace.accelerator.main_process_first():
+        return _fit(workspace)
+
+
+def _fit(workspace: Workspace) -> Router:
     directory, config = workspace.directory / "cascade", workspace.config
     external = []
     if workspace.is_external:

@@ -45,6 +45,8 @@ class ScoredRows:
 def score(workspace: Workspace, split: Split, count: int) -> Cost:
     """Let the language model score random rows of a split, or find them scored.
 
+    Processes share the rows, and all of them must call it.
+
     Args:
         workspace: The run.
         split: Of ``test`` no label is read; of ``train`` those rows are scored that no stage tuned
@@ -69,9 +71,13 @@ def score(workspace: Workspace, split: Split, count: int) -> Cost:
         tokens=sum(one.tokens for _, one in parts),
         seconds=sum(one.seconds for _, one in parts),
     )
-    with writing(directory, {"kind": "scores", "key": key, "cost": asdict(cost)}) as unfinished:
-        pl.concat([frame for frame, _ in parts]).write_parquet(unfinished / "scores.parquet")
-    shutil.rmtree(pieces)
+    workspace.accelerator.wait_for_everyone()  # all have read the pieces
+    if workspace.accelerator.is_main_process:
+        facts = {"kind": "scores", "key": key, "cost": asdict(cost)}
+        with writing(directory, facts) as unfinished:
+            pl.concat([frame for frame, _ in parts]).write_parquet(unfinished / "scores.parquet")
+        shutil.rmtree(pieces)
+    workspace.accelerator.wait_for_everyone()
     return cost
 
 
@@ -92,18 +98,18 @@ def _score_piece(
 ) -> tuple[pl.DataFrame, Cost]:
     """The language model's logits of some rows, kept until all are there."""
     facts = read_step(directory, key)
-    if facts is None:
-        load_tuned_adapter(workspace)
-        cost = workspace.scorer.cost = Cost()
-        logit = workspace.scorer.logits(workspace.log.samples(rows), answered)
+    if facts is not None:
+        answered(len(rows))
+        return read_stored(directory / "scores.parquet", COLUMNS), Cost(**facts["cost"])
+    load_tuned_adapter(workspace)
+    cost = workspace.scorer.cost = Cost()
+    logit = workspace.scorer.logits(workspace.log.samples(rows), answered)
+    frame = pl.DataFrame({"row": rows.numpy(), "llm_logit": logit.numpy()}, schema=COLUMNS)
+    if workspace.accelerator.is_main_process:
         facts = {"kind": "scores", "key": key, "cost": asdict(cost)}
         with writing(directory, facts) as unfinished:
-            pl.DataFrame({"row": rows.numpy(), "llm_logit": logit.numpy()}).write_parquet(
-                unfinished / "scores.parquet"
-            )
-    else:
-        answered(len(rows))
-    return read_stored(directory / "scores.parquet", COLUMNS), Cost(**facts["cost"])
+            frame.write_parquet(unfinished / "scores.parquet")
+    return frame, cost
 
 
 def scored_rows(workspace: Workspace, split: Split, count: int) -> ScoredRows:

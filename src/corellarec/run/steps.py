@@ -24,7 +24,8 @@ from corellarec.run.workspace import STAGES, Workspace
 def run_steps(workspace: Workspace) -> None:
     """Train everything and fit the cascade.
 
-    Under ``torchrun`` every process trains; the main process alone does the rest.
+    Under ``torchrun`` processes share training and the language model's scoring; the first one
+    alone prepares the log and fits the router.
 
     Raises:
         CorellarecError: If the data, the settings or a model cannot be used, or another process
@@ -38,8 +39,7 @@ def run_steps(workspace: Workspace) -> None:
             train_stage(workspace, stage)
         train_members(workspace)
         distill(workspace)
-        if workspace.accelerator.is_main_process:
-            fit(workspace)
+        fit(workspace)
 
 
 def check_inputs(workspace: Workspace) -> None:

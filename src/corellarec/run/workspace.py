@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+import torch
 from accelerate.utils import set_seed
 from rich.console import Console
 from torch import Tensor
@@ -18,6 +18,7 @@ from corellarec.base.console import Display
 from corellarec.base.device import pick_device, pick_dtype
 from corellarec.base.errors import ConfigError
 from corellarec.base.lock import locked
+from corellarec.base.processes import join_processes
 from corellarec.config import Config
 from corellarec.crm.batch import Reader
 from corellarec.crm.build import network_reader
@@ -27,6 +28,7 @@ from corellarec.llm.layout import Layout, build_layout
 from corellarec.llm.load import AnswerModel, load_model, load_tokenizer
 from corellarec.llm.lora import TunedAdapter, add_adapter, load_adapter
 from corellarec.llm.score import LlmScorer
+from corellarec.llm.shard import shard
 from corellarec.llm.template import load_template
 from corellarec.run.records import (
     CONFIG,
@@ -66,7 +68,7 @@ class Workspace:
             compute the same.
 
     Attributes:
-        accelerator: Places models, and splits batches among processes under ``torchrun``.
+        accelerator: This process among those of ``torchrun``, or alone.
         device: Where models run.
         display: Lines and progress bars; silent in all processes but the main one.
     """
@@ -75,7 +77,7 @@ class Workspace:
         self, config: Config, directory: Path, console: Console, neighbours: Path | None = None
     ) -> None:
         self.config, self.directory, self.neighbours = config, directory, neighbours
-        self.accelerator = Accelerator(cpu=pick_device(config.device).type == "cpu")
+        self.accelerator = join_processes(pick_device(config.device))
         self.device = self.accelerator.device
         self.display = Display(console, quiet=not self.accelerator.is_main_process)
 
@@ -199,22 +201,27 @@ class Workspace:
     @cached_property
     def llm(self) -> AnswerModel:
         """The language model, with the adapter that ``llm.adapter`` names or a fresh one."""
-        config = self.config.llm
+        config, processes = self.config.llm, self.accelerator.num_processes
+        divided = config.shard and processes > 1
         with self.display.waiting("loading the language model"):
             dtype = pick_dtype(config.dtype, self.device)
-            model, _ = load_model(config.model, dtype, self.device)
+            place = torch.device("cpu") if divided else self.device
+            model, _ = load_model(config.model, dtype, place)
             set_seed(self.config.seed)
             if self.adapter is None:
                 adapted = add_adapter(model, config.lora)
             else:
                 self.adapter.check(config, self.log)
                 adapted = load_adapter(model, self.adapter.directory)
+            if divided:
+                shard(adapted, self.device, processes)
             return AnswerModel(adapted, self.layout.answers, config.checkpointing)
 
     @cached_property
     def scorer(self) -> LlmScorer:
         """Scores with the language model's present weights."""
-        return LlmScorer(self.llm, self.layout, self.config.llm.tokens_per_batch)
+        tokens = self.config.llm.tokens_per_batch
+        return LlmScorer(self.llm, self.layout, tokens, self.accelerator)
 
 
 def _digest(parts: Any) -> str:  # noqa: ANN401 (any JSON)

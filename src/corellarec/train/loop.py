@@ -2,6 +2,9 @@
 
 Nothing random outlives a step: the batches follow from (seed, epoch) and each step seeds torch
 again from (seed, step), so that a run continued from a checkpoint is the run that was interrupted.
+
+A step is the same whatever the number of processes: they divide its samples, and its loss is the
+mean over all of them. Any number of processes may continue a checkpoint.
 """
 
 import math
@@ -16,6 +19,12 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
+from corellarec.base.processes import (
+    add_up_gradients,
+    as_in_first,
+    parts_of_step,
+    take_from_first,
+)
 from corellarec.base.stop import signals_held
 from corellarec.config import StageConfig
 from corellarec.train.checkpoint import (
@@ -49,7 +58,18 @@ class Task(Protocol):
     selection: dict[str, str]
 
     def batches(self, epoch: int) -> Sequence[Any]:
-        """The batches of an epoch, the same for the same epoch, as many in each."""
+        """The batches of an epoch, the same for the same epoch, as many in each.
+
+        A batch is a tensor or list of one or more rows or sequences, and can be cut between them.
+        """
+        ...
+
+    def size(self, part: Any) -> int:  # noqa: ANN401 (a batch, or a slice of one)
+        """Samples in a batch or a part of it: its weight in the mean loss of a step."""
+        ...
+
+    def read(self, part: Any) -> Any:  # noqa: ANN401 (what the model takes)
+        """A batch, or a part of it, as the model takes it."""
         ...
 
     def validate(self) -> dict[str, float]:
@@ -67,7 +87,7 @@ class State:
     best_step: dict[str, int] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     losses: dict[str, list[float]] = field(default_factory=dict)
-    """Of each batch since the last validation, by part."""
+    """Of each step since the last validation, by part."""
     seconds: float = 0.0
 
 
@@ -99,7 +119,7 @@ def train(
         config: Learning rates' shape, epochs, validations, patience.
         progress: Where to continue from and write to.
         seed: Seed of everything random.
-        accelerator: Places the model, and splits batches among processes under ``torchrun``.
+        accelerator: The processes that divide the samples of a step, one or ``torchrun``'s.
         report: Called after every step with the step, all steps, and the last validation.
     """
     groups = [dict(group, peak=group["lr"]) for group in task.parameter_groups]
@@ -112,10 +132,10 @@ def train(
         load_optimizer(optimizer, load_tensors(directory, "optimizer"))
         best = load_tensors(directory, "best")
         state = State(**facts["state"])
-    model, prepared = accelerator.prepare(task.model, optimizer)
-    share = accelerator.num_processes
-    batches_per_epoch = len(task.batches(0)) // share
-    steps_per_epoch = math.ceil(batches_per_epoch / config.accumulate)
+    trained = list(task.model.parameters())
+    take_from_first([p for p in trained if p.requires_grad], accelerator)
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    steps_per_epoch = math.ceil(len(task.batches(0)) / config.accumulate)
     steps = steps_per_epoch * config.epochs
     validation_steps = _spread(steps_per_epoch, config.evaluations)
     started = saved = time.monotonic()
@@ -135,28 +155,34 @@ def train(
             )
 
     if state.step == 0 and not state.history:
-        _validate(task, state, best, {})
+        _validate(task, state, best, {}, accelerator)
         report(0, steps, _summary(state))
     while state.step < steps and state.waited < config.patience:
         epoch, start = divmod(state.step, steps_per_epoch)
-        batches = task.batches(epoch)[accelerator.process_index :: share][:batches_per_epoch]
+        batches = task.batches(epoch)
         recent: list[dict[str, Tensor]] = []
         for first in range(start * config.accumulate, len(batches), config.accumulate):
             together = batches[first : first + config.accumulate]
             validates = state.step % steps_per_epoch + 1 in validation_steps
             with signals_held() as signals:
-                set_seed(_seed(seed, state.step * share + accelerator.process_index))
+                set_seed(_seed(seed, state.step, rank))
                 task.model.train()
                 factor = learning_rate_factor(state.step, steps, config.warmup)
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak"] * factor
-                for batch in together:
-                    loss, parts = model(batch)
-                    accelerator.backward(loss / len(together))
-                    recent.append({"loss": loss.detach(), **parts})
-                clip_gradients(model.parameters(), config.clip_norm)
-                prepared.step()
-                prepared.zero_grad()
+                whole = sum(task.size(batch) for batch in together)
+                losses: dict[str, Tensor] = {}
+                for part, counts in parts_of_step(together, rank, processes):
+                    weight = task.size(part) / whole if counts else 0.0
+                    loss, parts = task.model(task.read(part))
+                    (loss * weight).backward()
+                    for name, value in {"loss": loss.detach(), **parts}.items():
+                        losses[name] = losses.get(name, 0.0) + value * weight
+                summed = add_up_gradients(trained, torch.stack([*losses.values()]), accelerator)
+                recent.append(dict(zip(losses, summed, strict=True)))
+                clip_gradients(trained, config.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad()
                 state.step += 1
                 if signals and not validates:
                     save(recent)
@@ -164,7 +190,7 @@ def train(
                 _collect(state, recent)
                 means = {k: float(torch.tensor(v).mean()) for k, v in state.losses.items()}
                 state.losses.clear()
-                _validate(task, state, best, means)
+                _validate(task, state, best, means, accelerator)
             due = time.monotonic() - saved > CHECKPOINT_SECONDS
             if due:
                 save(recent)
@@ -190,16 +216,24 @@ def _spread(steps: int, count: int) -> set[int]:
     return {round(steps * (i + 1) / count) for i in range(count)}
 
 
-def _seed(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+def _seed(seed: int, step: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
 
 
 def _validate(
-    task: Task, state: State, best: dict[str, Tensor], training: dict[str, float]
+    task: Task,
+    state: State,
+    best: dict[str, Tensor],
+    training: dict[str, float],
+    accelerator: Accelerator,
 ) -> None:
-    """Validate, and update the best weights of every part that got better."""
+    """Validate, and update the best weights of every part that got better.
+
+    All processes take the first one's figures, and its statistics of a batch normalisation.
+    """
+    take_from_first(task.model.buffers(), accelerator)
     task.model.eval()
-    metrics = task.validate()
+    metrics = as_in_first(task.validate(), accelerator)
     state.history.append({"step": state.step, **training, **metrics})
     current, improved = trainable_state(task.model), False
     for prefix, metric in task.selection.items():

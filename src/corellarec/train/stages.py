@@ -4,8 +4,7 @@ Source: Xi et al. 2024, https://arxiv.org/abs/2403.16378
 """
 
 from collections.abc import Sequence
-from copy import copy
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from corellarec.crm.score import crm_logits
 from corellarec.crm.windows import StreamBatch
 from corellarec.data.log import Log
 from corellarec.data.negatives import Redraw
+from corellarec.llm.layout import TokenSequence
 from corellarec.llm.load import AnswerModel
 from corellarec.llm.packing import LlmBatch
 from corellarec.llm.score import LlmScorer
@@ -134,53 +134,36 @@ class CrmTask:
         self.selection = {"crm.": "crm_log_loss"}
         self.reader, self.log, self.config, self.seed = reader, log, config, seed
         self.rows, self.target = log.rows_of("train"), target
-        self.redraw = Redraw(log)
+        self.redraw, self.drawn = Redraw(log), log
         self.validation = log.rows_of("validation")
 
-    def batches(self, epoch: int) -> "CrmBatches":
-        """Lazy batches of randomly ordered training rows; negatives of a log without are new.
+    def batches(self, epoch: int) -> Sequence[Tensor]:
+        """Batches of randomly ordered training rows: their numbers in the log.
 
+        From now on :meth:`read` reads this epoch's negatives, which are new in a log without.
         With a ``target``, which belongs to the rows as they are, they are those of the log.
         """
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         samples = self.log.samples(self.rows)
         parts = self.reader.parts(samples, self.config.batch_size, generator)
-        rows = [self.rows[part] for part in parts]
-        log = self.redraw(self.seed, epoch) if self.target is None else self.log
-        return CrmBatches(self.reader, log, rows, self.target)
+        self.drawn = self.redraw(self.seed, epoch) if self.target is None else self.log
+        return [self.rows[part] for part in parts]
+
+    def size(self, part: Tensor) -> int:
+        """Number of rows."""
+        return len(part)
+
+    def read(self, part: Tensor) -> tuple[CrmBatch | StreamBatch, Tensor, Tensor | None]:
+        """The rows; ``(n,)`` what the CRM is trained towards; ``(n,)`` weights, where there are."""
+        log, device = self.drawn, self.reader.device
+        target = log.labels(part) if self.target is None else self.target[part]
+        weight = log.weight[part].to(device) if log.weight is not None else None
+        return self.reader(log.samples(part)), target.float().to(device), weight
 
     def validate(self) -> dict[str, float]:
         """Log loss and AUC on all validation rows."""
         logit = crm_logits(self.model.crm, self.reader, self.log.samples(self.validation))
         return quality("crm", self.log.labels(self.validation), logit)
-
-
-class CrmBatches(Sequence[tuple[CrmBatch | StreamBatch, Tensor, Tensor | None]]):
-    """Batches gathered on access."""
-
-    def __init__(
-        self,
-        reader: Reader,
-        log: Log,
-        parts: Sequence[Tensor],
-        target: Tensor | None = None,
-    ) -> None:
-        self.reader, self.log, self.target = reader, log, target
-        self.parts = parts
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401 (a batch, or batches for a slice)
-        if isinstance(index, slice):
-            batches = copy(self)
-            batches.parts = self.parts[index]
-            return batches
-        rows = self.parts[index]
-        target = self.log.labels(rows) if self.target is None else self.target[rows]
-        device = self.reader.device
-        weight = self.log.weight[rows].to(device) if self.log.weight is not None else None
-        return self.reader(self.log.samples(rows)), target.float().to(device), weight
 
 
 class LlmStageModel(nn.Module):
@@ -261,7 +244,7 @@ class LlmTask:
         sequences = scorer.layout.encode(model.log.samples(model.rows))
         order = np.random.default_rng(seed).permutation(len(sequences))
         shuffled = [sequences[i] for i in order]
-        self.packed = model.llm.batches(shuffled, config.tokens_per_batch)
+        self.groups = model.llm.groups(shuffled, config.tokens_per_batch)
         trainable = [p for p in model.llm.parameters() if p.requires_grad]
         self.parameter_groups = [{"params": trainable, "lr": config.learning_rate}]
         self.selection = {"llm.": "calibrated_llm_log_loss"}
@@ -271,10 +254,18 @@ class LlmTask:
             self.parameter_groups.append({"params": others, "lr": config.crm_learning_rate})
             self.selection |= {"crm.": "crm_log_loss", "alignment.": "calibrated_llm_log_loss"}
 
-    def batches(self, epoch: int) -> Sequence[LlmBatch]:
+    def batches(self, epoch: int) -> Sequence[list[TokenSequence]]:
         """The batches in random order."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.packed))
-        return [self.packed[i] for i in order]
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.groups))
+        return [self.groups[i] for i in order]
+
+    def size(self, part: Sequence[TokenSequence]) -> int:
+        """Number of answers."""
+        return sum(len(one.samples) for one in part)
+
+    def read(self, part: Sequence[TokenSequence]) -> LlmBatch:
+        """The sequences side by side."""
+        return self.model.llm.batch(part)
 
     def validate(self) -> dict[str, float]:
         """Log loss and AUC of the language model, and in stage 2 of the CRM on all rows.

@@ -151,12 +151,20 @@ class AlignmentTask:
         batches = self.model.llm.batches(shuffled, self.tokens_per_batch)
         return [(batch, rows[batch.sample]) for batch in batches]
 
-    def batches(self, epoch: int) -> Sequence[TextBatch]:
-        """The batches in random order."""
+    def batches(self, epoch: int) -> Sequence[list[TextBatch]]:
+        """The batches in random order, each a single entry: samples are contrasted within it."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.packed))
-        return [self.packed[i] for i in order]
+        return [[self.packed[i]] for i in order]
 
-    @torch.inference_mode()
+    def size(self, part: Sequence[TextBatch]) -> int:
+        """Number of rows."""
+        return sum(len(rows) for _, rows in part)
+
+    def read(self, part: Sequence[TextBatch]) -> TextBatch:
+        """The batch."""
+        return part[0]
+
+    @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """The contrastive loss, averaged over validation rows."""
         total, count = 0.0, 0

@@ -209,10 +209,11 @@ class Experiment:
         found = read_result(self.directory)
         return found if found.key == self._result_key() else None
 
-    def measure(self, trained: Trained) -> "BaselineResult":
+    def measure(self, trained: Trained) -> "BaselineResult | None":
         """Score the test rows, and write ``scores.parquet`` and ``baseline.json``.
 
         The rows, the metrics and the resampled users are those of a run of the same settings.
+        Processes share the scoring; the first writes the result, and the others return None.
         """
         run, config = self.workspace, self.workspace.config.evaluate
         rows = self.drawn("test", config.test_rows or "all", chunk_rows(run))
@@ -221,6 +222,8 @@ class Experiment:
         with run.display.counting(title, len(rows)) as answered:
             logit = trained.logits(run.log.samples(rows), answered)
         seconds = time.perf_counter() - start
+        if not run.accelerator.is_main_process:
+            return None
         table = pl.DataFrame({"row": rows.numpy(), "logit": logit.numpy()})
         write_table(table, self.directory / "scores.parquet")
         user = run.log.user[rows].long().numpy()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -18,6 +19,7 @@ from transformers import (
     T5Config,
 )
 
+from corellarec.base.processes import added_up, in_rounds
 from corellarec.config import LlmConfig
 from corellarec.data.log import Log, Samples
 from corellarec.llm.layout import PaperLayout
@@ -66,7 +68,7 @@ class P5Prompts:
         self.answers = self.layout.answers
         self.users = [clean(str(user)) for user in log.users["id"]]
         end = tokenizer.eos_token_id
-        self.end = [] if end is None else [end]
+        self.end: list[int] = [end] if isinstance(end, int) else []
         self.padding = _padding(tokenizer)
 
     def text(self, user: int, begin: int, end: int, item: int) -> str:
@@ -75,20 +77,27 @@ class P5Prompts:
 
     def batches(self, samples: Samples, tokens_per_batch: int) -> list[P5Batch]:
         """Batches that hold no more tokens than the budget, padding included; longest first."""
+        ids = self.ids(samples)
+        return [self.padded(ids, chosen) for chosen in self.groups(ids, tokens_per_batch)]
+
+    def ids(self, samples: Samples) -> list[list[int]]:
+        """Each sample's tokens."""
         columns = (samples.user, samples.begin, samples.end, samples.item)
-        ids = [
-            [*self.layout.text(self.text(*facts)), *self.end]
-            for facts in zip(*(column.tolist() for column in columns), strict=True)
-        ]
+        facts = zip(*(column.tolist() for column in columns), strict=True)
+        return [self.layout.text(self.text(*one)) + self.end for one in facts]
+
+    def groups(self, ids: list[list[int]], tokens_per_batch: int) -> list[list[int]]:
+        """Which samples make each batch."""
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        batches, start = [], 0
+        groups, start = [], 0
         while start < len(order):
             size = max(1, tokens_per_batch // len(ids[order[start]]))
-            batches.append(self._padded(ids, order[start : start + size]))
+            groups.append(order[start : start + size])
             start += size
-        return batches
+        return groups
 
-    def _padded(self, ids: list[list[int]], chosen: list[int]) -> P5Batch:
+    def padded(self, ids: list[list[int]], chosen: Sequence[int]) -> P5Batch:
+        """The batch of some samples."""
         length = max(len(ids[i]) for i in chosen)
         padded = torch.full((len(chosen), length), self.padding)
         mask = torch.zeros(len(chosen), length, dtype=torch.long)
@@ -140,10 +149,18 @@ class P5Scorer:
         model: The model.
         prompts: How samples become text.
         tokens_per_batch: Tokens in one pass.
+        accelerator: Processes that share the batches.
     """
 
-    def __init__(self, model: P5Model, prompts: P5Prompts, tokens_per_batch: int) -> None:
+    def __init__(
+        self,
+        model: P5Model,
+        prompts: P5Prompts,
+        tokens_per_batch: int,
+        accelerator: Accelerator | None = None,
+    ) -> None:
         self.model, self.prompts, self.tokens_per_batch = model, prompts, tokens_per_batch
+        self.accelerator = accelerator
 
     @torch.inference_mode()
     def logits(
@@ -151,11 +168,13 @@ class P5Scorer:
     ) -> Tensor:
         """``(n,)`` fp32 on the CPU; ``progress`` is told the samples of each batch."""
         self.model.eval()
-        logits = torch.full((len(samples),), float("nan"))
-        for batch in self.prompts.batches(samples, self.tokens_per_batch):
-            logits[batch.sample] = self.model.logit(batch).cpu()
-            progress(len(batch.sample))
-        return logits
+        logits = torch.zeros(len(samples))
+        batches = self.prompts.batches(samples, self.tokens_per_batch)
+        for batch, counts, together in in_rounds(batches, self.accelerator):
+            if counts:
+                logits[batch.sample] = self.model.logit(batch).cpu()
+            progress(sum(len(one.sample) for one in together))
+        return added_up(logits, self.accelerator)
 
 
 class P5Task:
@@ -180,14 +199,23 @@ class P5Task:
     ) -> None:
         self.model, self.scorer, self.log, self.seed = model, scorer, log, seed
         self.validation = validation
-        self.padded = scorer.prompts.batches(log.samples(rows), scorer.tokens_per_batch)
+        self.ids = scorer.prompts.ids(log.samples(rows))
+        self.groups = scorer.prompts.groups(self.ids, scorer.tokens_per_batch)
         self.parameter_groups = [{"params": list(model.parameters()), "lr": LEARNING_RATE}]
         self.selection = {"model.": "p5_log_loss"}
 
-    def batches(self, epoch: int) -> Sequence[P5Batch]:
-        """The batches in random order."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.padded))
-        return [self.padded[i] for i in order]
+    def batches(self, epoch: int) -> Sequence[list[int]]:
+        """The batches in random order, each as numbers of training rows."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.groups))
+        return [self.groups[i] for i in order]
+
+    def size(self, part: Sequence[int]) -> int:
+        """Number of rows."""
+        return len(part)
+
+    def read(self, part: Sequence[int]) -> P5Batch:
+        """The rows' prompts."""
+        return self.scorer.prompts.padded(self.ids, part)
 
     def validate(self) -> dict[str, float]:
         """Log loss and AUC on the validation rows."""
@@ -234,7 +262,7 @@ def p5(experiment: Experiment) -> Trained:
     rows = experiment.drawn("train", experiment.rows)
     prompts = P5Prompts(run.log, tokenizer, config.llm)
     model = P5Model(network, prompts.answers, run.log.labels(rows))
-    scorer = P5Scorer(model, prompts, config.llm.tokens_per_batch)
+    scorer = P5Scorer(model, prompts, config.llm.tokens_per_batch, run.accelerator)
 
     def task() -> P5Task:
         validation = experiment.drawn("validation", config.stage2.validation_rows)

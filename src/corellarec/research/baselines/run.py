@@ -24,8 +24,7 @@ def run_baseline(
 ) -> BaselineResult | None:
     """Train a baseline and measure it, or find it done; returns its figures.
 
-    Under ``torchrun`` every process trains; the main process alone measures, and the others return
-    None.
+    Under ``torchrun`` processes share training and scoring; all but the first return None.
 
     Args:
         name: One of ``NAMES``.
@@ -56,8 +55,7 @@ def run_baseline(
             experiment.workspace.display.say(f"{name}: done before")
             return found
         trained = _train(experiment)
-        main = experiment.workspace.accelerator.is_main_process
-        return experiment.measure(trained) if main else None
+        return experiment.measure(trained)
 
 
 def _count(rows: str) -> int | Literal["all"]:
