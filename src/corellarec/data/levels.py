@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 MAX_DISTINCT = 16  # ratings that get a code each
 BUCKETS = 10  # of a log with more
+PIECE = 1_000_000  # rows at once
 FIRST = 2  # codes 0 and 1 are a label of 0 or 1 whose rating is not known
 
 
@@ -47,5 +48,9 @@ def rating_levels(rating: NDArray[np.floating], edges: Sequence[float]) -> NDArr
         >>> rating_levels(np.array([5.0, 3.5, 0.5]), (1.0, 4.0, 5.0)).tolist()
         [4, 2, 2]
     """
-    place = np.searchsorted(np.asarray(edges), rating, side="right") - 1
-    return (place.clip(min=0) + FIRST).astype(np.int8)
+    levels = np.empty(len(rating), np.int8)
+    for start in range(0, len(rating), PIECE):  # places take eight bytes each
+        piece = slice(start, start + PIECE)
+        place = np.searchsorted(np.asarray(edges), rating[piece], side="right") - 1
+        levels[piece] = place.clip(min=0) + FIRST
+    return levels

@@ -108,14 +108,17 @@ def build(config: DataConfig) -> Prepared:
     read = read_rows(raw.files, raw.time_unit, config.skip_bad_rows, raw.time_format, raw.time_zone)
     warnings = [*raw.warnings, *check_rows(read, raw, config)]
     threshold = 0.5 if raw.labelled else config.positive_rating
-    kept, implicit = read.table, config.is_implicit
+    kept, implicit, height = [read.table], config.is_implicit, read.table.height
+    read = replace(read, table=read.table.clear())  # or the rows would be held twice
     if implicit:
-        kept = kept.filter(pl.col("value") > 0 if raw.weighted else pl.col("value") >= threshold)
+        enough = pl.col("value") > 0 if raw.weighted else pl.col("value") >= threshold
+        kept = [kept.pop().filter(enough)]
+    negative_rows = height - kept[0].height
     titled = None
     if config.untitled == "drop":
         titled = raw.items.filter(pl.col("title").str.strip_chars() != "")["id"]
     rows, user_ids, item_ids, left_out = _clean(
-        kept, titled, config.min_user_rows, config.min_item_rows
+        kept.pop(), titled, config.min_user_rows, config.min_item_rows
     )
     label = implicit | (rows["value"].to_numpy() >= threshold)  # in float32 (NEP 50)
     split = split_rows(
@@ -179,9 +182,7 @@ def build(config: DataConfig) -> Prepared:
         untitled_items=int((items["title"].fill_null("").str.strip_chars() == "").sum()),
         positives=int(samples["label"].sum()),
         splits=_split_facts(samples, users, items),
-        left_out=replace(
-            left_out, bad_rows=read.skipped, negative_rows=read.table.height - kept.height
-        ),
+        left_out=replace(left_out, bad_rows=read.skipped, negative_rows=negative_rows),
         first_bad_row=read.first_skipped,
         time_unit=read.time_unit,
         history="positives" if implicit else config.history,
@@ -241,9 +242,12 @@ def _clean(
 
     Rows of items that are not ``titled`` are left out, where it is given.
     """
-    user_ids, users = _dense(rows["user"])
-    item_ids, items = _dense(rows["item"])
-    rows = rows.with_columns(user=users, item=items)
+    numbers, ids = {}, {}
+    for side in ("user", "item"):
+        ids[side], numbers[side] = _dense(rows[side])
+    user_ids, item_ids = ids["user"], ids["item"]
+    rows = rows.with_columns(**numbers)
+    del numbers  # the table alone holds them, until it is sorted
     # One interaction noted twice: the higher rating stays, whatever the order in the file.
     rows = rows.sort("user", "time", "item", "value")
     again = _same_as_next(rows, "user") & _same_as_next(rows, "time") & _same_as_next(rows, "item")

@@ -37,9 +37,11 @@ def split_rows(
     Raises:
         DataError: If all rows are history only, or a given split has an unknown name.
     """
-    first = np.append(0, np.flatnonzero(np.diff(user)) + 1)
-    lengths = np.diff(np.append(first, len(user)))
-    early = np.arange(len(user)) - np.repeat(first, lengths) < min_history
+    early = np.zeros(len(user), bool)
+    if min_history:
+        first = np.append(0, np.flatnonzero(np.diff(user)) + 1)
+        lengths = np.diff(np.append(first, len(user)))
+        early = np.arange(len(user)) - np.repeat(first, lengths) < min_history
     if given is not None:
         split = _given_split(given)
     else:
@@ -51,7 +53,8 @@ def split_rows(
         places = np.minimum(
             len(sampled) - 1, np.round(len(sampled) * np.cumsum(shares[:2])).astype(int)
         )
-        train_end, validation_end = np.partition(sampled, places)[places]
+        sampled.partition(places)  # a copy of the times
+        train_end, validation_end = sampled[places]
         split = (time >= train_end).astype(np.int8) + (time >= validation_end).astype(np.int8)
     split[early] = HISTORY_ONLY
     return split
