@@ -2,26 +2,32 @@
 
 Synthetic pairs of a run's users and items, in random order. Both are asked to send the same small
 share of the rows to the LLM. Each runs in a process of its own; the time is that of scoring, the
-memory the most that the process held. The larger input is scored by ``score`` alone: by one
-process, two, and one actor of Ray, whose start is part of the time.
+memory the most that it and its workers held together (pages that they share count once). The larger
+input is scored by ``score`` alone: by one process, two, and two actors of Ray, whose start is part
+of the time.
+
+    python benchmarks/score.py --run runs/quick [--rows N] [--larger TIMES] [--asked SHARE]
+        [--rounds N] [--large [WAY ...]] [--quick] [--json]
 """
 
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import psutil
 
 from corellarec.base.console import Console, Display
 from corellarec.batch.score import score
 from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.files import predict_file
-from harness import emit, median_ratio, parse, parser, peak_memory_mb, take_turns
+from harness import emit, median_ratio, parse, parser, take_turns
 
 PART = 250_000  # rows written at once
 
@@ -48,23 +54,43 @@ def one(way: str, cascade: Path, source: Path, output: Path, workers: int) -> No
         display = Display(Console(stderr=True), quiet=True)
         engine = "ray" if way == "ray" else "local"
         score(load, cascade, str(source), output, engine=engine, workers=workers, display=display)
-    print(time.perf_counter() - begin, peak_memory_mb())
+    print(time.perf_counter() - begin)
 
 
 def measure(way: str, cascade: Path, source: Path, output: Path, workers: int = 1) -> list[float]:
     """Seconds and MiB of one way in another process."""
     given = [way, str(cascade), str(source), str(output), str(workers)]
     command = [sys.executable, __file__, "--one", *given]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
-    return [float(word) for word in done.stdout.split()]
+    begun = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    most = 0.0
+    while begun.poll() is None:
+        most = max(most, memory_mb(begun.pid))
+        time.sleep(0.2)
+    printed, said = begun.communicate()
+    if begun.returncode:
+        sys.exit(said)
+    return [float(printed.split()[-1]), most]
+
+
+def memory_mb(pid: int) -> float:
+    """MiB that a process and those below it hold together; Ray's own processes are not counted."""
+    total = 0
+    try:
+        process = psutil.Process(pid)
+        for part in [process, *process.children(recursive=True)]:
+            with suppress(psutil.Error, IndexError):
+                name = part.cmdline()[0]
+                if part.pid == pid or "python" in name or name.startswith("ray::_Worker"):
+                    total += part.memory_full_info().pss
+    except psutil.Error:
+        return 0.0
+    return total / 2**20
 
 
 LARGE = {
     "score, one process": ("score", "large", 1),
     "score, two processes": ("score", "large", 2),
-    "score, one actor of Ray": ("ray", "large", 1),
+    "score, two actors of Ray": ("ray", "large", 2),
 }
 
 
@@ -124,6 +150,10 @@ def main() -> None:
         "rows_per_s": rates | {name: sizes["large"] / took for name, (took, _) in large.items()},
         "memory_mb": memory | {name: mib for name, (_, mib) in large.items()},
     }  # fmt: skip
+    local, on_ray = (figures["rows_per_s"].get(name) for name in list(LARGE)[1:])
+    if local and on_ray:
+        figures["ray_over_local"] = {"ratio": on_ray / local}
+        print(f"Ray over processes, two workers each: {on_ray / local:.2f}")
     ratio = median_ratio(seconds["predict"], seconds["score"])
     emit(given, figures, ratio=ratio, ratio_of="rows/s, score with one worker over predict")
 

@@ -1,5 +1,6 @@
 """Batch scoring with killed processes and a full disk: every row once, whatever happened before."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -67,6 +68,79 @@ def kill(pid, chance):
     os.kill(victim, signal.SIGKILL)
     _, alive = psutil.wait_procs(workers if victim == pid else [], timeout=20)
     return [one for one in alive if command_of(one)]
+
+
+def test_workers_without_memory(attack, tmp_path, scratch, given):
+    if not attack.hard:
+        pytest.skip("half a minute: make test-hard; the message is tested in tests/batch")
+    (head, tail), out = given, tmp_path / "out"
+    command = [*head, out, *tail, "--workers", 2]
+    whole = call(command, scratch)
+    assert whole.kind == "done", whole.text
+    expected = read(out)
+    for _ in range(attack.times(1, 20)):
+        shutil.rmtree(out)
+        running = Call(command, scratch)
+        time.sleep(attack.random.uniform(0.2, whole.seconds))
+        limit_memory(running.process.pid, attack.random)
+        stopped = running.wait()
+        bad = stopped.kind not in ("refused", "done")
+        attack.note(stopped.kind, stopped.text[-800:], bad=bad)
+        done = call(command, scratch)
+        same = done.kind == "done" and is_whole(out, expected)
+        attack.note("then whole" if same else done.kind, done.text[-500:], bad=not same)
+
+
+def limit_memory(pid, chance):
+    """Leave one of a command's workers little memory beside what it has."""
+    workers = [one for one in children_of(pid) if "spawn_main" in " ".join(command_of(one))]
+    if workers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim = chance.choice(workers)
+            limit = victim.memory_info().vms + chance.choice([0, 1, 8, 32]) * 2**20
+            victim.rlimit(psutil.RLIMIT_AS, (limit, limit))
+
+
+def test_killed_raylets(attack, tmp_path, scratch, given):
+    """Ray's own process on a node is killed; the job ends, and another engine goes on."""
+    if not attack.hard:
+        pytest.skip("minutes: make test-hard; actors are killed in tests/batch")
+    pytest.importorskip("ray")
+    (head, tail), out = given, tmp_path / "out"
+    assert call([*head, out, *tail], scratch).kind == "done"
+    expected = read(out)
+    command = [*head, out, *tail, "--engine", "ray", "--workers", 2]
+    for number in range(attack.times(1, 20)):
+        shutil.rmtree(out)
+        running = Call(command, scratch, memory=1 << 46)  # Ray maps far more than it uses
+        deadline = time.monotonic() + 100
+        while not (victims := raylets(running.process.pid)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(attack.random.uniform(0, 15))
+        killed = bool(victims)
+        for one in victims:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        stopped = running.wait(180)
+        attack.note(f"raylet {killed}: {stopped.kind}", stopped.text, bad=stopped.kind == "hang")
+        more = ["--engine", "ray"] if number % 5 == 4 else []
+        done = call([*head, out, *tail, *more], scratch, memory=1 << 46, seconds=180)
+        same = done.kind == "done" and is_whole(out, expected)
+        attack.note("then whole" if same else done.kind, done.text[-500:], bad=not same)
+
+
+def raylets(pid):
+    """Ray's node processes below a command."""
+    found = [(one, command_of(one)) for one in children_of(pid)]
+    return [one for one, words in found if words and words[0].endswith("raylet/raylet")]
+
+
+def children_of(pid):
+    """Processes below another."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def command_of(process):

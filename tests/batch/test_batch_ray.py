@@ -9,14 +9,17 @@ import time
 from functools import partial
 from threading import Thread
 
+import polars as pl
 import psutil
 import pytest
 
 import corellarec as cr
-from batch.jobs import all_pairs, job, routing, write_input
+from batch.jobs import ROWS, all_pairs, job, routing, write_input
 from corellarec.base.errors import CorellarecError
 from corellarec.batch import shard as shard_module
-from corellarec.batch.job import JobDirectory
+from corellarec.batch.folder import LocalFolder
+from corellarec.batch.freeze import frozen_input
+from research import ray_runs
 
 ray = pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
@@ -53,6 +56,23 @@ def test_ray_writes_what_one_process_writes(given, tmp_path):
     assert totals(tmp_path / "out") == expected
 
 
+def test_predict_and_all_engines_answer_alike(finished, given, tmp_path):
+    """Every column of every row, bit by bit: predict reads each shard's rows in their order."""
+    cascade = routing(finished[0], tmp_path / "cascade", budget=1.0, threshold=0.67)
+    load = partial(cr.Cascade.load, cascade, device="cpu")
+    ways = {"one": {"workers": 1}, "two": {"workers": 2}, "ray": {"engine": "ray", "workers": 2}}
+    for name, way in ways.items():
+        job(cascade, given[1], tmp_path / name, load, shard_rows=210, **way)
+    predicts, routed = load(), 0
+    for part in sorted((tmp_path / "one").glob("part-*.parquet")):
+        assert part.read_bytes() == (tmp_path / "two" / part.name).read_bytes()
+        assert part.read_bytes() == (tmp_path / "ray" / part.name).read_bytes()
+        output = pl.read_parquet(part)
+        assert predicts.predict(output.select(all_pairs().columns)).equals(output)
+        routed += (output["source"] != "crm").sum()
+    assert 0 < routed < ROWS
+
+
 def test_the_command_joins_the_cluster_that_is_named(given, tmp_path):
     cascade, source, _, expected = given
     command = [sys.executable, "-m", "corellarec", "score", cascade, source, tmp_path / "out"]
@@ -73,7 +93,7 @@ def test_ray_goes_on_where_processes_stopped(given, tmp_path, monkeypatch):
     def stops(self, shard, table):
         if shard == 4:
             raise OSError("stopped")
-        whole(self, shard, table)
+        return whole(self, shard, table)
 
     with monkeypatch.context() as patch:
         patch.setattr(shard_module.ShardScorer, "_llm", stops)
@@ -87,10 +107,10 @@ def test_ray_goes_on_where_processes_stopped(given, tmp_path, monkeypatch):
 def test_an_error_of_an_actor_is_one_line(given, tmp_path, monkeypatch):
     cascade, source, load, _ = given
     out = tmp_path / "out"
-    directory = JobDirectory(out)
+    folder = LocalFolder(out)
 
     def damaged(*_):
-        directory.shard(3).write_bytes(b"")
+        (out / frozen_input(folder).file(3)).write_bytes(b"")
         return False
 
     with monkeypatch.context() as patch:
@@ -124,6 +144,23 @@ def test_killed_actors_are_replaced(given, tmp_path):
     assert killed
     assert done.scored_now == 7
     assert totals(tmp_path / "out") == expected
+
+
+def test_trials_are_shared_by_actors(tiny_settings, tmp_path):
+    first, more = ray_runs.search(tiny_settings, tmp_path / "search", 3)
+    assert first.trials >= 3
+    assert more.trials == first.trials + 2
+    drawn = [tuple(trial.settings.values()) for trial in more.finished]
+    assert len(set(drawn)) == len(drawn)  # actors that begin together do not draw the same
+    assert (tmp_path / "search" / "best.toml").exists()
+
+
+def test_cells_are_shared_by_actors(tiny_settings, tmp_path, monkeypatch):
+    study, cells = ray_runs.study(tiny_settings, tmp_path)
+    assert [cell.kind for cell in cells] == ["method", "crm", "crm", "ablation"]
+    assert all(cell.seconds() for cell in cells)
+    monkeypatch.setattr("corellarec.run.stages.train", None)  # all is done
+    study.train()
 
 
 def command_of(process):

@@ -1,9 +1,11 @@
 """A job of shards: the same answers as predict, every row once, on from where it stopped."""
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,12 +15,21 @@ import torch
 import corellarec as cr
 from batch.jobs import ITEMS, ROUTED, ROWS, all_pairs, job, loader, read, routing, write_input
 from command_line import call
-from corellarec.base.errors import ArtifactError, ConfigError, DataError, LockedError, RemoteError
+from corellarec.base.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    LockedError,
+    RemoteError,
+    WorkerError,
+)
 from corellarec.base.lock import locked
 from corellarec.batch import shard as shard_module
 from corellarec.batch.estimate import estimate
-from corellarec.batch.freeze import input_files
-from corellarec.batch.job import JobDirectory
+from corellarec.batch.folder import LocalFolder
+from corellarec.batch.freeze import frozen_input
+from corellarec.batch.job import SUCCESS, crm_file, done_of, output_of
+from corellarec.batch.source import input_files
 from corellarec.config import ExternalConfig
 from corellarec.llm.load import load_model
 from corellarec.llm.lora import load_adapter
@@ -173,7 +184,7 @@ def test_a_job_goes_on_where_it_stopped(cascade, source, expected, tmp_path, mon
         began.append(shard)
         if len(began) == 4:
             raise OSError("no space left")
-        whole(self, shard, table)
+        return whole(self, shard, table)
 
     monkeypatch.setattr(shard_module.ShardScorer, step, stops)
     with pytest.raises(OSError, match="no space"):
@@ -187,6 +198,21 @@ def test_a_job_goes_on_where_it_stopped(cascade, source, expected, tmp_path, mon
     assert not (output / "_work").exists()
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory")])
+def test_memory_that_runs_out_is_one_line(cascade, source, tmp_path, monkeypatch, error):
+    def fails(self, shard):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shard_module.ShardScorer, "_read", fails)
+        with pytest.raises(WorkerError, match="no memory is left for a shard: run the same"):
+            job(cascade, source, tmp_path / "out", shard_rows=700)
+        error.args = ("a bug",)
+        if isinstance(error, RuntimeError):
+            with pytest.raises(RuntimeError, match="a bug"):
+                job(cascade, source, tmp_path / "out", shard_rows=700)
+
+
 def stopped(cascade, source, output, monkeypatch):
     """A job that has scored 3 of 7 shards."""
     whole = shard_module.ShardScorer._llm
@@ -194,42 +220,45 @@ def stopped(cascade, source, output, monkeypatch):
     def stops(self, shard, table):
         if shard == 3:
             raise OSError("stopped")
-        whole(self, shard, table)
+        return whole(self, shard, table)
 
     with monkeypatch.context() as patch:
         patch.setattr(shard_module.ShardScorer, "_llm", stops)
         with pytest.raises(OSError, match="stopped"):
             job(cascade, source, output, shard_rows=90)
-    return JobDirectory(output)
+    return LocalFolder(output)
 
 
 def test_what_is_damaged_is_scored_again(cascade, source, expected, tmp_path, monkeypatch):
     output = tmp_path / "out"
-    directory = stopped(cascade, source, output, monkeypatch)
-    directory.output(1).write_bytes(directory.output(1).read_bytes()[:-9])
-    shutil.copy(directory.output(0), directory.output(2))
-    (directory.crm(5) / shard_module.CRM_FILE).write_bytes(b"")
-    shutil.rmtree(directory.crm(6))
+    stopped(cascade, source, output, monkeypatch)
+    cut_off = output / output_of(1)
+    cut_off.write_bytes(cut_off.read_bytes()[:-9])
+    shutil.copy(output / output_of(0), output / output_of(2))
+    (output / crm_file(5, "logits")).write_bytes(b"")
+    (output / crm_file(6, "json")).unlink()
     assert job(cascade, source, output, shard_rows=90).scored_now == 6
     same(read(output), expected)
 
 
 def test_a_changed_shard_is_refused(cascade, source, tmp_path, monkeypatch):
-    directory = stopped(cascade, source, tmp_path / "out", monkeypatch)
-    shutil.copy(directory.shard(0), directory.shard(4))
+    folder = stopped(cascade, source, tmp_path / "out", monkeypatch)
+    frozen = frozen_input(folder)
+    shutil.copy(folder.place(frozen.file(0)), folder.place(frozen.file(4)))
     with pytest.raises(ArtifactError, match=r"000004.parquet is not as it was written: delete"):
         job(cascade, source, tmp_path / "out", shard_rows=90)
 
 
 def test_counts_that_differ_are_no_success(cascade, source, tmp_path, monkeypatch):
-    directory = stopped(cascade, source, tmp_path / "out", monkeypatch)
-    facts = json.loads(directory.done(0).read_text())
-    directory.done(0).write_text(json.dumps(facts | {"rows": 1}))
+    stopped(cascade, source, tmp_path / "out", monkeypatch)
+    done, output = (tmp_path / "out" / name for name in (done_of(0), output_of(0)))
+    facts = json.loads(done.read_text())
+    done.write_text(json.dumps(facts | {"rows": 1}))
     with pytest.raises(ArtifactError, match=r"says 1, the input has \d+: delete both files"):
         job(cascade, source, tmp_path / "out", shard_rows=90)
-    assert not directory.success.exists()
-    directory.done(0).unlink()
-    directory.output(0).unlink()
+    assert not (tmp_path / "out" / SUCCESS).exists()
+    done.unlink()
+    output.unlink()
     assert job(cascade, source, tmp_path / "out", shard_rows=90).scored_now == 1
 
 
@@ -298,8 +327,8 @@ def test_an_input_that_cannot_be_used_is_named(cascade, tmp_path, change, messag
     source = write_input(tmp_path / "in", change(all_pairs()), 1)
     with pytest.raises(DataError, match=message):
         job(cascade, source, tmp_path / "out")
-    with pytest.raises(DataError, match=message.replace("no rows in the input", "no rows")):
-        estimate(loader(cascade)(), source, tmp_path / "out", 100, 1, ask=False)
+    with pytest.raises(DataError, match=message):
+        estimate(loader(cascade)(), input_files(source), 100, 1, None, ask=False)
     source = write_input(tmp_path / "in", all_pairs()[:20], 1)
     assert job(cascade, source, tmp_path / "out").rows == 20  # put right, the command goes on
 
@@ -327,7 +356,7 @@ def test_which_files_are_the_input(tmp_path):
         pairs.write_parquet(tmp_path / f"{name}.parquet")
 
     def names(source):
-        return [path.stem for path in input_files(str(source))]
+        return [Path(file.path).stem for file in input_files(str(source))]
 
     assert names(tmp_path) == ["1", "2", "6"]
     assert names(tmp_path / "a" / "1.parquet") == ["1"]
@@ -374,6 +403,7 @@ def test_the_command(monkeypatch, capsys, cascade, source, expected, tmp_path):
     assert "630 rows scored into 3 files" in err
     assert "the LLM answered 63; 30 rows have a user that the log does not know" in err
     same(read(out), expected)
+    assert "price" not in err
     status, printed, _ = call(monkeypatch, capsys, *command, "--json")
     assert json.loads(printed)["scored_now"] == 0
     status, _, err = call(monkeypatch, capsys, "score", cascade, tmp_path / "no", out)
@@ -381,9 +411,26 @@ def test_the_command(monkeypatch, capsys, cascade, source, expected, tmp_path):
     assert len(err.splitlines()) == 1
 
 
+def test_the_price_is_said_before_and_after(monkeypatch, capsys, cascade, source, tmp_path):
+    command = ["score", cascade, source, tmp_path / "out", "--device", "cpu"]
+    command += ["--price-per-hour", 3_600_000]
+    _, printed, _ = call(monkeypatch, capsys, *command, "--dry-run", "--json")
+    planned = json.loads(printed)
+    assert planned["price"] == pytest.approx(planned["hours"] * 3_600_000)
+    status, _, err = call(monkeypatch, capsys, *command)
+    assert status == 0, err
+    first, *_, last = err.splitlines()
+    assert first == "630 rows in 1 shards"
+    assert re.fullmatch(r"\d+ s, [\d,]+ tokens, price [\d,.]+; expected: .* price [\d,.]+", last)
+    done = json.loads(call(monkeypatch, capsys, *command, "--json")[1])
+    assert done["expected"]["rows"] == ROWS
+    assert done["price"] == pytest.approx(done["seconds"] * 1000)
+    assert done["calls"] == 1
+
+
 def test_a_dry_run_asks_no_server(cascade, source, tmp_path):
     far = loader(cascade, server="http://127.0.0.1:9", server_model=ADAPTER)()
-    found = estimate(far, source, tmp_path / "out", 700, 2, ask=False)
+    found = estimate(far, input_files(source), 700, 2, None, ask=False)
     assert found.llm_seconds is None
     assert found.llm_tokens > ROUTED
     assert "the server is not asked" in found.lines()[2]

@@ -127,7 +127,12 @@ def write_json(path: Path, value: "DataclassInstance") -> None:
     Fields may be what pydantic can write: numbers (NaN and infinity too), text, dates, tuples,
     mappings, and dataclasses or pydantic models of these.
     """
-    write_text(path, json.dumps(to_tree(value), indent=1) + "\n")
+    write_text(path, to_json(value).decode())
+
+
+def to_json(value: "DataclassInstance") -> bytes:
+    """A dataclass as JSON, as :func:`write_json` writes it."""
+    return (json.dumps(to_tree(value), indent=1) + "\n").encode()
 
 
 def writes_again(path: Path) -> str:
@@ -152,16 +157,32 @@ def read_json(path: Path, kind: type[T], *, remedy: str = "") -> T:
     """
     remedy = remedy or f"delete it; {writes_again(path)}"
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
+        return from_json(path.read_bytes(), kind, path, remedy=remedy)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is not there: {remedy}") from error
+
+
+def from_json(data: bytes, kind: type[T], place: object, *, remedy: str) -> T:
+    """A dataclass from what :func:`to_json` made.
+
+    Args:
+        data: The JSON.
+        kind: The dataclass, as for :func:`read_json`.
+        place: Where it was read, for messages.
+        remedy: What to do where it cannot be used, for messages.
+
+    Raises:
+        ArtifactError: If it is damaged, or lacks a field or has one of another type.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(data, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
-            raise ArtifactError(f"{path} is damaged: {remedy}") from error
-        place = ".".join(map(str, first["loc"])) or "the whole"
+            raise ArtifactError(f"{place} is damaged: {remedy}") from error
+        field = ".".join(map(str, first["loc"])) or "the whole"
         raise ArtifactError(
-            f"{path} was written by another version of corellarec ({place}: {first['msg']}): "
+            f"{place} was written by another version of corellarec ({field}: {first['msg']}): "
             f"{remedy}"
         ) from error
 

@@ -82,7 +82,7 @@ def require_columns(table: pl.DataFrame, name: str, columns: Sequence[str]) -> N
     Raises:
         DataError: If one is missing, or holds lists, records or bytes.
     """
-    _check_columns(table.schema, name, columns)
+    check_schema(table.schema, name, columns)
 
 
 def scan_table(path: Path, columns: Sequence[str] = ()) -> pl.LazyFrame:
@@ -98,11 +98,16 @@ def scan_table(path: Path, columns: Sequence[str] = ()) -> pl.LazyFrame:
         else:
             table = pl.scan_csv(path, infer_schema=False, glob=False)
         schema = table.collect_schema()
-    _check_columns(schema, str(path), columns)
+    check_schema(schema, str(path), columns)
     return table
 
 
-def _check_columns(schema: pl.Schema, name: str, columns: Sequence[str]) -> None:
+def check_schema(schema: pl.Schema, name: str, columns: Sequence[str]) -> None:
+    """Check that a table of a schema has columns, and one value a row in each.
+
+    Raises:
+        DataError: If one is missing, or holds lists, records or bytes.
+    """
     for column in columns:
         if column not in schema:
             raise DataError(f"{name}: no column {column!r}; found: {', '.join(schema)}")

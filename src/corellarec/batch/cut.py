@@ -1,5 +1,6 @@
 """Which rows of a job are routed: the most valuable ones, found without holding them in memory."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic import Field
 
 from corellarec.base.metrics import Floats
 from corellarec.base.numbers import Count
+from corellarec.cascade.budget import ROUNDING
 
 Numbers = NDArray[np.uint64]
 Word = Annotated[int, Field(ge=0, lt=2**64)]
@@ -101,3 +103,8 @@ def _largest(columns: Callable[[], Iterable[Numbers]], count: int) -> tuple[int,
         count -= int(at_least[place] - histogram[digit])
         prefix = prefix << DIGIT | digit
     return prefix, count
+
+
+def most_routed(limit: float, rows: int) -> int:
+    """Rows of a job that may be routed: the budget's share of all of them, rounded down."""
+    return math.floor(limit * rows + ROUNDING)

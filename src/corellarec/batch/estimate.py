@@ -1,8 +1,9 @@
 """What a job would take, from a small sample of its rows that is scored now."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,8 +12,11 @@ import torch
 from corellarec.base.errors import DataError
 from corellarec.base.frames import readable
 from corellarec.base.metrics import Floats
-from corellarec.batch.freeze import count_rows, input_files, scan_input, shards_of
-from corellarec.batch.score import check_output, most_routed
+from corellarec.base.numbers import Count, Finite
+from corellarec.batch.cut import most_routed
+from corellarec.batch.freeze import shards_of
+from corellarec.batch.progress import duration
+from corellarec.batch.source import InputFile, count_rows, scan_input
 from corellarec.cascade.budget import most_valuable
 from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.tables import Pairs, read_pairs
@@ -36,53 +40,91 @@ class Estimate:
         crm_seconds: Time for the CRM, at most about: in a shard a user's rows are together, which
             is faster.
         llm_seconds: Time for the language model; None where it was not measured, on a server.
+        price_per_hour: Of all machines; None where it is not known.
     """
 
-    rows: int
-    shards: int
-    sample: int
-    llm_rows: int
-    llm_tokens: int
-    crm_seconds: float
-    llm_seconds: float | None
+    rows: Count
+    shards: Count
+    sample: Count
+    llm_rows: Count
+    llm_tokens: Count
+    crm_seconds: Finite
+    llm_seconds: Finite | None
+    price_per_hour: Finite | None = None
+
+    @property
+    def hours(self) -> float:
+        """Of both passes; of the CRM's where the other was not measured."""
+        return (self.crm_seconds + (self.llm_seconds or 0.0)) / 3600
+
+    @property
+    def price(self) -> float | None:
+        """What these hours cost; None where that is not known."""
+        return None if self.price_per_hour is None else self.hours * self.price_per_hour
+
+    def whole(self) -> str:
+        """Time and price of both passes in words."""
+        words = f"at most about {duration(3600 * self.hours)}"
+        words += "" if self.price is None else f", price {self.price:,.2f}"
+        return words + ("" if self.llm_seconds is not None else ", without the LLM's time")
+
+    def facts(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return asdict(self) | {"hours": self.hours, "price": self.price}
 
     def lines(self) -> list[str]:
         """The estimate in words."""
         llm = "not measured: the server is not asked"
         if self.llm_seconds is not None:
-            llm = f"about {_duration(self.llm_seconds)}"
+            llm = f"about {duration(self.llm_seconds)}"
         return [
             f"{self.rows:,} rows in {self.shards:,} shards",
-            f"CRM: all rows, at most about {_duration(self.crm_seconds)}",
+            f"CRM: all rows, at most about {duration(self.crm_seconds)}",
             f"LLM: about {self.llm_rows:,} rows ({self.llm_rows / self.rows:.2%}), at most about "
             f"{self.llm_tokens:,} tokens; {llm}",
-            f"From {self.sample:,} rows that were scored now; nothing was written.",
+            f"Both: {self.whole()}",
+            f"From {self.sample:,} rows that were scored now.",
         ]
 
 
 def estimate(
-    cascade: Cascade, source: str, output: Path, shard_rows: int, workers: int, *, ask: bool
+    cascade: Cascade,
+    files: list[InputFile],
+    shard_rows: int,
+    workers: int,
+    price_per_hour: float | None,
+    ask: bool,
 ) -> Estimate:
     """Score a sample of a job's rows, and say what all would take.
 
     Args:
         cascade: Scores.
-        source: Of the job.
-        output: Of the job; nothing is written there.
+        files: The input.
         shard_rows: Of the job.
-        workers: Processes, which are taken to be as fast as this one.
+        workers: Processes, each of which has its share of this one's threads.
+        price_per_hour: Of all machines; None where it is not known.
         ask: Whether to ask the language model, for the time it takes.
 
     Raises:
         DataError: If the input cannot be used.
     """
-    files = input_files(source)
-    check_output(files, output)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // workers))
+    try:
+        found = _estimate(cascade, files, shard_rows, workers, ask)
+    finally:
+        torch.set_num_threads(threads)
+    return replace(found, price_per_hour=price_per_hour)
+
+
+def _estimate(
+    cascade: Cascade, files: list[InputFile], shard_rows: int, workers: int, ask: bool
+) -> Estimate:
     tables = scan_input(files, cascade)
     counts = [count_rows([table]) for table in tables]
     rows = sum(counts)
     if not rows:
-        raise DataError(f"{source}: no rows: give files that have some")
+        raise DataError(f"no rows in the input ({files[0].path}): give files that have some")
     pairs, crm_logit = _sample(cascade, tables, files, counts)
     cascade.score_crm(pairs, crm_logit)  # a warm-up
     begin = time.perf_counter()
@@ -107,7 +149,7 @@ def estimate(
 
 
 def _sample(
-    cascade: Cascade, tables: list[pl.LazyFrame], files: list[Path], counts: list[int]
+    cascade: Cascade, tables: list[pl.LazyFrame], files: list[InputFile], counts: list[int]
 ) -> tuple[Pairs, Floats | None]:
     """Rows from evenly spaced places of the input, and their logits if the CRM is external."""
     starts = np.cumsum([0, *counts])
@@ -117,7 +159,7 @@ def _sample(
     for place in places:
         number = int(np.searchsorted(starts, place, side="right")) - 1
         first = int(place - starts[number])
-        name = str(files[number])
+        name = files[number].path
         with readable(name):
             table = tables[number].slice(first, step).collect()
         found.append(read_pairs(cascade.log, table, name, first + 1))
@@ -127,9 +169,3 @@ def _sample(
     time = None if found[0].time is None else torch.cat([one.time for one in found])
     pairs = Pairs(torch.cat([p.user for p in found]), torch.cat([p.item for p in found]), time)
     return pairs, np.concatenate(logits) if logits else None
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,9 +1,8 @@
 """The input of a job as shards: whole users, each sorted by time, read once and never again."""
 
-import glob
 import hashlib
 import io
-import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,87 +12,22 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from corellarec.base.artifacts import read_manifest, writing
+from corellarec.base.artifacts import from_json, to_json
 from corellarec.base.errors import DataError
-from corellarec.base.frames import ids_of, readable, scan_table
-from corellarec.batch.job import JobDirectory
+from corellarec.base.frames import ids_of, readable
+from corellarec.batch.folder import Folder
+from corellarec.batch.job import INPUT, WORK, Frozen, FrozenShard
+from corellarec.batch.source import OURS, InputFile, count_rows, scan_input
 from corellarec.cascade.cascade import Cascade
-from corellarec.cascade.tables import OUTPUT_COLUMNS, read_pairs
+from corellarec.cascade.tables import read_pairs
 from corellarec.crm.external import score_logits
 
 READ_ROWS = 100_000  # rows read at once, as `predict` reads them
 PART_ROWS = 500_000  # rows held in memory until they are written by shard
 FAN = 128  # files that they are written to side by side
-OURS = "corellarec."  # columns of a shard that are not the input's
 HASH, USER, ITEM, TIME, LOGIT = (
     f"{OURS}{name}" for name in ("hash", "user", "item", "time", "crm_logit")
 )
-
-
-def input_files(source: str) -> list[Path]:
-    """The Parquet files of a job, in order of their names.
-
-    Args:
-        source: A file, a directory (its files ``*.parquet``, at any depth), or a pattern such as
-            ``in/day=*/*.parquet``. Names that begin with ``_`` or ``.`` are left out.
-
-    Raises:
-        DataError: If there are none.
-    """
-    path = Path(source)
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        found = {file: file.relative_to(path).parts for file in path.rglob("*.parquet")}
-    else:
-        matches = glob.iglob(source, recursive=True)  # noqa: PTH207 (an absolute pattern, too)
-        found = {file: (file.name,) for file in map(Path, matches)}
-    hidden = ("_", ".")
-    files = sorted(
-        file
-        for file, names in found.items()
-        if file.is_file() and not any(name.startswith(hidden) for name in names)
-    )
-    if not files:
-        raise DataError(
-            f"{source}: no Parquet file there: give a file, a directory of *.parquet files, or a "
-            "pattern in quotes"
-        )
-    return files
-
-
-def scan_input(files: list[Path], cascade: Cascade) -> list[pl.LazyFrame]:
-    """The files as lazy tables of the same columns and types.
-
-    Raises:
-        DataError: If one is damaged or no Parquet file, lacks a column, has one that the output or
-            a shard adds, or differs from the first.
-    """
-    needed = ("user", "item") if cascade.models.crm is not None else ("user", "item", "score")
-    tables = []
-    for file in files:
-        if file.suffix.lower() != ".parquet":
-            raise DataError(f"{file}: `score` reads Parquet; `predict` reads CSV, too")
-        tables.append(scan_table(file, needed))
-    first = tables[0].collect_schema()
-    for name in first:
-        if name in OUTPUT_COLUMNS or name.startswith(OURS):
-            raise DataError(f"{files[0]}: rename the column {name!r}, which the output adds")
-    for file, table in zip(files[1:], tables[1:], strict=True):
-        schema = table.collect_schema()
-        if schema != first:
-            odd = sorted(set(schema.items()) ^ set(first.items()), key=lambda pair: pair[0])
-            name = odd[0][0] if odd else "their order"
-            raise DataError(
-                f"{file} has other columns than {files[0]} ({name}: {schema.get(name)} and "
-                f"{first.get(name)}): write them alike, or score them as two jobs"
-            )
-    return tables
-
-
-def count_rows(tables: list[pl.LazyFrame]) -> int:
-    """Rows of all files, by their metadata."""
-    return sum(table.select(pl.len()).collect().item() for table in tables)
 
 
 def shards_of(rows: int, shard_rows: int) -> int:
@@ -103,17 +37,17 @@ def shards_of(rows: int, shard_rows: int) -> int:
 
 def freeze(
     cascade: Cascade,
-    files: list[Path],
-    directory: JobDirectory,
+    files: list[InputFile],
+    folder: Folder,
     shard_rows: int,
     progress: Callable[[int, int, str], None] = lambda done, total, message: None,
-) -> None:
+) -> Frozen:
     """Write the shards; every row is checked, so that later passes meet no bad one.
 
     Args:
         cascade: Its log numbers users and items.
         files: The input.
-        directory: Of the job.
+        folder: Of the job.
         shard_rows: Rows of a shard, about: a user is in one shard with all rows.
         progress: Called with rows read, rows in all, and words.
 
@@ -123,37 +57,46 @@ def freeze(
     tables = scan_input(files, cascade)
     rows = count_rows(tables)
     if not rows:
-        raise DataError(f"no rows in the input ({files[0]}): give files that have some")
+        raise DataError(f"no rows in the input ({files[0].path}): give files that have some")
     count = shards_of(rows, shard_rows)
-    facts: dict[str, object] = {"kind": "score input"}
-    with writing(directory.input, facts) as unfinished:
-        parts = unfinished / "parts"
-        parts.mkdir()
-        sizes = []
+    name = f"input-{uuid.uuid4().hex[:8]}"
+    frozen = Frozen(name, ())
+    shards = []
 
-        def read() -> Iterator[pl.DataFrame]:
-            done = 0
-            for part in _parts(cascade, tables, files):
-                yield part
-                done += part.height
-                progress(done, rows, "reading")
+    def read() -> Iterator[pl.DataFrame]:
+        done = 0
+        for part in _parts(cascade, tables, files):
+            yield part
+            done += part.height
+            progress(done, rows, "reading")
 
-        for shard, table in enumerate(_by_shard(read(), range(count), count, parts)):
+    if folder.exclusive:
+        folder.remove(WORK)  # what an interrupted attempt left
+    with folder.scratch() as scratch:
+        for shard, table in enumerate(_by_shard(read(), range(count), count, scratch)):
             keys = [name for name in (HASH, TIME, ITEM) if name in table.columns]
-            table = table.sort(keys, maintain_order=True)
-            table.write_parquet(unfinished / directory.shard(shard).name)
-            sizes.append(table.height)
-        shutil.rmtree(parts)
-        facts["shards"] = sizes
+            data = as_parquet(table.sort(keys, maintain_order=True))
+            folder.write(frozen.file(shard), data)
+            shards.append(FrozenShard(table.height, hashlib.sha256(data).hexdigest()))
+    written = folder.write(INPUT, to_json(Frozen(name, tuple(shards))))
+    return from_json(written, Frozen, folder.place(INPUT), remedy="score again")
 
 
-def sizes_of(directory: JobDirectory) -> list[int]:
-    """Rows of each shard of the frozen input.
+def frozen_input(folder: Folder) -> Frozen:
+    """The frozen input of a job.
 
     Raises:
         ArtifactError: If its manifest is not there, or damaged.
     """
-    return read_manifest(directory.input, verify=False)["shards"]
+    remedy = f"delete {folder} and score again"
+    return from_json(folder.read(INPUT), Frozen, folder.place(INPUT), remedy=remedy)
+
+
+def as_parquet(table: pl.DataFrame) -> bytes:
+    """A table as the bytes of a Parquet file."""
+    stream = io.BytesIO()
+    table.write_parquet(stream)
+    return stream.getvalue()
 
 
 def _by_shard(
@@ -209,15 +152,15 @@ def _appended(path: Path) -> Iterator[pl.DataFrame]:
 
 
 def _parts(
-    cascade: Cascade, tables: list[pl.LazyFrame], files: list[Path]
+    cascade: Cascade, tables: list[pl.LazyFrame], files: list[InputFile]
 ) -> Iterator[pl.DataFrame]:
     """The rows with our columns, in tables of at least ``PART_ROWS`` but for the last."""
     held: list[pl.DataFrame] = []
     for table, file in zip(tables, files, strict=True):
         first = 1
-        with readable(file):
+        with readable(file.path):
             for batch in table.collect_batches(chunk_size=READ_ROWS, maintain_order=True):
-                held.append(batch.hstack(_numbers(cascade, batch, str(file), first)))
+                held.append(batch.hstack(_numbers(cascade, batch, file.path, first)))
                 first += batch.height
                 if sum(part.height for part in held) >= PART_ROWS:
                     yield pl.concat(held)

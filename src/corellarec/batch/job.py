@@ -1,36 +1,28 @@
 """A job's directory: what is scored by what, and what is done.
 
-_job.json             what is scored, by which cascade
-_work/input/          the frozen input: one file a shard, manifest with checksums
-_work/crm/SHARD/      pass A: the CRM's logits, and the rows above the threshold
-_work/cut.json        pass B: which of them are routed
-part-SHARD.parquet    passes C and D: a shard's output
-_done/SHARD.json      its rows and checksum
-_SUCCESS              totals; _work is gone then
+_job.json                  what is scored, by which cascade
+_work/input.json           the frozen input: where it is, rows and checksum of each shard
+_work/input-*/SHARD        the frozen input
+_work/crm/SHARD.logits     pass A: the CRM's logits
+_work/crm/SHARD.candidates the rows above the threshold
+_work/crm/SHARD.json       checksums of both
+_work/cut.json             pass B: which of them are routed
+part-SHARD.parquet         passes C and D: a shard's output
+_done/SHARD.json           its rows and checksum
+_expected.json             the estimate, if a price was given
+_took.json                 time that the calls took
+_SUCCESS                   totals; _work is gone then
 """
 
 import hashlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from corellarec.base.artifacts import MANIFEST, read_json, sha256, write_json
+from corellarec.base.artifacts import MANIFEST, from_json, sha256, to_json
 from corellarec.base.errors import DataError
-from corellarec.base.numbers import Count, Positive
-
-
-@dataclass(frozen=True)
-class InputFile:
-    """A file of the input, as it was when the job began.
-
-    Args:
-        path: Its absolute path.
-        size: Bytes.
-        modified_ns: When it was last written.
-    """
-
-    path: str
-    size: Count
-    modified_ns: int
+from corellarec.base.numbers import Count, Finite, Positive
+from corellarec.batch.folder import Folder
+from corellarec.batch.source import InputFile
 
 
 @dataclass(frozen=True)
@@ -57,73 +49,110 @@ class Done:
         routed: Rows that the language model answered.
         unknown_users: Rows whose user the log does not know.
         unanswered: Rows that a failing server left to the CRM.
+        llm_tokens: Tokens that the language model read.
+        size: Bytes of the output.
         sha256: Checksum of the output; of the totals, of the shards' checksums in their order.
+        shards: Of the totals, how many these are.
     """
 
     rows: Count
     routed: Count
     unknown_users: Count
     unanswered: Count
+    llm_tokens: Count
+    size: Count
+    sha256: str
+    shards: Count = 1
+
+
+@dataclass(frozen=True)
+class FrozenShard:
+    """A shard of the frozen input.
+
+    Args:
+        rows: Its rows.
+        sha256: Checksum of its file.
+    """
+
+    rows: Count
     sha256: str
 
 
 @dataclass(frozen=True)
-class JobDirectory:
-    """Where the files of a job are.
+class Frozen:
+    """The frozen input.
 
     Args:
-        root: The output directory.
+        name: Of its directory in ``_work``; each attempt at freezing has its own.
+        shards: What is in it.
     """
 
-    root: Path
+    name: str
+    shards: tuple[FrozenShard, ...]
 
-    @property
-    def job(self) -> Path:
-        """What is scored, by which cascade: a :class:`Job`."""
-        return self.root / "_job.json"
-
-    @property
-    def work(self) -> Path:
-        """What is needed until the job has ended."""
-        return self.root / "_work"
-
-    @property
-    def input(self) -> Path:
-        """The frozen input."""
-        return self.work / "input"
-
-    @property
-    def cut(self) -> Path:
-        """Which rows are routed: a :class:`~corellarec.batch.cut.Cut`."""
-        return self.work / "cut.json"
-
-    @property
-    def success(self) -> Path:
-        """Totals, once all is done: a :class:`Done`."""
-        return self.root / "_SUCCESS"
-
-    def lock(self, shard: int) -> Path:
-        """Held while a process writes a shard."""
-        return self.work / "locks" / f"{shard:06}"
-
-    def shard(self, shard: int) -> Path:
-        """A shard of the frozen input."""
-        return self.input / f"{shard:06}.parquet"
-
-    def crm(self, shard: int) -> Path:
-        """The directory of a shard's pass A."""
-        return self.work / "crm" / f"{shard:06}"
-
-    def output(self, shard: int) -> Path:
-        """A shard's output."""
-        return self.root / f"part-{shard:06}.parquet"
-
-    def done(self, shard: int) -> Path:
-        """Rows and checksum of a shard's output: a :class:`Done`."""
-        return self.root / "_done" / f"{shard:06}.json"
+    def file(self, shard: int) -> str:
+        """Name of a shard's file."""
+        return f"_work/{self.name}/{shard:06}.parquet"
 
 
-def job_of(cascade: Path, files: list[Path], shard_rows: int) -> Job:
+@dataclass(frozen=True)
+class CrmDone:
+    """A shard that the CRM has scored.
+
+    Args:
+        logits: Checksum of the logits.
+        candidates: Checksum of the rows above the threshold.
+    """
+
+    logits: str
+    candidates: str
+
+
+@dataclass(frozen=True)
+class Took:
+    """What a job took so far.
+
+    Args:
+        calls: Calls of the command that ended, or were stopped by an error or a signal.
+        seconds: Of all of them; a killed process leaves nothing here.
+    """
+
+    calls: Count
+    seconds: Finite
+
+
+JOB, CUT, INPUT, SUCCESS, TOOK, EXPECTED = (
+    "_job.json",
+    "_work/cut.json",
+    "_work/input.json",
+    "_SUCCESS",
+    "_took.json",
+    "_expected.json",
+)
+WORK = "_work"
+
+
+def lock_of(shard: int) -> str:
+    """Held while a process writes a shard."""
+    return f"_work/locks/{shard:06}"
+
+
+def crm_file(shard: int, kind: str) -> str:
+    """A file of a shard's pass A: ``logits``, ``candidates``, or ``json``, a :class:`CrmDone`."""
+    return f"_work/crm/{shard:06}.{kind}"
+
+
+def output_of(shard: int) -> str:
+    """A shard's output."""
+    return f"part-{shard:06}.parquet"
+
+
+def done_of(shard: int) -> str:
+    """Rows and checksum of a shard's output: a :class:`Done`."""
+    return f"_done/{shard:06}.json"
+
+
+def job_of(cascade: Path, files: list[InputFile], shard_rows: int) -> Job:
     """The job of scoring files.
 
     Args:
@@ -133,12 +162,10 @@ def job_of(cascade: Path, files: list[Path], shard_rows: int) -> Job:
     """
     inner = cascade / "cascade"
     manifest = (inner if inner.is_dir() else cascade) / MANIFEST
-    facts = [(str(path.resolve()), path.stat()) for path in files]
-    found = tuple(InputFile(path, stat.st_size, stat.st_mtime_ns) for path, stat in facts)
-    return Job(sha256(manifest) if manifest.is_file() else "", found, shard_rows)
+    return Job(sha256(manifest) if manifest.is_file() else "", tuple(files), shard_rows)
 
 
-def open_job(directory: JobDirectory, job: Job) -> None:
+def open_job(folder: Folder, job: Job) -> None:
     """Begin a job in an empty directory, or check that the one there is the same.
 
     A job whose input was not frozen, because it could not be used, gives way to another.
@@ -146,15 +173,18 @@ def open_job(directory: JobDirectory, job: Job) -> None:
     Raises:
         DataError: If the directory holds anything else.
     """
-    root = directory.root
-    remedy = f"name another output, or delete {root} to begin anew"
-    there = [path.name for path in sorted(root.iterdir()) if path.name[0] != "."]
-    if there and directory.job.name not in there:
-        raise DataError(f"{root} is not empty ({there[0]}) and holds no job: {remedy}")
-    if not directory.input.exists() and not directory.success.exists():
-        write_json(directory.job, job)
-        return
-    stored = read_json(directory.job, Job, remedy=remedy)
+    remedy = f"name another output, or delete {folder} to begin anew"
+    there = folder.names()
+    if there and JOB not in there:
+        raise DataError(f"{folder} is not empty ({there[0]}) and holds no job: {remedy}")
+    if there and not folder.exists(INPUT) and not folder.exists(SUCCESS):
+        folder.remove(JOB)
+        there = []
+    stored = job
+    if there:
+        stored = from_json(folder.read(JOB), Job, folder.place(JOB), remedy=remedy)
+    else:
+        folder.write(JOB, to_json(job))
     said = {
         "cascade": "the cascade is another one",
         "files": "the input has changed or is another one",
@@ -162,7 +192,7 @@ def open_job(directory: JobDirectory, job: Job) -> None:
     }
     for field in fields(Job):
         if getattr(stored, field.name) != getattr(job, field.name):
-            raise DataError(f"{root} holds another job, {said[field.name]}: {remedy}")
+            raise DataError(f"{folder} holds another job, {said[field.name]}: {remedy}")
 
 
 def totals(done: list[Done]) -> Done:
@@ -173,5 +203,8 @@ def totals(done: list[Done]) -> Done:
         routed=sum(one.routed for one in done),
         unknown_users=sum(one.unknown_users for one in done),
         unanswered=sum(one.unanswered for one in done),
+        llm_tokens=sum(one.llm_tokens for one in done),
+        shards=len(done),
+        size=sum(one.size for one in done),
         sha256=hashlib.sha256(checksums.encode()).hexdigest(),
     )

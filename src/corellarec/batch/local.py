@@ -13,24 +13,25 @@ from multiprocessing.connection import wait
 import torch
 
 from corellarec.base.errors import CorellarecError, WorkerError
-from corellarec.batch.job import JobDirectory
-from corellarec.batch.shard import ShardScorer, Step
+from corellarec.batch.folder import Folder
+from corellarec.batch.shard import ShardScorer, Step, Worked
 from corellarec.cascade.cascade import Cascade
 
 Load = Callable[[], Cascade]
-Mapped = Callable[[Step, Sequence[int]], Iterator[int]]
-"""Does a step of some shards, in any order; gives the rows of each that is done."""
+Task = tuple[Step, int]
+Mapped = Callable[[Sequence[Task]], Iterator[Worked]]
+"""Does steps of shards, in any order."""
 
 _scorer: ShardScorer | None = None  # of a worker process
 
 
 @contextmanager
-def on_processes(load: Load, directory: JobDirectory, workers: int) -> Iterator[Mapped]:
+def on_processes(load: Load, folder: Folder, workers: int) -> Iterator[Mapped]:
     """Processes that load the models once and work until the body ends; they end with this one.
 
     Args:
         load: Loads the cascade; sent to the processes.
-        directory: Of the job.
+        folder: Of the job.
         workers: Processes.
 
     Raises:
@@ -39,10 +40,10 @@ def on_processes(load: Load, directory: JobDirectory, workers: int) -> Iterator[
     spawn = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // workers)
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, spawn, _begin, (load, directory, threads))
+    pool = ProcessPoolExecutor(workers, spawn, _begin, (load, folder, threads))
 
-    def mapped(step: Step, shards: Sequence[int]) -> Iterator[int]:
-        futures = [pool.submit(_do, step, shard) for shard in shards]
+    def mapped(tasks: Sequence[Task]) -> Iterator[Worked]:
+        futures = [pool.submit(_do, *task) for task in tasks]
         for future in as_completed(futures):
             yield future.result()
 
@@ -61,7 +62,7 @@ def on_processes(load: Load, directory: JobDirectory, workers: int) -> Iterator[
         raise
 
 
-def _begin(load: Load, directory: JobDirectory, threads: int) -> None:
+def _begin(load: Load, folder: Folder, threads: int) -> None:
     """Make this process a worker that ends when its parent does, however that ends."""
     global _scorer
     parent = multiprocessing.parent_process()
@@ -69,7 +70,7 @@ def _begin(load: Load, directory: JobDirectory, threads: int) -> None:
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     torch.set_num_threads(threads)
-    _scorer = ShardScorer(load(), directory)
+    _scorer = ShardScorer(load(), folder)
 
 
 def _end_with(sentinel: int) -> None:
@@ -77,7 +78,7 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _do(step: Step, shard: int) -> int:
+def _do(step: Step, shard: int) -> Worked:
     assert _scorer is not None
     try:
         return _scorer.do(step, shard)

@@ -1,25 +1,43 @@
 """What is done with one shard: pass A (the CRM), and passes C and D (the LLM, and the output)."""
 
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import polars as pl
 import torch
 
-from corellarec.base.artifacts import read_json, read_manifest, sha256, write_json, writing
-from corellarec.base.errors import ArtifactError
-from corellarec.base.lock import locked
+from corellarec.base.artifacts import from_json, to_json
+from corellarec.base.errors import ArtifactError, WorkerError
 from corellarec.base.metrics import Floats
 from corellarec.batch.cut import Cut, Numbers, ordered
-from corellarec.batch.freeze import HASH, ITEM, LOGIT, OURS, TIME, USER
-from corellarec.batch.job import Done, JobDirectory
+from corellarec.batch.folder import Folder
+from corellarec.batch.freeze import HASH, ITEM, LOGIT, TIME, USER, as_parquet, frozen_input
+from corellarec.batch.job import CUT, CrmDone, Done, crm_file, done_of, lock_of, output_of
+from corellarec.batch.source import OURS
 from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.prediction import CrmScored, answer
 from corellarec.cascade.tables import Pairs
-from corellarec.data.files import write_table
 
 Step = Literal["crm", "llm"]
-CRM_FILE, CANDIDATES = "logits.parquet", "candidates.parquet"
+REMEDY = "score again"
+
+
+@dataclass(frozen=True)
+class Worked:
+    """What a step of a shard has done.
+
+    Args:
+        rows: Of the shard.
+        tokens: That the language model read.
+    """
+
+    rows: int
+    tokens: int = 0
 
 
 class ShardScorer:
@@ -30,24 +48,28 @@ class ShardScorer:
 
     Args:
         cascade: Its models are loaded once.
-        directory: Of the job.
+        folder: Of the job.
     """
 
-    def __init__(self, cascade: Cascade, directory: JobDirectory) -> None:
-        self.cascade, self.directory = cascade, directory
-        self._checksums = read_manifest(directory.input, verify=False)["files"]
+    def __init__(self, cascade: Cascade, folder: Folder) -> None:
+        self.cascade, self.folder = cascade, folder
+        self._frozen = frozen_input(folder)
 
-    def do(self, step: Step, shard: int) -> int:
-        """Do a step of a shard; returns the shard's rows.
+    def do(self, step: Step, shard: int) -> Worked:
+        """Do a step of a shard.
 
         Raises:
             ArtifactError: If a file of the job has changed since it was written.
             ModelError: If the language model cannot be loaded, or its server fails.
         """
-        with locked(self.directory.lock(shard), f"shard {shard}", wait_s=None):
+        with self.folder.locked(lock_of(shard), f"shard {shard}", None), _enough_memory():
             table = self._read(shard)
-            (self._crm if step == "crm" else self._llm)(shard, table)
-        return table.height
+            tokens = 0
+            if step == "crm":
+                self._crm(shard, table)
+            else:
+                tokens = self._llm(shard, table)
+        return Worked(table.height, tokens)
 
     def _crm(self, shard: int, table: pl.DataFrame) -> None:
         given = table[LOGIT].to_numpy() if LOGIT in table.columns else None
@@ -59,34 +81,39 @@ class ShardScorer:
             "value": ordered(router.value(facts)[above]),
             "key": _keys(table)[above],
         }
-        with writing(self.directory.crm(shard), {"kind": "score crm"}) as unfinished:
-            pl.DataFrame({"logit": facts.crm_logit}).write_parquet(unfinished / CRM_FILE)
-            pl.DataFrame(candidates).write_parquet(unfinished / CANDIDATES)
+        checksums = {}
+        for kind, found in (("logits", {"logit": facts.crm_logit}), ("candidates", candidates)):
+            data = as_parquet(pl.DataFrame(found))
+            checksums[kind] = _sha256(self.folder.write(crm_file(shard, kind), data))
+        self.folder.write(crm_file(shard, "json"), to_json(CrmDone(**checksums)))
 
-    def _llm(self, shard: int, table: pl.DataFrame) -> None:
-        path, models = self.directory.crm(shard), self.cascade.models
-        read_manifest(path)
-        cut = read_json(self.directory.cut, Cut)
-        found = pl.read_parquet(path / CANDIDATES, glob=False)
+    def _llm(self, shard: int, table: pl.DataFrame) -> int:
+        models, folder = self.cascade.models, self.folder
+        cut = from_json(folder.read(CUT), Cut, folder.place(CUT), remedy=REMEDY)
+        logits, found = crm_of(folder, shard)
         chosen = cut.routes(found["value"].to_numpy(), found["key"].to_numpy())
         routed = np.zeros(table.height, bool)
         routed[found["row"].to_numpy()[chosen]] = True
-        scored = self._scored(
-            table, pl.read_parquet(path / CRM_FILE, glob=False)["logit"].to_numpy()
-        )
-        before = models.unanswered
+        scored = self._scored(table, logits["logit"].to_numpy())
+        tokens, before = 0, models.unanswered
+        if routed.any():
+            samples = scored.samples[torch.from_numpy(np.flatnonzero(routed))]
+            tokens = models.llm_tokens(scored.log, samples)
         prediction = answer(self.cascade.router, models, scored, routed)
         theirs = table.select(name for name in table.columns if not name.startswith(OURS))
-        output = self.directory.output(shard)
-        write_table(pl.concat([theirs, prediction.to_frame()], how="horizontal"), output)
+        output = pl.concat([theirs, prediction.to_frame()], how="horizontal")
+        data = folder.write(output_of(shard), as_parquet(output))
         done = Done(
             rows=table.height,
             routed=int(prediction.routed.sum()),
             unknown_users=int((table[USER] < 0).sum()),
             unanswered=models.unanswered - before,
-            sha256=sha256(output),
+            llm_tokens=tokens,
+            size=len(data),
+            sha256=_sha256(data),
         )
-        write_json(self.directory.done(shard), done)
+        folder.write(done_of(shard), to_json(done))
+        return tokens
 
     def _scored(self, table: pl.DataFrame, crm_logit: Floats | None) -> CrmScored:
         time = _tensor(table[TIME]) if TIME in table.columns else None
@@ -94,29 +121,82 @@ class ShardScorer:
         return self.cascade.score_crm(pairs, crm_logit)
 
     def _read(self, shard: int) -> pl.DataFrame:
-        path = self.directory.shard(shard)
-        if not path.is_file() or sha256(path) != self._checksums.get(path.name):
+        name = self._frozen.file(shard)
+        data = self.folder.read(name)
+        if _sha256(data) != self._frozen.shards[shard].sha256:
             raise ArtifactError(
-                f"{path} is not as it was written: delete {self.directory.root} and score again"
+                f"{self.folder.place(name)} is not as it was written: delete {self.folder} and "
+                "score again"
             )
-        return pl.read_parquet(path, glob=False)
+        return pl.read_parquet(io.BytesIO(data))
 
 
-def is_done(directory: JobDirectory, shard: int) -> bool:
-    """Whether a shard's output is there, as it was written."""
-    done, output = directory.done(shard), directory.output(shard)
-    if not done.is_file() or not output.is_file():
-        return False
-    return read_json(done, Done).sha256 == sha256(output)
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Say what to do where memory runs out.
 
-
-def has_crm(directory: JobDirectory, shard: int) -> bool:
-    """Whether a shard's pass A is there, as it was written."""
+    Raises:
+        WorkerError: If it does.
+    """
     try:
-        read_manifest(directory.crm(shard))
+        yield
+    except (MemoryError, RuntimeError, pl.exceptions.PanicException) as error:
+        # torch and polars, and threads that cannot start, say it in words
+        words = ("memory", "alloc", "thread")
+        if not isinstance(error, MemoryError) and not any(word in str(error) for word in words):
+            raise
+        raise WorkerError(
+            "no memory is left for a shard: run the same command again to go on; fewer --workers "
+            "need less"
+        ) from error
+
+
+def is_done(folder: Folder, shard: int) -> bool:
+    """Whether a shard's output is there, as it was written; what is damaged is removed."""
+    name = done_of(shard)
+    if not folder.exists(name):
+        return False
+    done = from_json(folder.read(name), Done, folder.place(name), remedy="delete it")
+    if folder.holds(output_of(shard), done.size, done.sha256):
+        return True
+    folder.remove(name)
+    folder.remove(output_of(shard))
+    return False
+
+
+def has_crm(folder: Folder, shard: int) -> bool:
+    """Whether a shard's pass A is there, as it was written; what is damaged is removed."""
+    if not folder.exists(crm_file(shard, "json")):
+        return False
+    try:
+        crm_of(folder, shard)
     except ArtifactError:
+        for kind in ("json", "logits", "candidates"):
+            folder.remove(crm_file(shard, kind))
         return False
     return True
+
+
+def crm_of(folder: Folder, shard: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """A shard's logits, and its rows above the threshold.
+
+    Raises:
+        ArtifactError: If they are not there as they were written.
+    """
+    name = crm_file(shard, "json")
+    done = from_json(folder.read(name), CrmDone, folder.place(name), remedy=REMEDY)
+    tables = []
+    for kind, checksum in (("logits", done.logits), ("candidates", done.candidates)):
+        name = crm_file(shard, kind)
+        data = folder.read(name)
+        if _sha256(data) != checksum:
+            raise ArtifactError(f"{folder.place(name)} is not as it was written: {REMEDY}")
+        tables.append(pl.read_parquet(io.BytesIO(data)))
+    return tables[0], tables[1]
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _keys(table: pl.DataFrame) -> Numbers:

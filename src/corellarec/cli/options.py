@@ -2,6 +2,7 @@
 
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,23 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")]
 Out = Annotated[Path | None, typer.Option(help="Directory of the run; the default is runs/PRESET.")]
 Device = Annotated[str, typer.Option(help="Where models run: auto, cpu or cuda.")]
+
+
+class Engine(StrEnum):
+    """What the workers are."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+OnEngine = Annotated[
+    Engine,
+    typer.Option(
+        help="local: here, one after the other; ray: on actors of the cluster that RAY_ADDRESS "
+        "names, or of a new one here (needs corellarec\\[ray])."
+    ),
+]
+Actors = Annotated[int, typer.Option("--workers", min=1, help="Actors, with --engine ray.")]
 
 
 def error_console() -> "Console":

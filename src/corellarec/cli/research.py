@@ -6,9 +6,13 @@ from typing import Annotated
 
 import typer
 
+from corellarec.base.errors import ConfigError
 from corellarec.cli.options import (
+    Actors,
     AsJson,
     ConfigFile,
+    Engine,
+    OnEngine,
     Preset,
     Settings,
     error_console,
@@ -27,6 +31,17 @@ def add_to(app: typer.Typer) -> None:
         app.command()(command)
 
 
+def actors(engine: Engine, workers: int) -> int:
+    """Actors of Ray; 0 where it is not used.
+
+    Raises:
+        ConfigError: If there are to be several workers without Ray.
+    """
+    if engine is Engine.LOCAL and workers > 1:
+        raise ConfigError("--workers needs --engine ray")
+    return workers if engine is Engine.RAY else 0
+
+
 def tune(
     preset: Preset = None,
     config: ConfigFile = None,
@@ -38,6 +53,8 @@ def tune(
     trials: Annotated[
         int, typer.Option(min=1, help="Trials in all, those of an earlier call included.")
     ] = 20,
+    engine: OnEngine = Engine.LOCAL,
+    workers: Actors = 1,
     as_json: AsJson = False,
 ) -> None:
     """Search for the CRM's hyper-parameters on validation data; continues where it stopped.
@@ -55,7 +72,9 @@ def tune(
         crm = model.config.crm.model.replace(":", ".")
         directory = Path("runs", f"tune-{directory.name}-{crm}")
     given = [setting.partition("=")[0].strip() for setting in settings or ()]
-    found = Tuner(model.config, given, directory, error_console()).search(trials)
+    found = Tuner(model.config, given, directory, error_console()).search(
+        trials, actors(engine, workers)
+    )
     if as_json:
         print_json(found)
     else:
@@ -122,6 +141,8 @@ def study(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List what would be trained, and what is done.")
     ] = False,
+    engine: OnEngine = Engine.LOCAL,
+    workers: Actors = 1,
     as_json: AsJson = False,
 ) -> None:
     """Run the paper's experiments as one grid, and write their report.
@@ -141,7 +162,7 @@ def study(
             done = "to do" if seconds is None else f"done in {seconds:,.0f} s"
             sys.stdout.write(f"{cell.title}: {done}\n")
         return
-    result = grid.run()
+    result = grid.run(actors(engine, workers))
     if as_json:
         print_json(result)
     else:

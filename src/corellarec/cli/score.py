@@ -1,14 +1,20 @@
 """Batch scoring of Parquet files."""
 
-from enum import StrEnum
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from corellarec.batch import SHARD_ROWS
-from corellarec.cli.options import AsJson, Device, RunDirectory, error_console, print_json, say
+from corellarec.cli.options import (
+    AsJson,
+    Device,
+    Engine,
+    RunDirectory,
+    error_console,
+    print_json,
+    say,
+)
 from corellarec.cli.predict import (
     CacheSalt,
     Llm,
@@ -18,13 +24,6 @@ from corellarec.cli.predict import (
     ServerTimeout,
     Trust,
 )
-
-
-class Engine(StrEnum):
-    """What the workers are."""
-
-    LOCAL = "local"
-    RAY = "ray"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -38,11 +37,13 @@ def score(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="Parquet with columns user and item: a file, a directory, or a pattern in quotes.",
+            help="Parquet with columns user and item: a file, a directory, a pattern in quotes, or "
+            "a URL of one (s3://, gs://, abfs://; needs corellarec\\[cloud]).",
         ),
     ],
     output: Annotated[
-        Path, typer.Argument(metavar="OUTPUT", help="Directory of the Parquet files to write.")
+        str,
+        typer.Argument(metavar="OUTPUT", help="Directory of the Parquet files to write, or a URL."),
     ],
     engine: Annotated[
         Engine,
@@ -63,6 +64,14 @@ def score(
             "--dry-run", help="Say what it would take, from a small measured sample; write nothing."
         ),
     ] = False,
+    price_per_hour: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="What all machines of the job cost an hour: then the price is said, before "
+            "(--dry-run), on the way and after.",
+        ),
+    ] = None,
     device: Device = "auto",
     server: Server = None,
     server_model: ServerModel = "corellarec",
@@ -91,6 +100,7 @@ def score(
     from corellarec.base.console import Display, say_warnings
     from corellarec.batch.estimate import estimate
     from corellarec.batch.score import score as score_job
+    from corellarec.batch.source import check_output, input_files
     from corellarec.cascade.cascade import Cascade
 
     load = partial(
@@ -108,11 +118,13 @@ def score(
     )
     display = Display(error_console(), quiet=as_json)
     if dry_run:
-        found = estimate(load(), source, output, shard_rows, workers, ask=server is None)
+        files = input_files(source)
+        check_output(files, output)
+        found = estimate(load(), files, shard_rows, workers, price_per_hour, server is None)
         if as_json:
-            print_json(found)
+            print_json(found.facts())
         else:
-            for line in found.lines():
+            for line in [*found.lines(), "Nothing was written."]:
                 say(line)
         return
     done = score_job(
@@ -123,6 +135,8 @@ def score(
         engine=engine.value,
         workers=workers,
         shard_rows=shard_rows,
+        price_per_hour=price_per_hour,
+        ask=server is None,
         display=display,
     )
     if done.unanswered:
@@ -140,3 +154,4 @@ def score(
         f"{done.routed:,}"
         + (f"; {unknown:,} rows have a user that the log does not know" if unknown else "")
     )
+    say(done.took())

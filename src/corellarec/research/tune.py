@@ -1,9 +1,10 @@
 """Search for the CRM's hyper-parameters, on validation data only."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from corellarec.base.artifacts import write_text
 from corellarec.base.errors import ConfigError
+from corellarec.base.ray import on_ray
 from corellarec.config import CRM_MODELS, Config, with_settings
 from corellarec.crm.architecture import DEEP_LAYERS, Architecture
 from corellarec.crm.build import architecture, build_network, network_reader
@@ -27,6 +29,7 @@ from corellarec.train.stages import CrmTask
 
 if TYPE_CHECKING:
     from optuna import Study
+    from optuna.samplers import BaseSampler
     from optuna.trial import BaseTrial
 
 METRIC = "crm_log_loss"
@@ -141,8 +144,8 @@ class Tuner:
     def __init__(
         self, config: Config, given: Iterable[str], directory: Path, console: Console
     ) -> None:
-        self.workspace = Workspace(config, directory, console)
-        self.space = search_space(config.crm.model, given)
+        self.workspace, self.given = Workspace(config, directory, console), tuple(given)
+        self.space = search_space(config.crm.model, self.given)
         self.best_file = directory / "best.toml"
         self.study = self._study(directory)
 
@@ -163,11 +166,16 @@ class Tuner:
         )
         # Going on with the seed of the start would repeat its first trials.
         before = len(study.get_trials(deepcopy=False))
-        seed = self.workspace.config.seed * 10_000 + before
-        study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=6)
+        study.sampler = self._sampler(before)
         if not before:
             study.enqueue_trial(self._given_values())
         return study
+
+    def _sampler(self, number: int) -> "BaseSampler":
+        from optuna.samplers import TPESampler
+
+        seed = self.workspace.config.seed * 10_000 + number
+        return TPESampler(seed=seed, multivariate=True, n_startup_trials=6)
 
     def _given_values(self) -> dict[str, Any]:
         """The configuration's own values of the searched settings: the first trial."""
@@ -183,8 +191,12 @@ class Tuner:
                 found[name] = value
         return found
 
-    def search(self, trials: int) -> SearchResult:
+    def search(self, trials: int, workers: int = 0) -> SearchResult:
         """Search until so many trials are finished, those of before included.
+
+        Args:
+            trials: How many.
+            workers: Actors of Ray that share them; 0 runs them here, one after the other.
 
         Raises:
             ConfigError: If the directory was searched with other settings.
@@ -198,15 +210,37 @@ class Tuner:
                 )
         self.workspace.start()
         prepare_log(self.workspace)
-        while (done := len(self._finished())) < trials:
-            self.study.optimize(self._objective, n_trials=1)
-            last = self._finished()[-1]
-            score = f"{METRIC} {last.value:.4f}" if last.state.name == "COMPLETE" else "cut off"
-            self.workspace.display.say(
-                f"trial {done + 1} of {trials}: {score}; best {self.study.best_value:.4f}"
-            )
-            write_text(self.best_file, self._toml())
+        if workers and (left := trials - len(self._finished())) > 0:
+            known = self.study.get_trials(deepcopy=False)
+            before = sum(trial.state.name != "WAITING" for trial in known)
+            make = partial(_TrialRunner, Path.cwd(), self.workspace.config, self.given, directory)
+            with on_ray(make, min(workers, left)) as mapped:
+                for _ in mapped(range(before, before + left)):
+                    self._say(trials)
+        while len(self._finished()) < trials:
+            self.try_one()
+            self._say(trials)
         return self.result()
+
+    def try_one(self, number: int | None = None) -> None:
+        """One trial more.
+
+        Args:
+            number: Makes its random choices differ from those of trials at the same time.
+        """
+        if number is not None:
+            self.study.sampler = self._sampler(number)
+        self.study.optimize(self._objective, n_trials=1)
+
+    def _say(self, trials: int) -> None:
+        """The last trial, and the best one, which is written."""
+        finished = self._finished()
+        last = max(finished, key=lambda trial: trial.datetime_complete)
+        score = f"{METRIC} {last.value:.4f}" if last.state.name == "COMPLETE" else "cut off"
+        self.workspace.display.say(
+            f"trial {len(finished)} of {trials}: {score}; best {self.study.best_value:.4f}"
+        )
+        write_text(self.best_file, self._toml())
 
     def result(self) -> SearchResult:
         """The best trial and all that were finished, best first."""
@@ -284,3 +318,16 @@ class _ReportingTask(CrmTask):
         if self.trial.should_prune():
             raise TrialPruned
         return found
+
+
+class _TrialRunner:
+    """Makes trials in an actor."""
+
+    def __init__(
+        self, working: Path, config: Config, given: Sequence[str], directory: Path
+    ) -> None:
+        os.chdir(working)  # paths may be relative
+        self._tuner = Tuner(config, given, directory, Console(quiet=True))
+
+    def __call__(self, number: int) -> None:
+        self._tuner.try_one(number)

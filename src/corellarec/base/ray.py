@@ -1,35 +1,37 @@
-"""Shards on a Ray cluster. All that knows Ray is in this file.
+"""Tasks on a Ray cluster. All that knows Ray is in this file.
 
-Actors load the models once; an actor that dies is started again and its shard done again. Ray holds
-no data and no state of a job: what is done is in the output directory.
+Ray holds no data and no state of a job: what is done is on disk, or in an object store.
 """
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from corellarec.base.errors import ConfigError, CorellarecError, WorkerError
-from corellarec.batch.job import JobDirectory
-from corellarec.batch.local import Load, Mapped
-from corellarec.batch.shard import ShardScorer, Step
 
-RETRIES = 3  # of a shard whose actor dies
+RETRIES = 3  # of a task whose actor dies
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 @contextmanager
-def on_ray(load: Load, directory: JobDirectory, workers: int) -> Iterator[Mapped]:
+def on_ray(
+    make: Callable[[], Callable[[Task], Result]], workers: int
+) -> Iterator[Callable[[Sequence[Task]], Iterator[Result]]]:
     """Actors on the cluster that ``RAY_ADDRESS`` names, or on a new one of this machine.
 
+    The yielded function does tasks and gives their results in any order. An actor that dies is
+    started again and its task done again, up to ``RETRIES`` times.
+
     Args:
-        load: Loads the cascade, from a path that every node has.
-        directory: Of the job, on a file system that every node has.
+        make: Called once in each actor; returns what does a task. Both are sent to the actors.
         workers: Actors; where there are GPUs, they share them evenly.
 
     Raises:
         ConfigError: If Ray is not installed.
-        WorkerError: If a shard's actor dies again and again.
+        WorkerError: If a task's actor dies again and again.
     """
     try:
         import ray
@@ -46,11 +48,11 @@ def on_ray(load: Load, directory: JobDirectory, workers: int) -> Iterator[Mapped
     actor = actor.options(
         num_cpus=1, num_gpus=min(1.0, gpus), max_restarts=RETRIES, max_task_retries=RETRIES
     )
-    actors = [actor.remote(load, directory) for _ in range(workers)]
+    actors = [actor.remote(make) for _ in range(workers)]
 
-    def mapped(step: Step, shards: Sequence[int]) -> Iterator[int]:
+    def mapped(tasks: Sequence[Task]) -> Iterator[Result]:
         pool: Any = ActorPool(actors)
-        return pool.map_unordered(lambda one, shard: one.do.remote(step, shard), list(shards))
+        return pool.map_unordered(lambda one, task: one.do.remote(task), list(tasks))
 
     try:
         yield mapped
@@ -71,8 +73,8 @@ def on_ray(load: Load, directory: JobDirectory, workers: int) -> Iterator[Mapped
 
 
 class _Worker:
-    def __init__(self, load: Load, directory: JobDirectory) -> None:
-        self._scorer = ShardScorer(load(), directory)
+    def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
+        self._do = make()
 
-    def do(self, step: Step, shard: int) -> int:
-        return self._scorer.do(step, shard)
+    def do(self, task: Any) -> Any:  # noqa: ANN401 (what the caller maps)
+        return self._do(task)
