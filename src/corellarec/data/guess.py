@@ -13,9 +13,10 @@ from corellarec.data.times import DAY_OR_MONTH_FIRST, TIME_FORMATS, UNITS, fitti
 # What columns are called, best first; compared in lower case without anything but letters.
 NAMES = {
     "user": ("userid", "user", "uid", "reviewerid", "customerid", "memberid", "visitorid",
-             "accountid", "customer", "member", "sessionid"),
+             "accountid", "customer", "member", "sessionid", "username", "email"),
     "item": ("itemid", "item", "iid", "productid", "asin", "movieid", "bookid", "articleid",
-             "songid", "trackid", "videoid", "newsid", "adid", "isbn", "sku", "product", "movie"),
+             "songid", "trackid", "videoid", "newsid", "adid", "isbn", "sku", "product", "movie",
+             "lineitemsku", "trackuri", "spotifytrackuri"),
     "rating": ("rating", "stars", "score", "overall", "bookrating", "userrating"),
     "label": ("label", "click", "clicked", "isclick", "liked", "like", "purchased", "target"),
     "time": ("timestamp", "time", "datetime", "date", "createdat", "eventtime", "ts",
@@ -132,6 +133,28 @@ def numbers_of(column: pl.Series, decimal: str) -> pl.Series:
     return column.to_frame("x").select(number).to_series()
 
 
+def has_words(column: pl.Series) -> bool:
+    """Whether most values have two letters in a row, which a number such as #1001 has not."""
+    text = column.drop_nulls()
+    if text.dtype not in (pl.String, pl.Categorical, pl.Enum) or not len(text):
+        return False
+    return float(text.cast(pl.String).str.contains(r"\pL{2}").mean()) > FEW  # pyright: ignore[reportArgumentType]
+
+
+def differing(rows: pl.DataFrame, item: str) -> list[str]:
+    """Columns of a log that are not about the item: one value, or several of most items."""
+    again = rows.filter(pl.col(item).is_duplicated())
+    flat = [name for name in rows.columns if not rows.schema[name].is_nested() and name != item]
+    if again.is_empty():
+        return []
+    values = again.group_by(item).agg(pl.col(name).drop_nulls().n_unique() for name in flat)
+    return [
+        name
+        for name in flat
+        if rows[name].drop_nulls().n_unique() <= 1 or (values[name] > 1).mean() > FEW  # pyright: ignore[reportOperatorIssue]
+    ]
+
+
 def title_column(rows: pl.DataFrame, columns: Iterable[str]) -> str | None:
     """The first column of text that nearly always differs and often has several words."""
     for name in columns:
@@ -223,6 +246,7 @@ def feature_kind(
 
 def _separator(text: pl.Series) -> str | None:
     """What stands between tokens, where many values have several."""
+    text = text.str.replace_all(r"&#?\w+;", "")  # entities of HTML
     for separator in ("|", ";"):
         if text.str.contains(separator, literal=True).mean() > 0.2:  # pyright: ignore[reportOperatorIssue]
             return separator

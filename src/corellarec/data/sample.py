@@ -97,7 +97,7 @@ def _text(path: Path, lines: list[str], settings: dict[str, Any]) -> Sample:
     batch = next(file.slow(), file.fast.head(0).collect().with_columns(line=None, problem=None))
     rows = batch.filter(pl.col("problem").is_null()).drop("line", "problem")
     rows = rows.select(pl.all().replace("", None))
-    if any(_mostly(column, DECIMAL_COMMA) for column in rows):
+    if any(_mostly(column, DECIMAL_COMMA) or _some_commas(column) for column in rows):
         settings["decimal"] = ","
     return Sample(path, rows, settings, named=header is None)
 
@@ -108,14 +108,25 @@ def _mostly(column: pl.Series, pattern: str) -> bool:
     return bool(len(text)) and float(text.str.contains(pattern).mean()) > 0.5  # pyright: ignore[reportArgumentType]
 
 
+def _some_commas(column: pl.Series) -> bool:
+    """Whether a column holds numbers alone, some of which have a decimal comma: 4 and 4,5."""
+    text = column.drop_nulls().str.strip_chars()
+    commas = text.filter(text.str.contains(r"^\d+,\d{1,2}$"))
+    return len(commas) > len(text) / 10 and bool(text.str.contains(r"^\d+(,\d{1,2})?$").all())
+
+
 def _encoding(path: Path) -> str | None:
     """What a file's first 100,000 lines are probably in, if it is not UTF-8."""
     if ending(path) == path.suffix.lower():
         with path.open("rb") as file:
             if file.read(2) in UTF_16:
                 return "utf-16"
-    foreign = any("\ufffd" in line for line in islice(read_lines(path), 100_000))
-    return "latin-1" if foreign else None
+    if not any("\ufffd" in line for line in islice(read_lines(path), 100_000)):
+        return None
+    # Bytes that are control characters in latin-1 are signs such as the euro's in cp1252.
+    signs = re.compile("[\x80-\x9f]")
+    lines = islice(read_lines(path, "latin-1"), 100_000)
+    return "cp1252" if any(signs.search(line) for line in lines) else "latin-1"
 
 
 def _separator(lines: Sequence[str], usual: str) -> str:

@@ -109,7 +109,10 @@ def propose_settings(
         data["items"] = _features("items", *items, roles, guesses, uses)
     else:
         used = set(found.values())
-        data["items"] = _features("items", log, None, roles, guesses, uses, used=used)
+        differ = guess.differing(log.rows, found["item"])
+        data["items"] = _features(
+            "items", log, None, roles, guesses, uses, used=used, left_out=differ
+        )
     others = [table for table in others if not items or table is not items[0]]
     if users := _table_of("users", log, found["user"], others, roles):
         data["users"] = _features("users", *users, roles, guesses, uses)
@@ -276,7 +279,10 @@ def _title(table: Sample, roles: Mapping[str, str], used: Collection[str]) -> st
     if told := roles.get("title"):
         return told if told in columns or "{" in told else None
     rest = [name for name in columns if name not in used]  # an id is no title
-    found = guess.by_name(rest, "title") if table.named else None
+    found = None
+    if table.named:
+        worded = [name for name in rest if guess.has_words(table.rows[name])]
+        found = guess.by_name(worded, "title") or guess.by_name(rest, "title")
     return found or guess.title_column(table.rows, rest)
 
 
@@ -333,6 +339,7 @@ def _features(
     guesses: list[str],
     uses: list[Use],
     used: Collection[str] = (),
+    left_out: Collection[str] = (),
 ) -> dict[str, Any]:
     """The section of items or users; without a ``key`` the table is the log."""
     section: dict[str, Any] = {**table.settings, "id": key} if key else {}
@@ -349,17 +356,17 @@ def _features(
         if title in columns:
             uses.append(_use(table, title, "title"))
     found: dict[str, Any] = {"categorical": [], "multi": {}, "numeric": []}
-    left_out = []
+    unused = []
     for name in columns:
         if name in used:
             continue
         decimal = table.settings.get("decimal", ".")
         kind, separator = guess.feature_kind(table.rows[name].drop_nulls(), decimal)
-        if name in reserved(columns):
+        if name in reserved(columns) or name in left_out:
             kind = None
         uses.append(_use(table, name, kind or "left out"))
         if kind is None:
-            left_out.append(name)
+            unused.append(name)
         elif kind == "multi":
             found["multi"][name] = separator
         else:
@@ -369,6 +376,6 @@ def _features(
     title = f"title = {section['title']}; " if "title" in section else ""
     guesses.append(
         f"{side}: {table.path} ({title}{listed or 'no features'}"
-        + (f"; left out: {', '.join(left_out)})" if left_out else ")")
+        + (f"; left out: {', '.join(unused)})" if unused else ")")
     )
     return section
