@@ -223,6 +223,7 @@ def test_decisions_are_told_in_words():
         words(helps=False, gain=-0.01, bound=-0.02)
     )
     assert words(budget=1.0, expert="control").startswith("control, every list: on validation it")
+    assert "gets no weight" in words(helps=False, asked=0, gain=0.0, bound=0.0, expert_weight=0.0)
     assert "cannot show a gain: 5 of 300 lists" in words(helps=False, asked=5, gain=0.0, bound=0.0)
 
 

@@ -66,6 +66,8 @@ def decision_in_words(one: Decision) -> str:
     where = "every list" if one.budget >= 1 else f"{100 * one.budget:g} % of the lists"
     if one.helps:
         found = f"gains {signed(one.gain)} NDCG on each (at least {signed(one.bound)})"
+    elif one.expert_weight == 0:
+        found = f"gets no weight: its order adds nothing to that of {one.lists} lists"
     elif one.asked >= MIN_LISTS:
         found = (
             f"shows no significant gain: {signed(one.gain)} NDCG on each of {one.asked} lists, "
