@@ -232,6 +232,25 @@ def test_only_rows_above_the_threshold_are_asked_about(make_service):
         assert len({row["reason"] for row in found["candidates"]}) == 2
 
 
+def test_a_request_may_ask_anyway_within_the_budget(make_service, tmp_path):
+    decisions = {"directory": str(tmp_path / "decisions"), "explored_share": 0.0}
+    budget = {"share": 0.0, "burst": 12}
+    service = make_service(threshold=1e9, decisions=decisions, budget=budget)
+    with client_of(service) as client:
+        wait_for_llm(service)
+        plain = ask(client, "17", ITEMS[:4])
+        assert {row["reason"] for row in plain["candidates"]} == {"below_threshold"}
+        found = ask(client, "17", ITEMS[:4], ask_anyway=True)
+        assert {row["reason"] for row in found["candidates"]} == {"asked"}
+        assert {row["source"] for row in found["candidates"]} == {"blend"}
+        again = ask(client, "18", ITEMS[:12], ask_anyway=True)
+        reasons = [row["reason"] for row in again["candidates"]]
+        assert (reasons.count("asked"), reasons.count("budget")) == (8, 4)
+        service.decisions.write()
+    logged = pl.read_parquet(tmp_path / "decisions" / "*" / "*.parquet")
+    assert logged.height == 4  # of the request that the router decided
+
+
 def test_a_row_is_decided_alone(make_service):
     service = make_service(threshold=0.0)
     with client_of(service) as client:

@@ -95,7 +95,7 @@ async def use(made):
     assert about.llm == "off"
     assert about.items > 40
 
-    before = await got(made.score("3", ["7", "8"], explain=True))
+    before = await got(made.score("3", ["7", "8"], explain=True, ask_anyway=True))
     assert [row.item for row in before.candidates] == ["7", "8"]
     assert {(row.source, row.reason) for row in before.candidates} == {("crm", "llm_off")}
     assert all(row.p == row.p_crm and row.p_llm is None for row in before.candidates)

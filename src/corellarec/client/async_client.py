@@ -92,9 +92,14 @@ class AsyncClient:
         history: Iterable[PastEvent] | None = None,
         deadline_ms: int | None = None,
         explain: bool = False,
+        ask_anyway: bool = False,
     ) -> Scores:
         """As ``Client.score``."""
-        return await self._ask(calls.score(user, candidates, history, deadline_ms, explain=explain))
+        return await self._ask(
+            calls.score(
+                user, candidates, history, deadline_ms, explain=explain, ask_anyway=ask_anyway
+            )
+        )
 
     @_documented_by(Client.recommend)
     async def recommend(

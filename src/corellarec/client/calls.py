@@ -66,6 +66,7 @@ def score(
     deadline_ms: int | None,
     *,
     explain: bool,
+    ask_anyway: bool,
 ) -> Call[Scores]:
     """Score candidates."""
     body = {
@@ -74,6 +75,7 @@ def score(
         "history": _rows(history),
         "deadline_ms": deadline_ms,
         "explain": explain,
+        "ask_anyway": ask_anyway or None,  # which services before 0.3 do not know
     }
     return Call("POST", "/v1/score", _scores, _given(body))
 

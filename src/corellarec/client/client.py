@@ -80,6 +80,7 @@ class Client:
         history: Iterable[PastEvent] | None = None,
         deadline_ms: int | None = None,
         explain: bool = False,
+        ask_anyway: bool = False,
     ) -> Scores:
         """Score items for one user.
 
@@ -89,6 +90,8 @@ class Client:
             history: In place of the stored one.
             deadline_ms: Milliseconds within which the service answers; by default its own.
             explain: Whether to say why each row was decided as it was.
+            ask_anyway: Whether the language model is asked about all rows that the budget allows,
+                expected to gain or not.
 
         Returns:
             Answers in the order of ``candidates``.
@@ -96,7 +99,11 @@ class Client:
         Raises:
             ServiceError: If the service refuses or cannot be reached.
         """
-        return self._ask(calls.score(user, candidates, history, deadline_ms, explain=explain))
+        return self._ask(
+            calls.score(
+                user, candidates, history, deadline_ms, explain=explain, ask_anyway=ask_anyway
+            )
+        )
 
     def recommend(
         self,

@@ -111,7 +111,7 @@ async def _score(
     items = numbers_of(now.model, ids, "candidates")
     history = inline_history(service, now.model, body.user, body.history)
     scored = await ask_crm(service, service.crm, now.model, body.user, items, deadline, history)
-    asked = Asked(request_id, body.user, history is None, ids, deadline)
+    asked = Asked(request_id, body.user, history is None, ids, deadline, body.ask_anyway)
     found = await route(service, now, asked, scored, items)
     compare(service, asked, body.history, found.p)
     return write(service, now.model, ids, found, request_id, explained=body.explain)
@@ -148,8 +148,8 @@ async def route(
     router, llm, count, begun = now.model.router, now.llm, len(items), time.monotonic()
     helps = router.rule.verdict.helps
     p, p_llm = scored.p_crm.copy(), np.full(count, np.nan)
-    wanted = scored.above
-    log = service.decisions if llm and helps else None
+    wanted = scored.above | asked.anyway
+    log = service.decisions if llm and helps and not asked.anyway else None
     if log:
         wanted = wanted ^ log.explored(asked.request_id, asked.user, asked.ids)
     rows = np.flatnonzero(wanted)

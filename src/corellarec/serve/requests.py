@@ -29,6 +29,8 @@ class Asked:
         stored: Whether the history is the stored one.
         ids: Of the candidates.
         deadline: Of the monotonic clock.
+        anyway: Whether the router's threshold does not count; such a request is no part of the
+            log of decisions, whose chances are known.
     """
 
     request_id: str
@@ -36,6 +38,7 @@ class Asked:
     stored: bool
     ids: Sequence[str]
     deadline: float
+    anyway: bool = False
 
 
 def deadline_of(service: Service, received: float, asked_ms: int | None, default_ms: int) -> float:

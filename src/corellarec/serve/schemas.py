@@ -94,6 +94,11 @@ class ScoreRequest(Body):
     ] = None
     deadline_ms: Annotated[int | None, Field(ge=1, le=600_000)] = None
     explain: bool = False
+    ask_anyway: Annotated[
+        bool,
+        Field(description="Ask the language model about all that the budget allows, expected to "
+              "gain or not: for one arm of an A/B test, or for new items."),
+    ] = False  # fmt: skip
 
 
 class Explanation(Body):
