@@ -133,13 +133,10 @@ def naive_batches(
         yield ids.to(device), mask.to(device), mask.sum(1) - 1
 
 
-def gemm_rate(setting: Setting) -> float:
+def gemm_rate(dtype: torch.dtype, device: torch.device) -> float:
     """FLOP/s of the best of ten products of a model's size."""
-    a, b = (
-        torch.randn(4096, 2048, dtype=setting.dtype, device=setting.device).T.contiguous()
-        for _ in range(2)
-    )
-    seconds = min(timed(lambda: a @ b.T, setting.device) for _ in range(10))
+    a, b = (torch.randn(4096, 2048, dtype=dtype, device=device).T.contiguous() for _ in range(2))
+    seconds = min(timed(lambda: a @ b.T, device) for _ in range(10))
     return 2 * 2048 * 2048 * 4096 / seconds
 
 
@@ -190,7 +187,7 @@ def report(
         unit: What a second is divided into, such as ``samples/s``.
         **extra: Further figures of the JSON object.
     """
-    rate = gemm_rate(setting)
+    rate = gemm_rate(setting.dtype, setting.device)
     ways: list[dict[str, Any]] = []
     rates = {name: [one.samples / one.seconds for one in some] for name, some in passes.items()}
     print(f"{'':44} {unit:>14} {'tokens/sample':>14} {'tokens/s':>10} {'of GEMM':>8}")

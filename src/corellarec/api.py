@@ -64,8 +64,8 @@ class CoReLLa:
         """A run with a preset's settings.
 
         Args:
-            preset: ``quick``, ``ml-100k``, ``ml-1m``, ``amazon-books``, or one with another CRM,
-                such as ``ml-1m/din``.
+            preset: ``quick``, ``ml-100k``, ``ml-1m``, ``llama-2-7b``, ``amazon-books``, or one with
+                another CRM, such as ``ml-1m/din``.
             llm: The language model (``llm.model``): a known name, a directory, a GGUF file, or
                 ``owner/name`` on the Hugging Face hub.
             settings: ``section.key=value`` texts on top.

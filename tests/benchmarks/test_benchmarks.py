@@ -19,6 +19,7 @@ SIZES = {
     "crm_time_to_auc": ["--models", "dcnv2,stream", "--target", "0.1", "--epochs", "1"],
     "crm_zoo": ["--models", "lr,dcnv2"],
     **dict.fromkeys(LLM, ["--rows", "40", "--peer-rows", "16", "--rounds", "1"]),
+    "llama_7b": ["--blocks", "1", "--tokens", "800"],
     "prepare": ["--rows", "4000", "--slice", "2000", "--rounds", "1"],
     "ranking": ["--users", "30", "--orders", "1"],
     "scale": [],
@@ -41,6 +42,32 @@ KEYS = {
     "llm_scoring": {"unit", "ways", "gemm_flops"},
     "llm_tuning": {"unit", "ways", "gemm_flops"},
     "llm_candidates": {"unit", "ways", "gemm_flops", "extend_ms", "state_mb"},
+    "llama_7b": {
+        "blocks",
+        "parameters",
+        "weights_gib",
+        "memory_gib",
+        "gemm_flops",
+        "tokens",
+        "sequences",
+        "answers",
+        "stream_tokens_per_row",
+        "paper_tokens_per_row",
+        "score_seconds",
+        "score_tokens_per_s",
+        "score_of_gemm",
+        "largest_difference",
+        "mean_difference",
+        "difference_if_joined",
+        "largest_difference_fp32",
+        "trained_parameters",
+        "tune_seconds",
+        "tune_tokens_per_s",
+        "tune_of_gemm",
+        "kept_mib_per_token",
+        "loss_before",
+        "loss_after",
+    },
     "prepare": {"full", "ours", "pandas", "ratio_with_histories"},
     "ranking": {"ours", "ties", "largest_difference"},
     "scale": {"jobs"},
@@ -80,6 +107,7 @@ def outputs(movielens, tiny_llm, finished, tmp_path_factory):
         "crm_zoo": [*data, "--out", folder / "zoo"],
         "vocabulary": data,
         "ranking": data,
+        "llama_7b": [*data, "--tokenizer", tiny_llm, "--device", "cpu"],
         "score": ["--run", finished[0]],
         "serve": ["--run", finished[0]],
         "serve_replay": ["--run", finished[0]],
@@ -172,6 +200,16 @@ def test_a_stream_reads_fewer_tokens_than_a_prompt_for_each_sample(name, printed
     assert min(way["tokens_per_sample"] for way in ours) < naive["tokens_per_sample"] / 2
     assert found["ratio"] in [way["ratio"] for way in ours]
     assert naive["ratio"] == 1.0
+
+
+def test_a_block_of_llama_packs_and_learns(printed):
+    _, found = printed("llama_7b")
+    assert found["parameters"] == 2 * 32000 * 4096 + 202_383_360 + 4096
+    assert found["stream_tokens_per_row"] < found["paper_tokens_per_row"]
+    assert found["sequences"] > 1
+    assert found["largest_difference_fp32"] < 1e-4
+    assert found["difference_if_joined"] > 1e-3
+    assert found["loss_after"] < found["loss_before"]
 
 
 @pytest.mark.parametrize("model", ["dcnv2", "din"])
