@@ -4,11 +4,11 @@ A user's history is read once for all rows of the user that the LLM is asked abo
 
     rows = users * items
     tokens = rows * budget * (line + history / max(1, items * budget))
-    hours = (rows / CRM rows/s + tokens / LLM tokens/s) / machines / 3600
+    hours = (rows / freezing rows/s + (rows / CRM rows/s + tokens / LLM tokens/s) / machines) / 3600
     price = hours * machines * price of a machine and hour
 
-    python benchmarks/scale.py [--crm-rows-per-s N] [--llm-tokens-per-s N] [--line-tokens N]
-        [--history-tokens N] [--price-per-hour N] [--json]
+    python benchmarks/scale.py [--freeze-rows-per-s N] [--crm-rows-per-s N] [--llm-tokens-per-s N]
+        [--line-tokens N] [--history-tokens N] [--price-per-hour N] [--json]
 """
 
 from dataclasses import asdict, dataclass
@@ -51,6 +51,7 @@ SIZES = [
 
 def main() -> None:
     options = parser(__doc__)
+    options.add_argument("--freeze-rows-per-s", type=float, default=900_000, help="by one process")
     options.add_argument("--crm-rows-per-s", type=float, default=113_000, help="of one machine")
     options.add_argument("--llm-tokens-per-s", type=float, default=1_818, help="of one machine")
     options.add_argument("--line-tokens", type=float, default=7.7, help="of a row to score")
@@ -65,7 +66,7 @@ def main() -> None:
         tokens_a_row = given.line_tokens + given.history_tokens / max(1, asked)
         tokens = size.rows * size.budget * tokens_a_row
         seconds = size.rows / given.crm_rows_per_s + tokens / given.llm_tokens_per_s
-        hours = seconds / size.machines / 3600
+        hours = (size.rows / given.freeze_rows_per_s + seconds / size.machines) / 3600
         price = hours * size.machines * given.price_per_hour
         jobs.append(asdict(size) | {"tokens": tokens, "hours": hours, "price": price})
         print(
