@@ -59,9 +59,8 @@ def test_what_cannot_be_told_is_asked_for_all_at_once(tmp_path):
     cut.select("x").write_csv(tmp_path / "log.csv")
     with pytest.raises(
         DataError,
-        match=r"log\.csv: no column looks like the user or the item or the time or a rating or a "
-        r"label or the items' title.*--user COLUMN, --item COLUMN, --time COLUMN, --rating COLUMN, "
-        r"--label COLUMN, --title COLUMN .*; found: x",
+        match=r"log\.csv: no column looks like the user or the item or the time or the items' "
+        r"title.*--user COLUMN, --item COLUMN, --time COLUMN, --title COLUMN .*; found: x",
     ):
         propose_settings([tmp_path / "log.csv"], {})
     write_log(tmp_path)

@@ -121,7 +121,7 @@ def read_events(
     Args:
         log: Its items must hold those of the events.
         table: ``user``, ``item``, and ``label`` (1 or 0, true or false) or ``rating``; perhaps
-            ``time``, by default now.
+            ``time``, by default now. Of a log without negatives every row is positive by default.
         positive_rating: Ratings at or above it are positive.
         name: What messages call the table.
 
@@ -151,6 +151,8 @@ def read_events(
         if "time" in table.columns
         else pl.Series([now] * table.height, dtype=pl.Int64)
     )
+    if log.negatives and not {"label", "rating"} & set(table.columns):
+        table = table.with_columns(label=pl.lit(1, pl.Int8))
     label = level = read_labels(table, positive_rating, name)
     if "rating" in table.columns and log.features.ratings:
         rating = table["rating"].cast(pl.Float64, strict=False)

@@ -214,7 +214,9 @@ def init_data(
     item: Annotated[str | None, typer.Option(help="Column of the item's id.")] = None,
     time_column: Annotated[str | None, typer.Option("--time", help="Column of the time.")] = None,
     rating: Annotated[str | None, typer.Option(help="Column of the rating.")] = None,
-    label: Annotated[str | None, typer.Option(help="Column of the label, 0 or 1.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Column of the label, 0 or 1; or `implicit`: there is none.")
+    ] = None,
     title: Annotated[str | None, typer.Option(help="Column of the item's title.")] = None,
     layout: Annotated[
         FileLayout | None,
@@ -247,7 +249,7 @@ def init_data(
     known = {role: name for role, name in given.items() if name}
     proposal = propose_settings(paths, known, layout.value if layout else None)
     # A preset's template may speak of movies.
-    template = f"{proposal.noun}-liked"
+    template = proposal.template
     text = tomli_w.dumps({"llm": {"template": template}, **proposal.settings})
     write_text(output, f"# Written by corellarec init-data.\n\n{text}")
     if proposal.uses:

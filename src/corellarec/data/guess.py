@@ -36,6 +36,13 @@ PATTERNS = {
     "time": r"(timestamp|datetime|[\W_]time|[\W_]date|[\W_]at)$",
     "title": r"(title|[\W_]name)$",
 }  # fmt: skip
+EVENT = r"^(event|action|interaction|behaviou?r|activity)s?[\W_]*(type|name|kind)?$|^type$"
+# Weights of kinds of events, by their names; 1 is any other.
+EVENT_WEIGHTS = {
+    r"buy|bought|purchase|order|transaction|convert": 5.0,
+    r"cart|basket|wish|save": 3.0,
+}
+MOST_EVENTS = 20
 NO_RATING = r"quantity|qty|count|amount|price|number|year|month|age|size|id$"
 RATING_VALUES = 21  # distinct ones at most
 EARLIEST, LATEST = 315_532_800, 4_102_444_800  # seconds: 1980 and 2100
@@ -107,6 +114,24 @@ def is_label(column: pl.Series) -> bool:
         return False
     text = column.drop_nulls().cast(pl.String).str.strip_chars().str.to_lowercase()
     return bool(len(text)) and text.is_in(list(LABELS)).all()
+
+
+def event_column(rows: pl.DataFrame, columns: Iterable[str]) -> str | None:
+    """The column of the kind of event, by its name and the few words it holds."""
+    for name in sorted(columns):
+        words = rows[name].dtype == pl.String and 2 <= rows[name].n_unique() <= MOST_EVENTS
+        if words and re.search(EVENT, name.lower()):
+            return name
+    return None
+
+
+def event_weights(column: pl.Series) -> dict[str, float]:
+    """A weight in training for each kind of event, the most frequent first."""
+    kinds = column.drop_nulls().str.strip_chars().value_counts(sort=True)[column.name]
+    return {
+        kind: next((w for words, w in EVENT_WEIGHTS.items() if re.search(words, kind.lower())), 1.0)
+        for kind in kinds
+    }
 
 
 def rating_columns(rows: pl.DataFrame, columns: Iterable[str], decimal: str) -> list[str]:

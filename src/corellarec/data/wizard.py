@@ -10,6 +10,7 @@ import polars as pl
 from corellarec.base.errors import DataError
 from corellarec.base.frames import check_plain, readable
 from corellarec.base.inputs import check_file
+from corellarec.config.data import IMPLICIT
 from corellarec.data import guess
 from corellarec.data.features import reserved
 from corellarec.data.levels import halving_threshold
@@ -18,6 +19,8 @@ from corellarec.data.sample import SAMPLE_ROWS, Sample, is_table, look
 from corellarec.data.sources.recognise import READERS, Layout, layout_of
 
 SHOWN = 3  # values of a column
+NO_LABEL = ("label", IMPLICIT)  # of a log without negatives
+EACH_ROW = "no rating and no label: each row is what the user did, and negatives are drawn for it"
 LOG_ROLES = ("user", "item", "time", "rating", "label")
 
 
@@ -47,13 +50,13 @@ class Proposal:
             TOML file holds it: ``{"data": {"interactions": {...}, "items": {...}, ...}}``.
         guesses: What was guessed, a line of text each.
         uses: What each column is used for.
-        noun: What the items are: ``items``, ``movies`` or ``books``.
+        template: Name of the template of the LLM's text that fits.
     """
 
     settings: dict[str, Any]
     guesses: list[str]
     uses: list[Use] = field(default_factory=list)
-    noun: str = "items"
+    template: str = "items-liked"
 
 
 def propose_settings(
@@ -101,6 +104,15 @@ def propose_settings(
             f"times are read with the {order} first ({form})"
             + (": the first rows would also allow the other order" if either else "")
         )
+    implicit = found.get("label") == IMPLICIT
+    if implicit:
+        guesses.append(EACH_ROW)
+        if name := guess.event_column(log.rows, set(log.rows.columns) - set(found.values())):
+            weights = guess.event_weights(log.rows[name])
+            data["interactions"] |= {"event": name, "event_weights": weights}
+            uses.append(_use(log, name, "kind of event"))
+            guesses.append(f"weights of kinds of events in training: {weights}")
+            found["event"] = name
     if column:
         data = {"positive_rating": _threshold(log, column, guesses), **data}
     others = [table for table in tables if table is not log]
@@ -116,7 +128,9 @@ def propose_settings(
     others = [table for table in others if not items or table is not items[0]]
     if users := _table_of("users", log, found["user"], others, roles):
         data["users"] = _features("users", *users, roles, guesses, uses)
-    return Proposal({"data": data}, guesses, uses, guess.noun(items[0].name if items else log.name))
+    noun = guess.noun(items[0].name if items else log.name)
+    template = "items-taken" if implicit else f"{noun}-liked"
+    return Proposal({"data": data}, guesses, uses, template)
 
 
 def _known_layout(
@@ -141,7 +155,8 @@ def _known_layout(
             sample = rows.head(SAMPLE_ROWS).collect()["value"].drop_nulls()
         if len(sample):
             data["positive_rating"] = _halve(sample, guesses)
-    return Proposal({"data": data}, guesses, noun="movies" if known == "movielens" else "items")
+    noun = "movies" if known == "movielens" else "items"
+    return Proposal({"data": data}, guesses, template=f"{noun}-liked")
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
@@ -178,7 +193,9 @@ def _score(table: Sample, roles: Mapping[str, str]) -> int:
     """How much of a log a table has."""
     columns = table.rows.columns
     found = {role: _find(table, role, roles) for role in LOG_ROLES}
-    rated = found["rating"] or found["label"] or _value(table, roles, columns)[1]
+    rated = found["rating"] or found["label"]
+    if not rated and (value := _value(table, roles, columns)[1]) in columns:
+        rated = value
     timed = found["time"] or guess.time_column(table.rows, columns)
     return sum(name is not None for name in (found["user"], found["item"], timed, rated))
 
@@ -191,7 +208,7 @@ def _log_roles(log: Sample, others: list[Sample], roles: Mapping[str, str]) -> d
     """
     columns = log.rows.columns
     for role in (*LOG_ROLES, "split"):
-        if (told := roles.get(role)) and told not in columns:
+        if (told := roles.get(role)) and told not in columns and (role, told) != NO_LABEL:
             raise DataError(
                 f"{log.path}: no column {told!r} for the {role}; found: {', '.join(columns)}"
             )
@@ -244,7 +261,7 @@ def _by_table(log: Sample, ids: list[str], tables: list[Sample]) -> str | None:
 def _value(
     log: Sample, roles: Mapping[str, str], unused: list[str]
 ) -> tuple[Literal["rating", "label"], str | None]:
-    """The column that says how the user liked the item, and whether it is a rating or a label."""
+    """The column of a rating, or of a label; ``implicit`` where nothing looks like either."""
     for kind in ("rating", "label"):
         if kind in roles:
             return kind, roles[kind]
@@ -255,6 +272,8 @@ def _value(
     if labels:
         return "label", labels[0] if len(labels) == 1 else None
     ratings = guess.rating_columns(log.rows, unused, log.settings.get("decimal", "."))
+    if not ratings:
+        return NO_LABEL
     return "rating", ratings[0] if len(ratings) == 1 else None
 
 

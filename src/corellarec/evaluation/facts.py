@@ -31,6 +31,7 @@ def data_facts(workspace: Workspace) -> DataFacts:
         items=found.items,
         positives=found.positives,
         splits=splits,
+        negatives=found.negatives_text,
     )
 
 

@@ -257,7 +257,7 @@ class Split:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """The log: its name, what it holds, and its splits by name."""
+    """The log: its name, what it holds, its splits by name, and how its negatives were drawn."""
 
     name: str
     rows: int
@@ -265,6 +265,7 @@ class DataFacts:
     items: int
     positives: int
     splits: dict[str, Split]
+    negatives: str = ""
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,12 @@ def _panels(figure: Callable[..., str], *values: Any) -> tuple[Callable[[], str]
 
 def _models(result: Evaluation) -> Section:
     reference = result.row(result.reference).name
+    drawn = (
+        f"Negatives were drawn ({result.data.negatives}): figures compare with those of the same "
+        "drawing alone, and p is that of a positive among them. "
+        if result.data and result.data.negatives
+        else ""
+    )
     chosen = (
         f"{reference} is the best on validation of the models without an LLM. "
         if isinstance(result, StudyResult)
@@ -107,10 +113,10 @@ def _models(result: Evaluation) -> Section:
     )
     return Section(
         "Quality on the test rows",
-        "Small figures are 95 % intervals, users resampled whole; a dash where fewer than two "
-        "users are measured, from which none can be estimated. Where there are several seeds, a "
-        "figure is their mean, and the smallest and the largest are given. Differences are paired, "
-        f'and "{grids.EQUAL}" is no difference in any resample. {chosen}'
+        f"{drawn}Small figures are 95 % intervals, users resampled whole; a dash where fewer than "
+        "two users are measured, from which none can be estimated. Where there are several seeds, "
+        "a figure is their mean, and the smallest and the largest are given. Differences are "
+        f'paired, and "{grids.EQUAL}" is no difference in any resample. {chosen}'
         f"The cascades route {100 * result.router.budget:.0f} % of the rows at most, by a "
         "threshold fixed on validation: the least confident (entropy), or those of the highest "
         "expected gain (gain). The paper's cascade puts the LLM's raw probability in the place of "

@@ -69,9 +69,10 @@ def rows_in_words(result: Evaluation) -> str:
     """Which rows were measured."""
     users = f"{result.users:,} user{'s' if result.users != 1 else ''}"
     split = result.data.splits["test"].rows if result.data else result.rows
+    drawn = f": {result.data.negatives}" if result.data and result.data.negatives else ""
     if result.rows == split:
-        return f"{result.rows:,} test rows of {users}"
-    return f"{result.rows:,} random test rows (of {split:,}) of {users}"
+        return f"{result.rows:,} test rows of {users}{drawn}"
+    return f"{result.rows:,} random test rows (of {split:,}) of {users}{drawn}"
 
 
 def step_title(name: str) -> str:

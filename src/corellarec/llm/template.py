@@ -129,7 +129,7 @@ def template_names() -> list[str]:
 
     Example:
         >>> template_names()
-        ['books', 'books-liked', 'items', 'items-liked', 'movies', 'movies-liked']
+        ['books', 'books-liked', 'items', 'items-liked', 'items-taken', 'movies', 'movies-liked']
     """
     with resources.as_file(resources.files("corellarec.llm") / "templates") as folder:
         return sorted(path.stem for path in folder.glob("*.toml"))
