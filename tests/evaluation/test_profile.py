@@ -83,6 +83,16 @@ def test_features_are_described(tmp_path, settings):
     assert features["price"].missing == pytest.approx(1 / 24)
 
 
+def test_drawn_negatives_are_not_profiled(tmp_path, settings):
+    log = write_log(tmp_path)
+    config = settings.model_copy(update={"data": describe(tmp_path, 'label = "implicit"')})
+    prepared = build(config.data)
+    assert prepared.rows.height > log.height
+    found = profile(prepared, config, "x")
+    assert found.rows == found.positives == sum(one.rows for one in found.splits)
+    assert found.rows <= log.height
+
+
 def test_tokens_are_those_of_the_stream(found, settings, prepared):
     text = found.text
     assert sum(n for _, n in text.title_tokens) == prepared.items["title"].drop_nulls().len()

@@ -48,8 +48,10 @@ def profile(
         tokens_per_second: Rate for the time that reading would take.
     """
     facts = prepared.facts
-    log = Log(prepared.rows, prepared.users, prepared.items, facts.features, facts.history)
     rows = prepared.rows
+    if facts.settings.is_implicit:  # what users did, and not the drawn negatives
+        rows = rows.filter(pl.col("label") == 1)
+    log = Log(rows, prepared.users, prepared.items, facts.features, facts.history)
     unit = _unit(rows)
     text, no_text = None, ""
     try:
@@ -67,7 +69,7 @@ def profile(
         unit=unit,
         periods=_periods(rows, unit),
         cuts=tuple(facts.splits[split].first.isoformat() for split in SPLITS[1:]),
-        splits=_splits(prepared),
+        splits=_splits(log),
         ratings=_ratings(rows, facts.features.ratings),
         segments=_segments(log, rows),
         of_items=_popularity(np.bincount(rows["item"].to_numpy())),
@@ -106,21 +108,24 @@ def _periods(rows: pl.DataFrame, unit: str) -> tuple[Counted, ...]:
     )
 
 
-def _splits(prepared: Prepared) -> tuple[SplitProfile, ...]:
+def _splits(log: Log) -> tuple[SplitProfile, ...]:
     found = []
+    cold_user = (log.user_train_rows == 0)[log.user.long()].numpy()
+    cold_item = (log.item_train_rows == 0)[log.item.long()].numpy()
     for number, name in enumerate(SPLITS):
-        part = prepared.facts.splits[name]
-        users = prepared.rows.filter(pl.col("split") == number)["user"].n_unique()
+        inside = (log.split == number).numpy()
+        part = log.rows.filter(pl.Series(inside))
+        first, last = part.select(pl.col("time").min(), last=pl.col("time").max()).row(0)
         found.append(
             SplitProfile(
                 name=name,
-                rows=part.rows,
-                positives=part.positives,
-                first=part.first.isoformat(),
-                last=part.last.isoformat(),
-                users=users,
-                cold_users=part.cold_user_rows / part.rows,
-                cold_items=part.cold_item_rows / part.rows,
+                rows=part.height,
+                positives=int(part["label"].sum()),
+                first=first.isoformat(),
+                last=last.isoformat(),
+                users=part["user"].n_unique(),
+                cold_users=float(cold_user[inside].mean()),
+                cold_items=float(cold_item[inside].mean()),
             )
         )
     return tuple(found)
