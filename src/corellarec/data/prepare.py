@@ -9,7 +9,7 @@ The prepared log is one directory:
     users.parquet   id, train_rows (int64, rows in the training split; 0 is a cold user), each
                     feature, and FEATURE_code (int32, or a fixed number of int32) or
                     FEATURE_values (a fixed number of float32)
-    items.parquet   the same, and title (text or null)
+    items.parquet   the same, and title (text or null); items that are listed and have no rows last
     manifest.json   what it was made from, what was counted and left out, warnings, checksums
 
 Code 0 means out of vocabulary; vocabularies hold what the training split shows, no more.
@@ -32,6 +32,7 @@ from corellarec.base.artifacts import MANIFEST, sha256, writing
 from corellarec.base.errors import ArtifactError, DataError
 from corellarec.config import DataConfig
 from corellarec.data.check import check_rows, check_tables
+from corellarec.data.extend import append
 from corellarec.data.features import check_fields, coded_and_valued, encode, layout, value_layout
 from corellarec.data.levels import rating_edges, rating_levels
 from corellarec.data.negatives import with_negatives
@@ -42,6 +43,7 @@ from corellarec.data.preparation import (
     SplitFacts,
     read_preparation,
 )
+from corellarec.data.raw import RawLog
 from corellarec.data.rows import read_rows
 from corellarec.data.sources.recognise import read_raw, source_files
 from corellarec.data.splits import (
@@ -173,6 +175,7 @@ def build(config: DataConfig) -> Prepared:
         coded, valued = coded_and_valued(fields, config.numbers)
         layouts[side] = layout(table, [f"{side}_id", *coded])
         layouts[f"{side}_values"] = value_layout(table, valued)
+    features = Features(**layouts, ratings=edges)
     samples = rows.filter(pl.col("split") != HISTORY_ONLY)
     facts = Preparation(
         rows=samples.height,
@@ -188,7 +191,7 @@ def build(config: DataConfig) -> Prepared:
         history="positives" if implicit else config.history,
         ties="apart" if implicit else config.ties,
         negatives=config.negatives if implicit else None,
-        features=Features(**layouts, ratings=edges),
+        features=features,
         settings=config,
         warnings=(),
         seconds=0.0,
@@ -200,7 +203,23 @@ def build(config: DataConfig) -> Prepared:
         seconds=round(time.perf_counter() - start, 2),
         peak_memory_mb=peak_memory_mb(),
     )
-    return Prepared(rows, users, items, facts)
+    return Prepared(rows, users, _with_unrated(items, raw, features, config), facts)
+
+
+def _with_unrated(
+    items: pl.DataFrame, raw: RawLog, features: Features, config: DataConfig
+) -> pl.DataFrame:
+    """The item table with the items below it that are listed and have no rows.
+
+    They can be scored and recommended. Where items with few rows are left out, so are these.
+    """
+    if config.min_item_rows or config.min_user_rows:
+        return items
+    unrated = raw.items.join(items.select("id"), on="id", how="anti", maintain_order="left")
+    if config.untitled == "drop":
+        unrated = unrated.filter(pl.col("title").str.strip_chars() != "")
+    unrated = unrated.unique("id", keep="first", maintain_order=True)
+    return append(items, unrated, features.item, features.item_values)
 
 
 def peak_memory_mb() -> int:
