@@ -76,10 +76,10 @@ def test_features_are_described(tmp_path, settings):
     features = {one.name: one for one in profile(build(config.data), config, "x").features}
     assert features.keys() == {"maker", "tags", "price"}
     assert (features["maker"].kind, features["maker"].distinct) == ("category", 4)
-    assert features["maker"].top.startswith("m0 25 %")
+    assert features["maker"].top.startswith("m0 28 %")
     assert features["tags"].kind == "list"
-    assert features["tags"].missing == pytest.approx(5 / 24)  # every fifth has none
-    assert features["price"].top == "0 to 23, median 12"
+    assert features["tags"].missing == pytest.approx(5 / 25)  # every fifth has none
+    assert features["price"].top == "0 to 24, median 12.5"
     assert features["price"].missing == pytest.approx(1 / 24)
 
 

@@ -181,5 +181,8 @@ def test_a_line_may_say_how_well_the_item_is_liked(log, tokenizer, own):
     pair = layout.encode(log.candidates(torch.tensor([3]), torch.tensor([item])))[0]
     assert tokenizer.decode(pair.ids).startswith(f"{of_items[item]} {log.titles[item]} |")
     likes = Log(log.rows, log.users, log.items, log.features, "positives")
-    with pytest.raises(ConfigError, match=r"liked.*data\.history = 'all'"):
-        build_layout(LlmConfig(template=own), likes, tokenizer)
+    layout = build_layout(LlmConfig(template=own, window=30), likes, tokenizer)
+    sample = layout.encode(likes.samples(rows[150:151]))[0]  # a row's digit is its own here, too
+    assert f"\n{of_rows[row]} {log.titles[int(log.item[row])]} |" in tokenizer.decode(
+        sample.whole().ids
+    )
