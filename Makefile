@@ -35,8 +35,9 @@ test: setup-dev  ## Run the tests and print their coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov
 
 SEED = 1
-test-hard: setup-dev  ## Try every attack on files, inputs, disks and servers: up to an hour; SEED=7 for others
+test-hard: setup-dev  ## Try every attack on files, inputs, disks and servers, and what else is long: up to an hour; SEED=7 for others
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/attacks --hard --seed $(SEED) --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/batch tests/cli tests/run --hard -m hard --numprocesses 2 --dist loadfile
 
 test-browser: setup-dev  ## Run the explorer's tests in Chromium, which make test runs too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/serve/test_browser.py

@@ -25,6 +25,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=1, help="of the attacks' random choices")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked ``hard`` unless asked for."""
+    if not config.getoption("--hard"):
+        for item in items:
+            if item.get_closest_marker("hard"):
+                item.add_marker(pytest.mark.skip(reason="with --hard: make test-hard"))
+
+
 @pytest.fixture(scope="session")
 def movielens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_movielens(tmp_path_factory.mktemp("data") / "ml-100k")

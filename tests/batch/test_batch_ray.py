@@ -49,6 +49,7 @@ def cluster():
     ray.shutdown()
 
 
+@pytest.mark.hard
 def test_ray_writes_what_one_process_writes(given, tmp_path):
     cascade, source, load, expected = given
     done = job(cascade, source, tmp_path / "out", load, engine="ray", workers=2, shard_rows=90)
@@ -73,6 +74,7 @@ def test_predict_and_all_engines_answer_alike(finished, given, tmp_path):
     assert 0 < routed < ROWS
 
 
+@pytest.mark.hard
 def test_the_command_joins_the_cluster_that_is_named(given, tmp_path):
     cascade, source, _, expected = given
     command = [sys.executable, "-m", "corellarec", "score", cascade, source, tmp_path / "out"]
@@ -122,6 +124,7 @@ def test_an_error_of_an_actor_is_one_line(given, tmp_path, monkeypatch):
     assert "Traceback" not in str(found.value)
 
 
+@pytest.mark.hard
 def test_killed_actors_are_replaced(given, tmp_path):
     cascade, source, load, expected = given
     killed = []
@@ -146,6 +149,7 @@ def test_killed_actors_are_replaced(given, tmp_path):
     assert totals(tmp_path / "out") == expected
 
 
+@pytest.mark.hard
 def test_trials_are_shared_by_actors(tiny_settings, tmp_path):
     first, more = ray_runs.search(tiny_settings, tmp_path / "search", 3)
     assert first.trials >= 3
@@ -155,6 +159,7 @@ def test_trials_are_shared_by_actors(tiny_settings, tmp_path):
     assert (tmp_path / "search" / "best.toml").exists()
 
 
+@pytest.mark.hard
 def test_cells_are_shared_by_actors(tiny_settings, tmp_path, monkeypatch):
     study, cells = ray_runs.study(tiny_settings, tmp_path)
     assert [cell.kind for cell in cells] == ["method", "crm", "crm", "ablation"]

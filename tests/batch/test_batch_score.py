@@ -79,7 +79,9 @@ def test_a_job_answers_as_predict_does(finished, source, tmp_path, budget):
     same(read(tmp_path / "out"), predicted)
 
 
-@pytest.mark.parametrize(("shards", "workers"), [(2, 1), (7, 1), (7, 2)])
+@pytest.mark.parametrize(
+    ("shards", "workers"), [(2, 1), (7, 1), pytest.param(7, 2, marks=pytest.mark.hard)]
+)
 def test_the_same_rows_are_asked_whatever_the_shards(
     cascade, source, expected, tmp_path, shards, workers
 ):
@@ -101,6 +103,7 @@ class Loader:
         return cr.Cascade.load(self.directory, device="cpu")
 
 
+@pytest.mark.hard
 def test_two_workers_write_what_one_writes(cascade, source, tmp_path):
     found = []
     for workers in (1, 2):

@@ -132,6 +132,7 @@ def test_what_cannot_be_used_is_one_line(s3, given, monkeypatch):
         job(given[0], "s3://bucket/in", "s3://bucket/out")
 
 
+@pytest.mark.hard
 def test_two_processes_write_to_a_store(s3, given):
     cascade, expected = given
     command = [sys.executable, "-m", "corellarec", "score", cascade, "s3://bucket/in"]

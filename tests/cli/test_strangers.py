@@ -121,7 +121,7 @@ def test_an_export_of_a_spreadsheet(described):
     assert not prepared.facts.warnings
 
 
-@pytest.mark.slow
+@pytest.mark.hard
 @pytest.mark.parametrize(
     ("write", "given"),
     [
@@ -130,11 +130,7 @@ def test_an_export_of_a_spreadsheet(described):
         (spreadsheet, ()),
     ],
 )
-def test_their_reports(
-    request, described, tiny_settings, monkeypatch, capsys, tmp_path, write, given
-):
-    if not request.config.getoption("--hard"):
-        pytest.skip("three runs; --hard makes them")
+def test_their_reports(described, tiny_settings, monkeypatch, capsys, tmp_path, write, given):
     toml, _ = described(write, *given)
     own = [setting for setting in tiny_settings if not setting.startswith("data.")]
     code, _, err = call(monkeypatch, capsys, "run", "--config", toml, "--out", tmp_path / "run",

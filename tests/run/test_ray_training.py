@@ -15,9 +15,8 @@ pytestmark = [
 ]
 
 
-def test_ray_train_trains_a_run(tiny_settings, tmp_path, request):
-    if not request.config.getoption("--hard"):
-        pytest.skip("Ray Train is for --hard")
+@pytest.mark.hard
+def test_ray_train_trains_a_run(tiny_settings, tmp_path):
     pytest.importorskip("ray.train.torch")
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer

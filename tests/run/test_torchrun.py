@@ -167,10 +167,9 @@ main()
 """
 
 
+@pytest.mark.hard
 @pytest.mark.parametrize("alone", [True, False])
-def test_an_error_is_one_line_of_all_processes(tiny_settings, tmp_path, alone, request):
-    if not request.config.getoption("--hard"):
-        pytest.skip("torchrun itself is for --hard")
+def test_an_error_is_one_line_of_all_processes(tiny_settings, tmp_path, alone):
     (tmp_path / "lone.py").write_text(LONE)
     program = [tmp_path / "lone.py"] if alone else ["-m", "corellarec"]
     settings = tiny_settings if alone else [*tiny_settings, "data.path=/nowhere"]
@@ -189,10 +188,9 @@ def test_an_error_is_one_line_of_all_processes(tiny_settings, tmp_path, alone, r
     assert "Traceback" not in own
 
 
+@pytest.mark.hard  # they share the loop and the scorers of a run
 @pytest.mark.parametrize("name", ["tallrec", "ctrl", "p5"])
-def test_baselines_are_those_of_one_process(tiny_settings, tmp_path, name, request):
-    if not request.config.getoption("--hard"):
-        pytest.skip("baselines are for --hard: they share the loop and the scorers of a run")
+def test_baselines_are_those_of_one_process(tiny_settings, tmp_path, name):
     settings = [*tiny_settings, *EXACT]
     ranks.in_two_processes(tmp_path / "two", [["baseline", name, settings, "60"]])
     ranks.baseline(tmp_path / "one", name, settings, "60")
