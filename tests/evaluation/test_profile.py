@@ -80,7 +80,7 @@ def test_features_are_described(tmp_path, settings):
     assert features["tags"].kind == "list"
     assert features["tags"].missing == pytest.approx(5 / 25)  # every fifth has none
     assert features["price"].top == "0 to 24, median 12.5"
-    assert features["price"].missing == pytest.approx(1 / 24)
+    assert features["price"].missing == pytest.approx(1 / 25)
 
 
 def test_drawn_negatives_are_not_profiled(tmp_path, settings):
