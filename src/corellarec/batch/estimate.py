@@ -14,9 +14,10 @@ from corellarec.base.frames import readable
 from corellarec.base.metrics import Floats
 from corellarec.base.numbers import Count, Finite
 from corellarec.batch.cut import most_routed
+from corellarec.batch.folder import InputFile
 from corellarec.batch.freeze import shards_of
 from corellarec.batch.progress import duration
-from corellarec.batch.source import InputFile, count_rows, scan_input
+from corellarec.batch.source import count_rows, scan_input
 from corellarec.cascade.budget import most_valuable
 from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.tables import Pairs, read_pairs

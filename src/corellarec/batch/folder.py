@@ -19,6 +19,7 @@ from corellarec.base.artifacts import sha256, whole
 from corellarec.base.errors import ArtifactError, ConfigError, UnreachableError
 from corellarec.base.frames import first_line
 from corellarec.base.lock import locked
+from corellarec.base.numbers import Count
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -255,21 +256,21 @@ class StoredFolder:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A file or object.
+class InputFile:
+    """A file of a job's input, as it was when the job began.
 
     Args:
         path: Its absolute path, or its URL.
         size: Bytes.
-        version: What changes when it is written again: a time, or the object's ETag.
+        version: What changes when it is written again: a time, or an object's ETag.
     """
 
     path: str
-    size: int
+    size: Count
     version: str
 
 
-def list_objects(url: str) -> list[Found]:
+def list_objects(url: str) -> list[InputFile]:
     """All objects below a URL, or the one that it names.
 
     Raises:
@@ -287,7 +288,7 @@ def list_objects(url: str) -> list[Found]:
             except FileNotFoundError:
                 return []
     return [
-        Found(f"{root}/{one['path']}", one["size"], one["e_tag"] or str(one["last_modified"]))
+        InputFile(f"{root}/{one['path']}", one["size"], one["e_tag"] or str(one["last_modified"]))
         for one in sorted(found, key=lambda one: one["path"])
     ]
 

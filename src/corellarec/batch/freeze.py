@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from corellarec.base.artifacts import from_json, to_json
 from corellarec.base.errors import DataError
 from corellarec.base.frames import ids_of, readable
-from corellarec.batch.folder import Folder
+from corellarec.batch.folder import Folder, InputFile
 from corellarec.batch.job import INPUT, WORK, Frozen, FrozenShard
-from corellarec.batch.source import OURS, InputFile, count_rows, scan_input
+from corellarec.batch.source import OURS, count_rows, scan_input
 from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.tables import read_pairs
 from corellarec.crm.external import score_logits

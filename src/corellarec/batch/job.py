@@ -21,8 +21,7 @@ from pathlib import Path
 from corellarec.base.artifacts import MANIFEST, from_json, sha256, to_json
 from corellarec.base.errors import DataError
 from corellarec.base.numbers import Count, Finite, Positive
-from corellarec.batch.folder import Folder
-from corellarec.batch.source import InputFile
+from corellarec.batch.folder import Folder, InputFile
 
 
 @dataclass(frozen=True)

@@ -3,35 +3,18 @@
 import glob
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import polars as pl
 
 from corellarec.base.errors import DataError
 from corellarec.base.frames import check_schema, readable
-from corellarec.base.numbers import Count
-from corellarec.batch.folder import is_url, list_objects
+from corellarec.batch.folder import InputFile, is_url, list_objects
 from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.tables import OUTPUT_COLUMNS
 
 OURS = "corellarec."  # columns of a shard that are not the input's
 HIDDEN = ("_", ".")
-
-
-@dataclass(frozen=True)
-class InputFile:
-    """A file of the input, as it was when the job began.
-
-    Args:
-        path: Its absolute path, or its URL.
-        size: Bytes.
-        version: What changes when it is written again: a time, or an object's ETag.
-    """
-
-    path: str
-    size: Count
-    version: str
 
 
 def input_files(source: str) -> list[InputFile]:
@@ -73,7 +56,7 @@ def _objects(source: str) -> list[InputFile]:
     root = head.rpartition("/")[0] if star else source.rstrip("/")
     pattern = re.compile(_expression(source) if star else re.escape(root) + r"(/.*\.parquet)?")
     return [
-        InputFile(one.path, one.size, one.version)
+        one
         for one in list_objects(root)
         if pattern.fullmatch(one.path)
         and not _hidden(PurePosixPath(one.path.removeprefix(root)).parts[1:])

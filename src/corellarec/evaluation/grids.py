@@ -78,7 +78,8 @@ class Grid:
     lines: tuple[Line, ...]
 
 
-def _grid(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> Grid:
+def grid_of(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> Grid:
+    """A table of texts."""
     lines = [
         Line(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row)) for row in rows
     ]
@@ -168,7 +169,7 @@ def segment_grid(segment: Segment) -> Grid:
             row += [_over(of[name].over_reference["auc"]) for name in names[1:]]
             row += [_over(of[name].over_reference["log_loss"]) for name in names[1:]]
         rows.append(row + [DASH] * (len(head) - len(row)))
-    return _grid(head, rows)
+    return grid_of(head, rows)
 
 
 def budget_grid(budgets: Sequence[BudgetPoint]) -> Grid:
@@ -192,7 +193,7 @@ def budget_grid(budgets: Sequence[BudgetPoint]) -> Grid:
         ]
         for point in budgets
     ]
-    return _grid(head, rows)
+    return grid_of(head, rows)
 
 
 def area_grid(curves: Curves) -> Grid:
@@ -202,7 +203,7 @@ def area_grid(curves: Curves) -> Grid:
         for name, curve in curves.policies.items()
         if name != "random"
     ]
-    return _grid(["area over random", "AUC", "log loss"], rows)
+    return grid_of(["area over random", "AUC", "log loss"], rows)
 
 
 def threshold_grid(thresholds: Sequence[ThresholdRow]) -> Grid:
@@ -228,7 +229,7 @@ def threshold_grid(thresholds: Sequence[ThresholdRow]) -> Grid:
         ]
         for one in thresholds
     ]
-    return _grid(head, rows)
+    return grid_of(head, rows)
 
 
 def beside_grid(rows: Sequence[BesideRow]) -> Grid:
@@ -243,7 +244,7 @@ def beside_grid(rows: Sequence[BesideRow]) -> Grid:
             for way in ways:
                 cells += [number(way.metrics[metric].value), _over(way.over_reference[metric])]
         lines.append(cells)
-    return _grid(head, lines)
+    return grid_of(head, lines)
 
 
 def ablation_grid(variants: Sequence[AblationRow]) -> Grid:
@@ -266,7 +267,7 @@ def ablation_grid(variants: Sequence[AblationRow]) -> Grid:
                 number(one.boundary.correlation, 2),
             ]
         )
-    return _grid(head, rows)
+    return grid_of(head, rows)
 
 
 def no_harm_grid(cascades: Sequence[NoHarm]) -> Grid:
@@ -281,7 +282,9 @@ def no_harm_grid(cascades: Sequence[NoHarm]) -> Grid:
         return "worse beyond the interval" if one.harm else "not worse"
 
     head = ["cascade", "log loss over its own CRM", ""]
-    return _grid(head, [[one.name, _over(one.log_loss_over_crm), judged(one)] for one in cascades])
+    return grid_of(
+        head, [[one.name, _over(one.log_loss_over_crm), judged(one)] for one in cascades]
+    )
 
 
 def cost_grid(costs: Costs) -> Grid:
@@ -294,7 +297,7 @@ def cost_grid(costs: Costs) -> Grid:
     if costs.crm_ms is not None:
         rows.append(["ms, CRM", f"{costs.crm_ms:.4f}"])
     rows.append(["ms, LLM", f"{costs.llm_ms:.2f}"])
-    return _grid(["for a row", ""], rows)
+    return grid_of(["for a row", ""], rows)
 
 
 def network_grid(networks: Sequence[Network]) -> Grid:
@@ -303,7 +306,7 @@ def network_grid(networks: Sequence[Network]) -> Grid:
         [one.name, f"{one.weight:.2f}", number(one.alone), number(one.without), f"{one.ms:.4f}"]
         for one in networks
     ]
-    return _grid(["", "weight", "alone", "blend without it", "ms for a row"], rows)
+    return grid_of(["", "weight", "alone", "blend without it", "ms for a row"], rows)
 
 
 def training_grid(stages: Mapping[str, TrainingCurve]) -> Grid:
@@ -316,13 +319,13 @@ def training_grid(stages: Mapping[str, TrainingCurve]) -> Grid:
         ]
         for name, one in stages.items()
     ]
-    return _grid(["", "steps", "seconds"], rows)
+    return grid_of(["", "steps", "seconds"], rows)
 
 
 def cell_grid(cells: Sequence[CellFacts]) -> Grid:
     """What a study ran."""
     rows = [[f"{one.kind}: {one.name}", str(one.seed), count(one.seconds)] for one in cells]
-    return _grid(["cell", "seed", "seconds"], rows)
+    return grid_of(["cell", "seed", "seconds"], rows)
 
 
 def data_grid(data: DataFacts) -> Grid:
@@ -341,4 +344,4 @@ def data_grid(data: DataFacts) -> Grid:
         ]
         for name, part in data.splits.items()
     ]
-    return _grid(head, rows)
+    return grid_of(head, rows)

@@ -60,12 +60,13 @@ STYLE: dict[Any, Any] = {
 
 
 @contextmanager
-def _canvas(width: float, height: float) -> Iterator[Canvas]:
+def open_canvas(width: float, height: float) -> Iterator[Canvas]:
+    """A figure in the style of reports, its sides in inches."""
     with mpl.rc_context(STYLE):
         yield Canvas(figsize=(width, height), layout="constrained")
 
 
-def _svg(canvas: Canvas, words: str) -> str:
+def as_svg(canvas: Canvas, words: str) -> str:
     """The picture as SVG that follows the colours of the page, or of the reader's scheme.
 
     Args:
@@ -84,7 +85,8 @@ def _named(colour: str) -> str:
     return f"var(--{NAMES[colour]})" if colour in NAMES else colour
 
 
-def _title(axis: Axes, title: str) -> None:
+def set_title(axis: Axes, title: str) -> None:
+    """Write a panel's title."""
     axis.set_title(title, loc="left", fontweight="bold", fontsize=11)
 
 
@@ -105,7 +107,7 @@ def curves_figure(
     """
     metrics = (metric,) if metric else BOTH
     share = [100 * budget for budget in curves.budget]
-    with _canvas(PANEL * len(metrics), 4.1 if len(metrics) > 1 else 4.6) as canvas:
+    with open_canvas(PANEL * len(metrics), 4.1 if len(metrics) > 1 else 4.6) as canvas:
         axes = canvas.subplots(1, len(metrics), squeeze=False)[0]
         for axis, shown in zip(axes, metrics, strict=True):
             lines = {name: getattr(curves.policies[name], shown) for name in POLICIES}
@@ -123,9 +125,9 @@ def curves_figure(
             _say_bound(axis, share, lines["oracle"], low, high)
             axis.set_ylim(low, high)
             axis.set_xlabel("share of rows the LLM answers, %")
-            _title(axis, TITLES[shown])
+            set_title(axis, TITLES[shown])
         _legend(canvas, len(metrics))
-        return _svg(canvas, f"{_words(metrics)} against the share of rows the LLM answers")
+        return as_svg(canvas, f"{_words(metrics)} against the share of rows the LLM answers")
 
 
 def _gain_band(
@@ -180,7 +182,7 @@ def confidence_figure(segment: Segment, metric: str | None = None) -> str:
     names = list(groups[0].predictors)
     of_models = [COLOURS["crm"], *LLMS][: len(names) - 1]
     width = 0.82 / len(names)
-    with _canvas(PANEL * len(metrics), 3.6) as canvas:
+    with open_canvas(PANEL * len(metrics), 3.6) as canvas:
         axes = canvas.subplots(1, len(metrics), squeeze=False)[0]
         for axis, shown in zip(axes, metrics, strict=True):
             for place, (name, colour) in enumerate(
@@ -205,9 +207,9 @@ def confidence_figure(segment: Segment, metric: str | None = None) -> str:
                     g.predictors[name].metrics["auc"].value for g in groups for name in names
                 )
                 axis.set_ylim(min(0.5, lowest) - 0.05, None)
-            _title(axis, TITLES[shown])
+            set_title(axis, TITLES[shown])
         _legend(canvas, min(3, len(names)) if len(metrics) == 1 else len(names))
-        return _svg(canvas, f"{_words(metrics)} of each model by the CRM's confidence")
+        return as_svg(canvas, f"{_words(metrics)} of each model by the CRM's confidence")
 
 
 def _words(metrics: Sequence[str]) -> str:
@@ -240,7 +242,7 @@ def segments_figure(segments: Sequence[Segment], metric: str) -> str:
     for first in is_first:
         at += 2.0 if first else 1.0
         places.append(at)
-    with _canvas(PANEL, 0.24 * at + 1.2) as canvas:
+    with open_canvas(PANEL, 0.24 * at + 1.2) as canvas:
         axis = canvas.subplots()
         for shift, (name, colour) in enumerate(zip(named, LLMS, strict=False)):
             gaps = [group.predictors[name].over_reference[metric] for _, group in lines]
@@ -250,7 +252,7 @@ def segments_figure(segments: Sequence[Segment], metric: str) -> str:
         axis.axvline(0, color=COLOURS["crm"], lw=1.6)
         axis.locator_params(axis="x", nbins=4)
         axis.set_xlabel("minus the CRM's")
-        _title(axis, TITLES[metric])
+        set_title(axis, TITLES[metric])
         axis.set_yticks(places, [f"{group.name}  ({group.rows:,})" for _, group in lines])
         axis.tick_params(axis="y", labelsize=8.5)
         for place, (title, _), first in zip(places, lines, is_first, strict=True):
@@ -260,12 +262,12 @@ def segments_figure(segments: Sequence[Segment], metric: str) -> str:
                               va="center")  # fmt: skip
         axis.set_ylim(at + 1, 0.6)
         _legend(canvas, 1)
-        return _svg(canvas, f"{TITLES[metric]} of the LLM minus the CRM's in groups of rows")
+        return as_svg(canvas, f"{TITLES[metric]} of the LLM minus the CRM's in groups of rows")
 
 
 def reliability_figure(reliability: Mapping[str, Sequence[ReliabilityBin]]) -> str:
     """Predicted against observed rate of positives; on the diagonal is calibrated."""
-    with _canvas(PANEL, 3.8) as canvas:
+    with open_canvas(PANEL, 3.8) as canvas:
         axis = canvas.subplots()
         axis.plot([0, 1], [0, 1], color=COLOURS["random"], lw=1.4, ls=(0, (4, 2)))
         for name, label in (("crm", "raw CRM"), ("llm", "raw LLM"), ("cascade", "cascade")):
@@ -275,13 +277,13 @@ def reliability_figure(reliability: Mapping[str, Sequence[ReliabilityBin]]) -> s
         axis.set_xlabel("predicted probability")
         axis.set_ylabel("observed share of positives")
         axis.legend(frameon=False, fontsize=9)
-        return _svg(canvas, "Observed share of positives against predicted probability")
+        return as_svg(canvas, "Observed share of positives against predicted probability")
 
 
 def training_figure(name: str, stage: TrainingCurve) -> str:
     """Validation log loss of each model over the steps of a stage."""
     title = step_title(name).capitalize()
-    with _canvas(PANEL, 2.8) as canvas:
+    with open_canvas(PANEL, 2.8) as canvas:
         axis = canvas.subplots()
         for model in ("crm", "llm"):
             points = [
@@ -294,7 +296,7 @@ def training_figure(name: str, stage: TrainingCurve) -> str:
                 axis.plot(steps, values, "o-", ms=4, color=COLOURS[model], label=model.upper())
         if axis.lines:
             axis.legend(frameon=False, fontsize=9)
-        _title(axis, title)
+        set_title(axis, title)
         axis.set_xlabel("step")
         axis.set_ylabel("validation log loss (nats)")
-        return _svg(canvas, f"{title}: validation log loss of each model")
+        return as_svg(canvas, f"{title}: validation log loss of each model")

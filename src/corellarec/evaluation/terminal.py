@@ -26,8 +26,8 @@ OTHERS = {"accuracy": "ACC", "calibration_error": "calibration error"}
 def tables(result: Evaluation) -> Group:
     """The main table in two parts and the groups by CRM confidence; figures are never cut."""
     title = f"{rows_in_words(result)}, with 95 % intervals"
-    main = _table(title, ["", "LLM share", *_with_intervals(MAIN.values())])
-    others = _table("", ["", *_with_intervals(OTHERS.values())])
+    main = plain_table(title, ["", "LLM share", *_with_intervals(MAIN.values())])
+    others = plain_table("", ["", *_with_intervals(OTHERS.values())])
     for _, row in grouped(result.table):
         style = "bold" if row.key == "cascade" else ""
         main.add_row(row.name, percent(row.llm_share), *_cells(row, MAIN), style=style)
@@ -44,7 +44,7 @@ def comparison_tables(found: Comparison) -> Group:
     )
     tables = []
     for metric, name in MAIN.items():
-        table = _table(title if not tables else "", ["", "LLM share", name, "difference", ""])
+        table = plain_table(title if not tables else "", ["", "LLM share", name, "difference", ""])
         for row in found.table:
             gap = row.over_reference[metric]
             cells = ["", ""]
@@ -57,7 +57,7 @@ def comparison_tables(found: Comparison) -> Group:
     return Group(*tables[:-1])
 
 
-def _table(title: str, head: Sequence[str]) -> Table:
+def plain_table(title: str, head: Sequence[str]) -> Table:
     """A table whose first column gives way where the width is short, and no other."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True,
                   pad_edge=False, show_edge=False)  # fmt: skip
@@ -78,7 +78,7 @@ def _cells(row: PredictorRow, metrics: dict[str, str]) -> list[str]:
 
 def _groups(segment: Segment) -> Table:
     head = ["", "rows", "CRM AUC", "LLM AUC", "LLM - CRM", "95 % interval"]
-    table = _table("Groups by CRM confidence, least confident first", head)
+    table = plain_table("Groups by CRM confidence, least confident first", head)
     for group in segment.groups:
         if not group.predictors:
             table.add_row(group.name, f"{group.rows:,}", *["–"] * (len(head) - 2))

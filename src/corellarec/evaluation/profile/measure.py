@@ -51,7 +51,7 @@ def profile(
     rows = prepared.rows
     if facts.settings.is_implicit:  # what users did, and not the drawn negatives
         rows = rows.filter(pl.col("label") == 1)
-    log = Log(rows, prepared.users, prepared.items, facts.features, facts.history)
+    log = Log(rows, prepared.users, prepared.items, facts.features, facts.history, facts.ties)
     unit = _unit(rows)
     text, no_text = None, ""
     try:
@@ -63,7 +63,7 @@ def profile(
         name=name,
         rows=rows.height,
         users=prepared.users.height,
-        items=prepared.items.height,
+        items=facts.items,
         positives=int(label.sum()),
         untitled=facts.untitled_items,
         unit=unit,

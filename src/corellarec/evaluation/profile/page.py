@@ -4,12 +4,12 @@ from functools import partial
 
 from rich.console import Group
 
-from corellarec.evaluation.grids import Grid, _grid
+from corellarec.evaluation.grids import Grid, grid_of
 from corellarec.evaluation.page import Card, render_page
 from corellarec.evaluation.profile import plots
 from corellarec.evaluation.profile.parts import Profile
 from corellarec.evaluation.report import Section
-from corellarec.evaluation.terminal import _table
+from corellarec.evaluation.terminal import plain_table
 from corellarec.evaluation.text import DASH, percent
 
 SPLIT_HEAD = ("split", "rows", "users", "positive", "cold users", "cold items", "first", "last")
@@ -56,7 +56,7 @@ def _sections(found: Profile) -> list[Section]:
             "Cold: without a row in training. What a CRM knows of a cold user or item are its "
             "features alone; a language model reads its title and history.",
             figures=(partial(plots.cold_figure, found),),
-            grids=(_grid(SPLIT_HEAD, split_rows(found)),),
+            grids=(grid_of(SPLIT_HEAD, split_rows(found)),),
         ),
         Section(
             "Labels",
@@ -110,7 +110,7 @@ def _segments(found: Profile) -> Grid:
         for title, groups in found.segments.items()
         for one in groups
     ]
-    return _grid(("segment", "rows", "positive"), rows)
+    return grid_of(("segment", "rows", "positive"), rows)
 
 
 def _features(found: Profile) -> Grid:
@@ -118,7 +118,9 @@ def _features(found: Profile) -> Grid:
         [one.name, one.side, one.kind, percent(one.missing), f"{one.distinct:,}", one.top or DASH]
         for one in found.features
     ]
-    return _grid(("feature", "of", "kind", "missing", "distinct", "most frequent, or range"), rows)
+    return grid_of(
+        ("feature", "of", "kind", "missing", "distinct", "most frequent, or range"), rows
+    )
 
 
 def _text(found: Profile) -> Section:
@@ -134,7 +136,7 @@ def _text(found: Profile) -> Section:
         "not measured here (--tokens-per-second): on two cores SmolLM2-135M reads 1,800 tokens/s "
         "in scoring, and 750 to 1,170 in tuning; other models and machines have other rates.",
         figures=(partial(plots.tokens_figure, text.title_tokens),),
-        grids=(_grid(COST_HEAD, cost_rows(found)),),
+        grids=(grid_of(COST_HEAD, cost_rows(found)),),
     )
 
 
@@ -165,22 +167,22 @@ def tables(found: Profile) -> Group:
     """The profile for a terminal of 80 columns or more."""
     first, last = found.splits[0].first[:10], found.splits[-1].last[:10]
     title = f"{found.name}: {found.rows:,} rows, {first} to {last}"
-    splits = _table(title, SPLIT_HEAD[:6])
+    splits = plain_table(title, SPLIT_HEAD[:6])
     for row in split_rows(found):
         splits.add_row(*row[:6])
-    spread = _table("", ["", "count", "median rows", "most rows", "Gini"])
+    spread = plain_table("", ["", "count", "median rows", "most rows", "Gini"])
     for name, one in (("users", found.of_users), ("items", found.of_items)):
         spread.add_row(name, f"{one.entities:,}", f"{one.median:,.0f}", f"{one.largest:,}",
                        f"{one.gini:.2f}")  # fmt: skip
     parts = [splits, "", spread]
     if found.features:
-        features = _table("", ["feature", "of", "kind", "missing", "distinct"])
+        features = plain_table("", ["feature", "of", "kind", "missing", "distinct"])
         for one in found.features:
             features.add_row(one.name, one.side, one.kind, percent(one.missing),
                              f"{one.distinct:,}")  # fmt: skip
         parts += ["", features]
     if text := found.text:
-        cost = _table(f"{text.model} reads, at {text.tokens_per_second:,.0f} tokens/s",
+        cost = plain_table(f"{text.model} reads, at {text.tokens_per_second:,.0f} tokens/s",
                       ["", "tokens for a row", "tokens", "time"])  # fmt: skip
         for row in cost_rows(found):
             cost.add_row(row[0], *row[2:])

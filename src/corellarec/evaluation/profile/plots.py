@@ -7,7 +7,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, datestr2num
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from corellarec.evaluation.plots import COLOURS, INK, PANEL, PAPER, _canvas, _svg, _title
+from corellarec.evaluation.plots import COLOURS, INK, PANEL, PAPER, as_svg, open_canvas, set_title
 from corellarec.evaluation.profile.parts import Counted, Popularity, Profile
 
 WIDTHS = {"day": 1, "week": 7, "month": 30}  # of a bar, in days
@@ -27,15 +27,15 @@ def _dates(canvas: Canvas, axis: Axes, found: Profile) -> None:
 def rows_figure(found: Profile) -> str:
     """Rows over time."""
     days = [float(datestr2num(one.name)) for one in found.periods]
-    with _canvas(PANEL, 3.0) as canvas:
+    with open_canvas(PANEL, 3.0) as canvas:
         axis = canvas.subplots()
         axis.bar(days, [one.rows for one in found.periods], WIDTHS[found.unit], align="edge",
                  color=COLOURS["crm"])  # fmt: skip
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         _dates(canvas, axis, found)
-        _title(axis, f"Rows by {found.unit}")
-        return _svg(canvas, f"Rows by {found.unit}")
+        set_title(axis, f"Rows by {found.unit}")
+        return as_svg(canvas, f"Rows by {found.unit}")
 
 
 def rates_figure(found: Profile) -> str:
@@ -43,15 +43,15 @@ def rates_figure(found: Profile) -> str:
     few = max(10, 0.001 * found.rows)
     known = [one for one in found.periods if one.rows >= few]
     days = [float(datestr2num(one.name)) + WIDTHS[found.unit] / 2 for one in known]
-    with _canvas(PANEL, 3.0) as canvas:
+    with open_canvas(PANEL, 3.0) as canvas:
         axis = canvas.subplots()
         axis.plot(days, [one.rate for one in known], "o-", ms=3, lw=1.6, color=COLOURS["cascade"])
         axis.axhline(found.positives / found.rows, color=COLOURS["random"], lw=1.2)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.yaxis.set_major_locator(MaxNLocator(5))
         _dates(canvas, axis, found)
-        _title(axis, f"Share of positive rows by {found.unit}")
-        return _svg(canvas, f"Share of positive rows by {found.unit}")
+        set_title(axis, f"Share of positive rows by {found.unit}")
+        return as_svg(canvas, f"Share of positive rows by {found.unit}")
 
 
 def ratings_figure(ratings: Sequence[Counted]) -> str:
@@ -60,7 +60,7 @@ def ratings_figure(ratings: Sequence[Counted]) -> str:
         return ""
     names, places = [one.name for one in ratings], range(len(ratings))
     negative = [one.rows - one.positives for one in ratings]
-    with _canvas(PANEL, 3.0) as canvas:
+    with open_canvas(PANEL, 3.0) as canvas:
         axis = canvas.subplots()
         axis.bar(places, negative, color=COLOURS["random"], label="negative")
         axis.bar(places, [one.positives for one in ratings], bottom=negative,
@@ -70,8 +70,8 @@ def ratings_figure(ratings: Sequence[Counted]) -> str:
         axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.grid(visible=False, axis="x")
         axis.legend(frameon=False, fontsize=9)
-        _title(axis, "Rows by rating")
-        return _svg(canvas, "Rows by rating, and which are positive")
+        set_title(axis, "Rows by rating")
+        return as_svg(canvas, "Rows by rating, and which are positive")
 
 
 def segments_figure(found: Profile) -> str:
@@ -88,7 +88,7 @@ def segments_figure(found: Profile) -> str:
             places.append(at)
             ticks.append(f"{one.name}  ({one.rows:,})")
             values.append(one.rate)
-    with _canvas(PANEL, 0.25 * at + 1.0) as canvas:
+    with open_canvas(PANEL, 0.25 * at + 1.0) as canvas:
         axis = canvas.subplots()
         axis.barh(places, values, 0.7, color=COLOURS["cascade"])
         axis.axvline(found.positives / found.rows, color=INK, lw=1.4, ls=(0, (4, 2)))
@@ -103,13 +103,13 @@ def segments_figure(found: Profile) -> str:
         axis.grid(visible=False, axis="y")
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.xaxis.set_major_locator(MaxNLocator(5))
-        _title(axis, "Share of positive rows")
-        return _svg(canvas, "Share of positive rows in each segment")
+        set_title(axis, "Share of positive rows")
+        return as_svg(canvas, "Share of positive rows in each segment")
 
 
 def popularity_figure(items: Popularity, users: Popularity) -> str:
     """Share of rows by share of items and of users, the most frequent first."""
-    with _canvas(PANEL, 3.4) as canvas:
+    with open_canvas(PANEL, 3.4) as canvas:
         axis = canvas.subplots()
         for one, name, colour in ((items, "items", "crm"), (users, "users", "llm")):
             axis.plot(one.share, one.rows, lw=2, color=COLOURS[colour],
@@ -120,14 +120,14 @@ def popularity_figure(items: Popularity, users: Popularity) -> str:
         axis.set_xlabel("share of items or users, most rows first")
         axis.set_ylabel("share of rows")
         axis.legend(frameon=False, fontsize=9, loc="lower right")
-        _title(axis, "Popularity")
-        return _svg(canvas, "Share of rows by share of items and of users")
+        set_title(axis, "Popularity")
+        return as_svg(canvas, "Share of rows by share of items and of users")
 
 
 def histories_figure(histories: Sequence[tuple[str, int, int]]) -> str:
     """Users by rows, and later rows by the history before them, as shares."""
     names, users, rows = zip(*histories, strict=True)
-    with _canvas(PANEL, 3.4) as canvas:
+    with open_canvas(PANEL, 3.4) as canvas:
         axis = canvas.subplots()
         for shift, counts, name, colour in (
             (-0.2, users, "users, by their rows", "llm"),
@@ -142,14 +142,14 @@ def histories_figure(histories: Sequence[tuple[str, int, int]]) -> str:
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.margins(y=0.25)
         axis.legend(frameon=False, fontsize=8.5, loc="upper left")
-        _title(axis, "Lengths of histories")
-        return _svg(canvas, "Lengths of histories of users and of later rows")
+        set_title(axis, "Lengths of histories")
+        return as_svg(canvas, "Lengths of histories of users and of later rows")
 
 
 def cold_figure(found: Profile) -> str:
     """Shares of rows of cold users and items, by split."""
     later = found.splits[1:]
-    with _canvas(PANEL, 2.4) as canvas:
+    with open_canvas(PANEL, 2.4) as canvas:
         axis = canvas.subplots()
         for shift, name, colour in ((-0.2, "cold_users", "llm"), (0.2, "cold_items", "crm")):
             bars = axis.barh([place + shift for place in range(len(later))],
@@ -164,15 +164,15 @@ def cold_figure(found: Profile) -> str:
         axis.grid(visible=False, axis="y")
         axis.xaxis.set_major_formatter(PercentFormatter(1.0))
         canvas.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-        _title(axis, "Cold rows")
-        return _svg(canvas, "Rows of users and items without training rows, by split")
+        set_title(axis, "Cold rows")
+        return as_svg(canvas, "Rows of users and items without training rows, by split")
 
 
 def tokens_figure(counts: Sequence[tuple[int, int]]) -> str:
     """Titles by their number of tokens."""
     if not counts:
         return ""
-    with _canvas(PANEL, 2.8) as canvas:
+    with open_canvas(PANEL, 2.8) as canvas:
         axis = canvas.subplots()
         axis.bar([tokens for tokens, _ in counts], [n for _, n in counts], 0.9,
                  color=COLOURS["llm"])  # fmt: skip
@@ -180,5 +180,5 @@ def tokens_figure(counts: Sequence[tuple[int, int]]) -> str:
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.set_xlabel("tokens")
-        _title(axis, "Titles by length")
-        return _svg(canvas, "Titles by their number of tokens")
+        set_title(axis, "Titles by length")
+        return as_svg(canvas, "Titles by their number of tokens")

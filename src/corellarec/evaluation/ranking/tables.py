@@ -1,11 +1,11 @@
 """A ranking's figures as tables for a terminal of 80 columns or more."""
 
-from rich import box
 from rich.console import Group
 from rich.table import Table
 
 from corellarec.cascade.lists import MIN_LISTS
 from corellarec.evaluation.ranking.results import Decision, Ranking
+from corellarec.evaluation.terminal import plain_table
 from corellarec.evaluation.text import interval, number, percent, signed, signed_interval
 
 STYLES = {"cascade": "bold"}
@@ -79,7 +79,7 @@ def decision_in_words(one: Decision) -> str:
 
 
 def _compared(found: Ranking, metric: str, title: str, head: str) -> Table:
-    table = _table(head, ["", "lists", title, "", "difference", ""])
+    table = plain_table(head, ["", "lists", title, "", "difference", ""])
     for row in found.table:
         value, gap = row.metrics[metric], row.over_reference[metric]
         cells = ["", ""]
@@ -98,7 +98,7 @@ def _compared(found: Ranking, metric: str, title: str, head: str) -> Table:
 
 def _others(found: Ranking, k: int) -> Table:
     names = {"hit_rate": "HR", "mrr": "MRR", "map": "MAP"}
-    table = _table("", ["", *(f"{n}@{k}" for n in names.values()), f"coverage@{k}", "novelty"])
+    table = plain_table("", ["", *(f"{n}@{k}" for n in names.values()), f"coverage@{k}", "novelty"])
     for row in found.table:
         table.add_row(
             row.name,
@@ -107,13 +107,4 @@ def _others(found: Ranking, k: int) -> Table:
             f"{row.metrics[f'novelty@{k}'].value:.1f} bits",
             style=STYLES.get(row.key, ""),
         )
-    return table
-
-
-def _table(title: str, head: list[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True,
-                  pad_edge=False, show_edge=False)  # fmt: skip
-    table.add_column(head[0], overflow="fold")
-    for name in head[1:]:
-        table.add_column(name, justify="right", no_wrap=True)
     return table
