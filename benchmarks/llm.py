@@ -83,6 +83,7 @@ def setting(
     warnings.filterwarnings("ignore")
     options = parser(description, rounds=3)
     add_data_option(options)
+    options.add_argument("--implicit", action="store_true", help="positives and drawn negatives")
     options.add_argument("--model", default=SMOLLM2, help="what llm.model takes")
     options.add_argument("--llama-7b", action="store_true", help="random weights in that shape")
     options.add_argument("--rows", type=int, default=rows, help="samples")
@@ -94,7 +95,8 @@ def setting(
     given = parse(options, quick=quick)
     device = pick_device(given.device)
     dtype = pick_dtype(given.dtype, device)
-    _, log = prepared_log(data_settings(given))
+    implicit = ["data.implicit=true"] if given.implicit else []
+    _, log = prepared_log([*data_settings(given), *implicit])
 
     def new_model() -> PreTrainedModel:
         if not given.llama_7b:

@@ -4,12 +4,17 @@ The naive recipe is transformers and peft as they come: a prompt for each sample
 padded, all logits, cross-entropy of the last. All train the same adapter and take turns in one
 process; a step is forward, backward and AdamW.
 
-    python benchmarks/llm_tuning.py [--rows N] [--rounds N] [--device cuda] [--llama-7b] [--quick]
-        [--json]
+With ``--implicit`` rows are positives and drawn negatives, and one way more is measured, in which
+each negative brings its user's history.
+
+    python benchmarks/llm_tuning.py [--rows N] [--rounds N] [--implicit] [--device cuda]
+        [--llama-7b] [--quick] [--json]
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
@@ -24,6 +29,7 @@ from llm import Pass, Setting, flops, naive_batches, report, setting, spread, ti
 from llm_scoring import alone
 
 NAIVE, OURS = "transformers and peft, a prompt each, padded", "stream, packed"
+APART = "stream, packed, a history for each negative"
 TOKENS_PER_BATCH = 2048
 
 
@@ -38,6 +44,8 @@ def main() -> None:
         OURS: ours(here, rows, packed=True),
         "stream, packed, upper half of the blocks": ours(here, rows, packed=True, half=True),
     }
+    if here.given.implicit:
+        ways[APART] = ours(here, rows, packed=True, apart=True)
     passes = take_turns(ways, here.given.rounds)
     report(here, passes, naive=NAIVE, ours=OURS, unit="samples/s")
 
@@ -69,7 +77,12 @@ def naive(here: Setting, rows: torch.Tensor) -> Callable[[], Pass]:
 
 
 def ours(
-    here: Setting, rows: torch.Tensor, *, packed: bool, half: bool = False
+    here: Setting,
+    rows: torch.Tensor,
+    *,
+    packed: bool,
+    half: bool = False,
+    apart: bool = False,
 ) -> Callable[[], Pass]:
     """Trains on all rows."""
     layout = build_layout(here.config, here.log, here.tokenizer)
@@ -79,9 +92,19 @@ def ours(
     if not packed:
         model.base.set_attn_implementation("sdpa")
     optimizer = adamw(model)
-    sequences = layout.encode(here.log.samples(rows))
+    samples, label = here.log.samples(rows), here.log.labels(rows).float().to(here.device)
+    sequences = layout.encode(samples)
+    if apart:
+        streams = [one for one in sequences if one.after is None]
+        negatives = [one.samples[0] for one in sequences if one.after is not None]
+        own = [
+            replace(one, samples=np.array([number]))
+            for number in negatives
+            for one in layout.encode(samples[number : number + 1])
+        ]
+        sequences = [*streams, *own]
     batches = make_batches(sequences, TOKENS_PER_BATCH, packed=packed)
-    label = here.log.labels(rows).float().to(here.device)
+    tokens = sum(batch.tokens for batch in batches)
 
     def work() -> None:
         for batch in batches:
@@ -94,7 +117,7 @@ def ours(
     whole = flops(model.base, lengths, training=True)
     if half:  # forward all, backward a half
         whole = (whole + flops(model.base, lengths)) / 2
-    return lambda: Pass(len(rows), timed(work, here.device), sum(lengths), whole)
+    return lambda: Pass(len(rows), timed(work, here.device), tokens, whole)
 
 
 def adamw(model: nn.Module) -> torch.optim.AdamW:

@@ -1,6 +1,7 @@
 from importlib.resources import files
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,12 +9,15 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from corellarec.base.errors import ConfigError, ModelError
-from corellarec.config import LlmConfig
+from corellarec.config import LlmConfig, load_config
+from corellarec.data.log import Log
+from corellarec.data.prepare import prepare
 from corellarec.llm.count import paper_tokens, tokens_alone
 from corellarec.llm.layout import (
     PaperLayout,
     StreamLayout,
     build_layout,
+    tokens_read,
 )
 from corellarec.llm.load import AnswerModel, load_model
 from corellarec.llm.score import LlmScorer
@@ -57,6 +61,61 @@ def test_stream_equals_one_prompt_for_each_sample(log, llm, rows, window, budget
     found = LlmScorer(answer_model, layout, budget).logits(samples)
     expected = one_prompt_each(answer_model, sequences, len(samples))
     torch.testing.assert_close(found.sigmoid(), expected.sigmoid(), atol=1e-4, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def taken(movielens, tmp_path_factory):
+    """A log without negatives in which two or three rows of a user share a time."""
+    directory = tmp_path_factory.mktemp("implicit") / "data"
+    settings = [f"data.path={movielens}", "data.implicit=true"]
+    prepare(load_config(settings=settings).data, directory)
+    log = Log.load(directory)
+    day = log.rows.with_columns(time=pl.col("time").dt.truncate("30m"))
+    day = day.unique(["user", "time", "item"], maintain_order=True).sort("user", "time", "item")
+    assert log.negatives is not None
+    return Log(day, log.users, log.items, log.features, "positives", "apart", log.negatives)
+
+
+@settings(max_examples=12, deadline=None)
+@given(rows=st.sets(st.integers(0, 1600), min_size=1, max_size=60), budget=st.integers(50, 4000))
+def test_drawn_negatives_branch_off_the_stream_at_their_moment(taken, llm, rows, budget):
+    model, tokenizer = llm
+    layout = StreamLayout(taken, tokenizer, STREAM, 5, 20)
+    answer_model = AnswerModel(model, layout.answers)
+    samples = taken.samples(torch.tensor(sorted(rows)))
+    sequences = layout.encode(samples)
+    answered = []
+    for sequence in sequences:
+        assert sequence.trunk.after is None
+        whole = sequence.whole()
+        for place, sample in zip(whole.places, whole.samples, strict=True):
+            lines = tokenizer.decode(whole.ids[: place + 1]).split("\n")[1:]
+            row = samples.row[sample]
+            before = taken.history_item[
+                (taken.history_user == taken.user[row]) & (taken.history_time < taken.time[row])
+            ]
+            titles = layout.texts.titles
+            expected = [f"{titles[item]} -> Yes" for item in before[-(len(lines) - 1) :]]
+            assert lines == [*expected[: len(lines) - 1], f"{titles[taken.item[row]]} ->"]
+            assert min(len(before), 5) <= len(lines) - 1 < 20
+            answered.append(sample)
+    assert sorted(answered) == list(range(len(samples)))
+    found = LlmScorer(answer_model, layout, budget).logits(samples)
+    expected = one_prompt_each(answer_model, sequences, len(samples))
+    torch.testing.assert_close(found.sigmoid(), expected.sigmoid(), atol=1e-4, rtol=0)
+
+
+def test_a_user_is_read_once_for_all_negatives(taken, llm):
+    layout = StreamLayout(taken, llm[1], STREAM, 5, 80)
+    user = int(taken.user_train_rows.argmax())
+    rows = taken.rows_of("train")
+    samples = taken.samples(rows[taken.user[rows] == user])
+    assert 5 < samples.end[-1] - samples.begin[0] < 80  # all in one window
+    sequences = layout.encode(samples)
+    history = taken.history_item[samples.begin[0] : samples.end[-1] + 1].tolist()
+    lines = [len(layout.line(item)) for item in [*history, *samples.item.tolist()]]
+    assert tokens_read(sequences) < len(layout.header(user)) + 2 * len(history) + sum(lines)
+    assert AnswerModel(llm[0], layout.answers).batch(sequences).tokens == tokens_read(sequences)
 
 
 @settings(max_examples=40, deadline=None)

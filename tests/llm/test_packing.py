@@ -18,7 +18,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from corellarec.llm.attention import NAME, _causal, enable_packing
+from corellarec.llm.attention import CHUNK, NAME, Block, _causal, _masked, add_block, enable_packing
 from corellarec.llm.layout import PaperLayout, StreamLayout, TokenSequence, context
 from corellarec.llm.load import AnswerModel, load_model
 from corellarec.llm.packing import make_batches
@@ -62,21 +62,27 @@ def llm(tiny_llm):
 
 @st.composite
 def trees(draw):
-    """Sequences of random tokens, some after a shared context."""
-    lengths, sequences = st.integers(1, 40), []
+    """Sequences of random tokens; some continue another one, answered or not, or its beginning."""
+    lengths, sequences, count = st.integers(1, 40), [], 0
     seed = np.random.default_rng(draw(st.integers(0, 10_000)))
+
+    def answered(ids, after=None, shared=None):
+        nonlocal count
+        places = np.unique(seed.integers(0, len(ids), 3))
+        count += len(places)
+        samples = np.arange(count - len(places), count)
+        return TokenSequence(ids, places, samples, after, shared)
+
     for _ in range(draw(st.integers(1, 6))):
-        before = context(seed.integers(0, 300, draw(lengths)).tolist())
-        for _ in range(draw(st.integers(1, 4))):
-            ids = seed.integers(0, 300, draw(lengths))
-            places = np.unique(seed.integers(0, len(ids), 3))
+        ids = seed.integers(0, 300, draw(lengths))
+        before = context(ids.tolist())
+        if draw(st.booleans()):
+            before = answered(ids)
+            sequences.append(before)
+        for _ in range(draw(st.integers(1, 9))):
             after = before if draw(st.booleans()) else None
-            sequences.append(TokenSequence(ids, places, np.arange(len(places)), after))
-    count = 0
-    for i, sequence in enumerate(sequences):
-        samples = sequence.samples + count
-        sequences[i] = TokenSequence(sequence.ids, sequence.places, samples, sequence.after)
-        count += len(samples)
+            shared = draw(st.one_of(st.none(), st.integers(1, len(ids)))) if after else None
+            sequences.append(answered(seed.integers(0, 300, draw(lengths)), after, shared))
     return sequences, count
 
 
@@ -147,6 +153,12 @@ def test_products_equal_torchs_attention(tokens, seed):
     found = _causal(q.bfloat16(), k.bfloat16(), v.bfloat16(), 0.25).float()
     q, k, v = q.bfloat16().float(), k.bfloat16().float(), v.bfloat16().float()
     expected = _causal(q, k, v, 0.25)
+    reads = torch.ones(tokens, tokens, dtype=torch.bool).tril()
+    torch.testing.assert_close(_masked(q, k, v, reads, 0.25), expected)
+    for trained in (False, True):
+        queries = q.bfloat16().requires_grad_(trained)
+        masked = _masked(queries, k.bfloat16(), v.bfloat16(), reads, 0.25).float()
+        assert (masked - expected).square().mean().sqrt() < 0.01
     assert (found - expected).square().mean().sqrt() < 0.01
     assert (found - expected).abs().max() < 0.1
 
@@ -189,18 +201,72 @@ def test_candidates_share_their_history(log, llm, kind):
 def test_training_reaches_every_token(llm, tiny_llm):
     """Gradients of packed rows are those of padded ones."""
     model = AnswerModel(load_model(str(tiny_llm), torch.float32, CPU)[0], (5, 6))
-    before = context(list(range(9)))
+    before, stream = (
+        context(list(range(9))),
+        TokenSequence(np.arange(30), np.array([3]), np.array([10])),
+    )
+    continued = [(None, None), (before, None), (before, None), (stream, 4), (stream, 30)]
     sequences = [
-        TokenSequence(np.arange(20) + i, np.array([4, 19]), np.array([2 * i, 2 * i + 1]), after)
-        for i, after in enumerate([None, before, before, None])
+        stream,
+        *(
+            TokenSequence(np.arange(20) + i, np.array([4, 19]), np.array([2 * i, 2 * i + 1]), *of)
+            for i, of in enumerate(continued)
+        ),
     ]
     weight = model.base.get_input_embeddings().weight
     gradients = []
     for packed in (True, False):
         model.zero_grad()
         (batch,) = make_batches(sequences, 1000, packed=packed)
-        (model(batch).logit * torch.arange(8.0)[batch.sample]).sum().backward()
+        (model(batch).logit * torch.arange(1.0, 12.0)[batch.sample]).sum().backward()
         gradients.append(weight.grad.clone())  # pyright: ignore[reportCallIssue]
         if packed:
             model.base.set_attn_implementation("sdpa")
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-4, rtol=1e-4)
+
+
+def test_a_trunk_is_read_with_each_batch_of_its_branches_and_answered_once(llm):
+    stream = TokenSequence(np.arange(50), np.array([9, 49]), np.array([0, 1]))
+    branches = [
+        TokenSequence(np.arange(10), np.array([9]), np.array([i]), stream, 5 * i)
+        for i in range(2, 10)
+    ]
+    other = TokenSequence(np.arange(60), np.array([9]), np.array([10]))
+    sequences = [other, stream, *branches]
+    batches = make_batches(sequences, 140, packed=True)
+    assert [batch.tokens for batch in batches] == [60, 130]  # not 140 and 90: they stay together
+    batches = make_batches(sequences, 100, packed=True)
+    assert [batch.tokens for batch in batches] == [60, 100, 80]
+    assert torch.cat([batch.sample for batch in batches]).sort().values.tolist() == list(range(11))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=12),
+    before=st.integers(1, 90),
+    window=st.sampled_from([None, 7]),
+    seed=st.integers(0, 99),
+)
+def test_branches_read_their_part_of_the_trunk_and_themselves(lengths, before, window, seed):
+    generator = np.random.default_rng(seed)
+    reads = generator.integers(0, before + 1, len(lengths)).tolist()
+    blocks: list[Block] = []
+    for start, length, read in zip(np.cumsum([0, *lengths]), lengths, reads, strict=False):
+        add_block(blocks, Block(int(start), (length,), 3, (read,)))
+    assert sum(block.tokens for block in blocks) == sum(lengths)
+    expected = [
+        [*range(max(0, at - window + 1 if window else 0), at + 1)]
+        for length, read in zip(lengths, reads, strict=True)
+        for at in range(read, read + length)
+    ]
+    found = []
+    for block in blocks:
+        assert block.tokens <= CHUNK or len(block.lengths) == 1
+        context, start = max(block.reads), 0
+        for length, read in zip(block.lengths, block.reads, strict=True):
+            for row in block.mask(window)[start : start + length]:
+                keys = row.nonzero().squeeze(1)
+                own = keys[keys >= context] - context - start + read
+                found.append([*keys[keys < context].tolist(), *own.tolist()])
+            start += length
+    assert found == expected

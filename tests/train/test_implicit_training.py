@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from corellarec.config import NegativesConfig, load_config
+from corellarec.config import NegativesConfig, Stage3Config, load_config
 from corellarec.crm.build import build_crm, build_reader
 from corellarec.data.log import Log
 from corellarec.data.prepare import prepare
-from corellarec.llm.layout import StreamLayout
-from corellarec.llm.load import load_tokenizer
+from corellarec.llm.layout import StreamLayout, tokens_read
+from corellarec.llm.load import AnswerModel, load_model, load_tokenizer
+from corellarec.llm.score import LlmScorer
 from corellarec.llm.template import load_template
-from corellarec.train.stages import CrmTask
+from corellarec.train.stages import CrmTask, LlmStageModel, LlmTask, draw_rows, take
 
 CPU = torch.device("cpu")
 CRMS = {
@@ -116,3 +117,22 @@ def test_the_stream_of_a_group_is_the_same_for_all_its_items(log, tiny_llm):
         assert shown == before[len(before) - len(shown) :]
         assert len(shown) >= min(5, len(before))
     assert np.unique(digits).tolist() == list(range(10))
+
+
+def test_negatives_stay_with_their_stream_where_batches_are_shuffled(log, tiny_llm):
+    model, tokenizer = load_model(str(tiny_llm), torch.float32, CPU)
+    layout = StreamLayout(log, tokenizer, load_template("items-taken").stream, 5, 20)
+    rows, _ = take(draw_rows(log, "train", 15, seed=0), 300)
+    answers = AnswerModel(model, layout.answers)
+    config = Stage3Config(tokens_per_batch=2000)
+    scorer = LlmScorer(answers, layout, 4096)
+    task = LlmTask(LlmStageModel(answers, log, rows), scorer, config, rows, seed=0)
+    batches = [task.read(part) for part in task.batches(0)]
+    assert len(batches) > 3
+    read = tokens_read(layout.encode(log.samples(rows)))
+    assert sum(batch.tokens for batch in batches) == read
+    assert torch.cat([batch.sample for batch in batches]).sort().values.equal(torch.arange(300))
+    label = log.labels(rows).float()
+    for batch in batches[:2]:
+        expected = binary_cross_entropy_with_logits(answers(batch).logit, label[batch.sample])
+        assert task.model(batch).loss.item() == pytest.approx(expected.item())

@@ -17,7 +17,7 @@ from corellarec.cascade.store import Recipe
 from corellarec.crm.batch import Reader
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Log, Samples
-from corellarec.llm.layout import build_layout
+from corellarec.llm.layout import build_layout, tokens_read
 from corellarec.llm.load import AnswerModel, load_model, load_tokenizer
 from corellarec.llm.lora import load_adapter
 from corellarec.llm.remote import RemoteScorer, UnansweredError
@@ -88,9 +88,7 @@ class Models:
             ModelError: If it cannot be loaded.
         """
         with self._llm_lock:
-            sequences = self._scorer_of(log).layout.encode(samples)
-        shared = {id(one.after): one.after for one in sequences if one.after is not None}
-        return sum(len(one.ids) for one in [*sequences, *shared.values()])
+            return tokens_read(self._scorer_of(log).layout.encode(samples))
 
     def _scorer_of(self, log: Log) -> Scorer:
         if self._make_scorer is None:

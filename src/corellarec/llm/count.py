@@ -18,7 +18,7 @@ def tokens_alone(layout: Layout, samples: Samples) -> float:
         412.5
     """
     prompts = (one for i in range(len(samples)) for one in layout.encode(samples[i : i + 1]))
-    return float(np.mean([len(prompt.ids) for prompt in prompts]))
+    return float(np.mean([prompt.length for prompt in prompts]))
 
 
 def paper_tokens(

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, Self
@@ -31,36 +32,57 @@ class TokenSequence:
         ids: ``(length,)`` int64 token ids.
         places: ``(answers,)`` positions whose next token is the answer.
         samples: ``(answers,)`` index of the sample that each place answers.
-        after: The context that these tokens continue, which other sequences may share; it has no
-            answers of its own.
+        after: The sequence whose beginning these tokens continue, and perhaps others'. It continues
+            none itself, and is answered only where it is passed to the model as well.
+        shared: How many of its tokens they continue; all by default.
 
     Example:
-        >>> one = TokenSequence(np.array([5, 9]), np.array([1]), np.array([0]), context([3, 4]))
-        >>> one.length, one.whole().places.tolist()
-        (4, [3])
+        >>> stream = TokenSequence(np.array([3, 4, 7]), np.array([2]), np.array([0]))
+        >>> one = TokenSequence(np.array([5, 9]), np.array([1]), np.array([1]), stream, shared=2)
+        >>> one.whole().ids.tolist(), one.whole().places.tolist()
+        ([3, 4, 5, 9], [3])
     """
 
     ids: NDArray[np.int64]
     places: NDArray[np.int64]
     samples: NDArray[np.int64]
     after: "TokenSequence | None" = None
+    shared: int | None = None
+
+    @property
+    def trunk(self) -> "TokenSequence":
+        """The sequence that it continues; itself where it continues none."""
+        return self if self.after is None else self.after
+
+    @property
+    def begin(self) -> int:
+        """Position of the first of its tokens."""
+        if self.after is None:
+            return 0
+        return len(self.after.ids) if self.shared is None else self.shared
 
     @property
     def length(self) -> int:
-        """Number of tokens, context included."""
-        return len(self.ids) + (len(self.after.ids) if self.after else 0)
+        """Number of tokens, those that it continues included."""
+        return self.begin + len(self.ids)
 
     def whole(self) -> "TokenSequence":
-        """The same sequence with its context joined to it."""
+        """The same sequence with the tokens that it continues joined to it."""
         if self.after is None:
             return self
-        ids = np.concatenate([self.after.ids, self.ids])
-        return TokenSequence(ids, self.places + len(self.after.ids), self.samples)
+        ids = np.concatenate([self.after.ids[: self.begin], self.ids])
+        return TokenSequence(ids, self.places + self.begin, self.samples)
 
 
 def context(ids: list[int]) -> TokenSequence:
     """Tokens that other sequences continue, without answers."""
     return TokenSequence(np.array(ids), np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+def tokens_read(sequences: Iterable[TokenSequence]) -> int:
+    """Tokens of sequences and of what they continue, which is read once."""
+    read = {id(one): len(one.ids) for own in sequences for one in (own, own.trunk)}
+    return sum(read.values())
 
 
 class Layout(Protocol):
@@ -170,51 +192,46 @@ class StreamLayout:
     def encode(self, samples: Samples) -> list[TokenSequence]:
         """Sequences that together answer every sample once.
 
-        Samples that are history rows themselves share sequences with the user's other rows; any
-        other is a line of its own after its history, which the user's others share.
+        A user's samples share streams of lines. A sample that is one of the lines is answered in
+        place; any other is a line of its own, which continues the stream's lines before it.
         """
         user, item, begin, end = (
             column.numpy() for column in (samples.user, samples.item, samples.begin, samples.end)
         )
         rows = len(self.log.history_user)
         at = np.minimum(end, rows - 1)
-        in_log = (
+        is_line = (
             (end < rows)
             & (self.log.history_user.numpy()[at] == user)
             & (self.log.history_item.numpy()[at] == item)
         )
-        sequences = []
-        order = np.flatnonzero(in_log)
-        order = order[np.argsort(end[order], kind="stable")]
-        first = 0
+        liked = self.liked(item, samples.row.numpy())
+        order = np.lexsort((end, begin, user))
+        sequences, first = [], 0
         while first < len(order):
-            start = max(int(begin[order[first]]), int(end[order[first]]) - self.history_length)
+            one = order[first]
+            start = max(int(begin[one]), int(end[one]) - self.history_length)
             after = first
             while (
                 after < len(order)
-                and user[order[after]] == user[order[first]]
+                and (user[order[after]], begin[order[after]]) == (user[one], begin[one])
                 and end[order[after]] < start + self.window
             ):
                 after += 1
-            answered = order[first:after]
-            ids, places = self.history(int(user[answered[0]]), start, int(end[answered[-1]]) + 1)
-            lines = places[end[answered] - start]
-            # Tokens after the last answered arrow are left out.
-            sequences.append(TokenSequence(ids[: lines[-1] + 1], lines, answered))
+            some = order[first:after]
+            lines, branches = some[is_line[some]], some[~is_line[some]]
+            ids, arrows = self.history(int(user[one]), start, int((end + is_line)[some].max()))
+            starts = np.append(len(self.header(int(user[one]))), arrows + 2 + len(self.newline))
+            places, shared = arrows[end[lines] - start], starts[end[branches] - start]
+            # Tokens after the last answered arrow and the last branch are left out.
+            stream = TokenSequence(ids[: max(np.append(places + 1, shared))], places, lines)
+            if len(lines):
+                sequences.append(stream)
+            for sample, before in zip(branches, shared.tolist(), strict=True):
+                line = np.array(self.line(int(item[sample]), int(liked[sample])))
+                place = np.array([len(line) - 1])
+                sequences.append(TokenSequence(line, place, np.array([sample]), stream, before))
             first = after
-        order, liked = np.flatnonzero(~in_log), self.liked(item, samples.row.numpy())
-        order = order[np.lexsort((order, end[order], user[order]))]
-        shared: TokenSequence | None = None
-        for i, sample in enumerate(order):
-            last, before = end[sample], order[i - 1]
-            if not i or (user[before], end[before]) != (user[sample], last):
-                start = max(int(begin[sample]), int(last) - self.history_length)
-                ids, _ = self.history(int(user[sample]), start, int(last))
-                shared = context(ids.tolist())
-            line = np.array(self.line(int(item[sample]), int(liked[sample])))
-            sequences.append(
-                TokenSequence(line, np.array([len(line) - 1]), np.array([sample]), shared)
-            )
         return sequences
 
     def history(

@@ -1,13 +1,15 @@
 """Batches of sequences: packed without padding, or padded for models that cannot be packed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from corellarec.llm.attention import Block
+from corellarec.llm.attention import Block, add_block
 from corellarec.llm.layout import TokenSequence
 
 
@@ -38,8 +40,8 @@ def make_batches(
 ) -> list[LlmBatch]:
     """Group sequences so that no batch holds more tokens than the budget.
 
-    What neighbouring sequences continue is read once in a packed row. A sequence longer than the
-    budget is a batch of its own.
+    What neighbouring sequences continue is read once in a packed row, and they share a batch where
+    they fit one. A sequence longer than the budget is a batch of its own.
 
     Args:
         sequences: In the order in which they are packed.
@@ -63,19 +65,29 @@ def group(
             groups.append(ordered[start : start + size])
             start += size
         return groups
-    groups, tokens = [], 0
-    context: TokenSequence | None = None
-    for sequence in sequences:
-        fresh = sequence.after is not None and sequence.after is not context
-        cost = sequence.length if fresh else len(sequence.ids)
-        if groups and tokens + cost <= tokens_per_batch:
-            groups[-1].append(sequence)
-            tokens += cost
-        else:
-            groups.append([sequence])
-            tokens = sequence.length
-        context = sequence.after
+    groups, left = [], 0
+    for family in families(sequences):
+        trunk = family[0].trunk
+        costs = [0 if one is trunk else len(one.ids) for one in family]
+        whole = len(trunk.ids) + sum(costs)
+        if whole <= left:
+            groups[-1].extend(family)
+            left -= whole
+            continue
+        groups.append([])
+        left = tokens_per_batch - len(trunk.ids)
+        for one, cost in zip(family, costs, strict=True):
+            if groups[-1] and cost > left:
+                groups.append([])
+                left = tokens_per_batch - len(trunk.ids)
+            groups[-1].append(one)
+            left -= cost
     return groups
+
+
+def families(sequences: Sequence[TokenSequence]) -> list[list[TokenSequence]]:
+    """Neighbours that share a trunk, together."""
+    return [list(family) for _, family in groupby(sequences, lambda one: id(one.trunk))]
 
 
 def make_batch(sequences: Sequence[TokenSequence], *, packed: bool) -> LlmBatch:
@@ -88,49 +100,48 @@ def make_batch(sequences: Sequence[TokenSequence], *, packed: bool) -> LlmBatch:
     return row.batch()
 
 
-@dataclass
 class _Row:
     """A packed row that is being filled."""
 
-    sequences: list[TokenSequence] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)
-    blocks: list[Block] = field(default_factory=list)
-    tokens: int = 0
-    context: TokenSequence | None = None
+    def __init__(self) -> None:
+        self.ids: list[NDArray[np.int64]] = []
+        self.positions: list[NDArray[np.int64]] = []
+        self.places: list[NDArray[np.int64]] = []
+        self.samples: list[NDArray[np.int64]] = []
+        self.blocks: list[Block] = []
+        self.trunk: TokenSequence | None = None
+        self.tokens = self.trunk_start = 0
 
     def add(self, sequence: TokenSequence) -> None:
-        """Put it at the end, after what it continues."""
-        if sequence.after is not None and sequence.after is not self.context:
-            self._append(sequence.after)
-            self.blocks.append(Block(self.tokens, (), (self.starts[-1], self.tokens)))
-        self.context = sequence.after
-        self._append(sequence)
+        """Put it at the end, after its trunk where that is not there yet."""
+        if sequence.trunk is not self.trunk:
+            self.trunk, self.trunk_start = sequence.trunk, self.tokens
+            self._append(self.trunk.ids, 0, ())
+        start = self.trunk_start
+        if sequence.after is not None:
+            start = self.tokens
+            self._append(sequence.ids, sequence.begin, (sequence.begin,))
+        self.places.append(sequence.places + start)
+        self.samples.append(sequence.samples)
 
-    def _append(self, sequence: TokenSequence) -> None:
-        length = len(sequence.ids)
-        if sequence.after is None:
-            self.blocks.append(Block(self.tokens, (length,)))
-        else:
-            self.blocks[-1] = replace(self.blocks[-1], lengths=(*self.blocks[-1].lengths, length))
-        self.sequences.append(sequence)
-        self.starts.append(self.tokens)
-        self.tokens += length
+    def _append(self, ids: NDArray[np.int64], begin: int, reads: tuple[int, ...]) -> None:
+        add_block(self.blocks, Block(self.tokens, (len(ids),), self.trunk_start, reads))
+        self.ids.append(ids)
+        self.positions.append(np.arange(begin, begin + len(ids)))
+        self.tokens += len(ids)
 
     def batch(self) -> LlmBatch:
         """The row as tensors."""
-        begins = [len(s.after.ids) if s.after else 0 for s in self.sequences]
-        position = [
-            np.arange(begin, begin + len(s.ids))
-            for begin, s in zip(begins, self.sequences, strict=True)
-        ]
-        places = [s.places + start for start, s in zip(self.starts, self.sequences, strict=True)]
-        place = torch.from_numpy(np.concatenate(places))
+        ids, position, place, sample = (
+            torch.from_numpy(np.concatenate(parts))
+            for parts in (self.ids, self.positions, self.places, self.samples)
+        )
         return LlmBatch(
-            ids=torch.from_numpy(np.concatenate([s.ids for s in self.sequences])).unsqueeze(0),
-            position=torch.from_numpy(np.concatenate(position)).unsqueeze(0),
+            ids=ids.unsqueeze(0),
+            position=position.unsqueeze(0),
             row=torch.zeros_like(place),
             place=place,
-            sample=torch.from_numpy(np.concatenate([s.samples for s in self.sequences])),
+            sample=sample,
             tokens=self.tokens,
             blocks=tuple(self.blocks),
         )

@@ -8,7 +8,7 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 from torch import Tensor
 
-from corellarec.llm.attention import Block, KeyValues, Plan
+from corellarec.llm.attention import Block, KeyValues, Plan, add_block
 from corellarec.llm.layout import StreamLayout
 from corellarec.llm.load import AnswerModel
 
@@ -98,13 +98,16 @@ class UserState:
         """Last hidden states of sequences side by side, each after what was read before."""
         device, before = self.model.base.device, len(self.past)
         position = np.concatenate([np.arange(before, before + length) for length in lengths])
+        blocks: list[Block] = []
+        for start, length in zip(np.cumsum([0, *lengths]).tolist(), lengths, strict=False):
+            add_block(blocks, Block(start, (length,), 0, (before,)))
         self.tokens += len(ids)
         self.model.eval()
         out = self.model.base.get_decoder()(
             input_ids=torch.from_numpy(ids).unsqueeze(0).to(device),
             position_ids=torch.from_numpy(position).unsqueeze(0).to(device),
             use_cache=False,
-            plan=Plan([Block(0, lengths, (0, before))], self.past, keep),
+            plan=Plan(blocks, self.past, keep),
         )
         return out.last_hidden_state[0]
 

@@ -22,7 +22,7 @@ from corellarec.data.log import Log
 from corellarec.data.negatives import Redraw
 from corellarec.llm.layout import TokenSequence
 from corellarec.llm.load import AnswerModel
-from corellarec.llm.packing import LlmBatch
+from corellarec.llm.packing import LlmBatch, families
 from corellarec.llm.score import LlmScorer
 from corellarec.train.align import Alignment
 
@@ -241,9 +241,9 @@ class LlmTask:
     ) -> None:
         self.model, self.scorer, self.config = model, scorer, config
         self.validation, self.seed = validation, seed
-        sequences = scorer.layout.encode(model.log.samples(model.rows))
-        order = np.random.default_rng(seed).permutation(len(sequences))
-        shuffled = [sequences[i] for i in order]
+        together = families(scorer.layout.encode(model.log.samples(model.rows)))
+        order = np.random.default_rng(seed).permutation(len(together))
+        shuffled = [sequence for i in order for sequence in together[i]]
         self.groups = model.llm.groups(shuffled, config.tokens_per_batch)
         trainable = [p for p in model.llm.parameters() if p.requires_grad]
         self.parameter_groups = [{"params": trainable, "lr": config.learning_rate}]

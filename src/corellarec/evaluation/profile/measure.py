@@ -22,7 +22,7 @@ from corellarec.evaluation.profile.parts import (
     SplitProfile,
     TextCost,
 )
-from corellarec.llm.layout import build_layout
+from corellarec.llm.layout import build_layout, tokens_read
 from corellarec.llm.load import load_tokenizer
 
 PERIODS = {"day": ("1d", 120), "week": ("1w", 1100), "month": ("1mo", None)}  # of so many days
@@ -302,12 +302,7 @@ def _text(log: Log, llm: LlmConfig, tokens_per_second: float) -> TextCost:
             counts = np.bincount(users, minlength=log.users.height)
             some = order[: 1 + int(np.searchsorted(counts[order].cumsum(), SAMPLE_ROWS))]
             rows = rows[torch.from_numpy(np.isin(users, some))]
-        read: dict[int, int] = {}  # what several sequences continue is read once
-        for sequence in layout.encode(log.samples(rows)):
-            read[id(sequence.ids)] = len(sequence.ids)
-            if sequence.after is not None:
-                read[id(sequence.after.ids)] = len(sequence.after.ids)
-        per_row[split] = sum(read.values()) / len(rows)
+        per_row[split] = tokens_read(layout.encode(log.samples(rows))) / len(rows)
     return TextCost(
         model=llm.model,
         layout=llm.layout,
