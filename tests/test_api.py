@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from dataclasses import replace
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -122,6 +124,28 @@ def test_a_logged_pair_is_not_told_its_own_label(cascade, fitted):
     assert found == pytest.approx(expected, abs=2e-2)  # rows of the same second have no order
     found = cascade.predict(pairs)["p_crm"].to_numpy()
     assert found[kept] == pytest.approx(expected[kept], abs=1e-5)
+
+
+def test_times_that_name_no_zone_are_of_the_log(cascade):
+    """Of ``predict`` as of ``observe``; numbers count in UTC."""
+    log, zone = cascade.log, "Asia/Tokyo"
+    row = int((log.user == 3).nonzero()[20])
+    time = log.rows["time"][row]
+    pairs = {"user": [log.users["id"][3]] * 20, "item": log.items["id"][:20].to_list()}
+
+    def scored(cascade, time):
+        return cascade.predict(pl.DataFrame({**pairs, "time": [time] * 20}))["p_crm"].to_list()
+
+    clock = time.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+    of_tokyo = cr.Cascade(
+        replace(cascade.recipe, time_zone=zone), log, cascade.models, cascade.adapter
+    )
+    expected = scored(cascade, time)
+    assert scored(of_tokyo, clock) == scored(of_tokyo, str(clock)) == expected
+    assert scored(of_tokyo, time) == scored(of_tokyo, int(time.timestamp())) == expected
+    assert scored(cascade, clock) != expected
+    of_tokyo.observe({"user": ["3"], "item": ["5"], "label": [1], "time": [str(clock)]})
+    assert of_tokyo.log.rows.filter(pl.col("split") == 3)["time"].to_list() == [time]
 
 
 def test_recommend_ranks_what_the_user_has_not_seen(cascade, fitted):

@@ -198,6 +198,28 @@ def test_counts_tell_nothing_of_what_was_drawn(tmp_path):
     assert log.statistics(one)[0, ITEM_ROWS].item() == pytest.approx(np.log1p(total) / 5)
 
 
+@pytest.mark.parametrize("by", ["popularity", "uniform"])
+def test_items_without_rows_take_no_share_from_the_others(tmp_path, by):
+    baskets(tmp_path)
+    logs = []
+    for listed in (0, 500):
+        names = [f"Thing {i}" for i in range(40)] + [f"Unseen {i}" for i in range(listed)]
+        table = pl.DataFrame({"item": range(len(names)), "name": names})
+        table.write_csv(tmp_path / "items.csv")
+        catalogue = [f"data.items.files={tmp_path / 'items.csv'}", f"data.negatives.by={by}"]
+        prepare(data(tmp_path, *catalogue), tmp_path / f"data{listed}")
+        logs.append(Log.load(tmp_path / f"data{listed}"))
+    few, many = logs
+    rows = few.item_train_rows > 0
+    assert (rows.sum(), many.items.height) == (few.items.height, few.items.height + 500)
+    assert np.exp(few.log_q).sum() == pytest.approx(1)
+    assert many.log_q[: few.items.height] == pytest.approx(few.log_q)
+    assert (np.exp(many.log_q[few.items.height :]) <= np.exp(few.log_q).min()).all()
+    samples = few.samples(few.rows_of("validation"))
+    assert many.statistics(samples).equal(few.statistics(samples))
+    assert (many.liked[0] == few.liked[0]).all()
+
+
 def test_digits_are_tenths_of_the_rows_by_popularity(log):
     of_rows, of_items = log.liked
     assert (len(of_rows), len(of_items)) == (len(log), log.items.height)

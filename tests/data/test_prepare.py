@@ -190,8 +190,29 @@ def test_missing_and_damaged_sources(movielens, tmp_path):
     atomic = write_atomic(movielens, tmp_path / "atomic")
     text = (atomic / "x.inter").read_text()
     (atomic / "x.inter").write_text(text.replace("rating:float", "stars:float"))
-    with pytest.raises(DataError, match="line 1: no column rating or label; found: .*stars"):
+    message = r"line 1: no column rating or label; found: .*stars.*--set data\.implicit=true"
+    with pytest.raises(DataError, match=message):
         prepare(config(atomic), tmp_path / "d")
+
+
+def test_recboles_interactions_without_ratings(movielens, tmp_path):
+    """They are positives, as a log of one's own with the label ``implicit``."""
+    atomic = write_atomic(movielens, tmp_path / "atomic")
+    lines = (atomic / "x.inter").read_text().splitlines()
+    kept = [
+        "\t".join(value for i, value in enumerate(line.split("\t")) if i != 2) for line in lines
+    ]
+    (atomic / "x.inter").write_text("\n".join(kept) + "\n")
+    facts = prepare(config(atomic, "data.implicit=true"), tmp_path / "a")
+    every = prepare(config(movielens, "data.implicit=true", "data.positive_rating=1"),
+                    tmp_path / "b")  # fmt: skip
+    assert facts.positives == every.positives == len(lines) - 1
+    assert facts.negatives is not None
+    for one, other in zip(tables(tmp_path / "a"), tables(tmp_path / "b"), strict=True):
+        assert one.select(other.columns).equals(other)
+    (atomic / "x.inter").write_text("\n".join([*kept, "1\t2\tnever"]) + "\n")
+    with pytest.raises(DataError, match=rf"x\.inter, line {len(lines) + 1}: time 'never'"):
+        prepare(config(atomic, "data.implicit=true"), tmp_path / "c")
 
 
 def test_a_damaged_member_of_a_zip_is_an_error(movielens, tmp_path):

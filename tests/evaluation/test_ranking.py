@@ -1,5 +1,7 @@
 """Rankings of a run: each figure against a slow count, and nothing from after the split began."""
 
+import html
+import io
 import json
 import shutil
 
@@ -20,7 +22,7 @@ from corellarec.evaluation.ranking import run as module
 from corellarec.evaluation.ranking.lists import Lists, top_lists
 from corellarec.evaluation.ranking.reranking import CrmScores, llm_logits
 from corellarec.evaluation.ranking.results import Decision
-from corellarec.evaluation.ranking.tables import decision_in_words
+from corellarec.evaluation.ranking.tables import decision_in_words, ranking_tables, sentences
 from corellarec.run.records import read_run_config
 from corellarec.run.workspace import Workspace
 
@@ -68,6 +70,23 @@ def test_the_table_has_everything(found, run):
     assert stored["users"] == found.users
     assert found.tokens > 0
     assert {group.title for group in found.groups} == {"user", "history length (rows)"}
+
+
+def test_the_page_and_the_terminal_have_the_groups(found, run):
+    page = (run / "ranking.html").read_text("utf-8")
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(ranking_tables(found))
+    terminal = console.export_text()
+    assert max(map(len, terminal.splitlines())) <= 80
+    for group in found.groups:
+        assert f"{group.name}\n{group.users:,} users" in page
+        assert group.name in terminal
+        assert f"{group.figures['ease'].value:.4f}" in page
+        assert f"{group.figures['ease'].value:.4f}" in terminal
+        assert f"{group.over_reference['ease'].value:+.4f}" in page
+    for row in found.table:
+        assert f"{row.metrics['recall@10'].value:.4f}" in page
+    assert all(sentence in html.unescape(page) for sentence in sentences(found))
 
 
 def test_a_second_crm_that_is_the_first_changes_no_order(found):
@@ -149,7 +168,7 @@ def test_a_prepared_log_is_enough_for_baselines(run, tmp_path, monkeypatch, caps
     assert code == 0, err
     assert "NDCG@5" in out
     assert "EASE" in out
-    assert max(map(len, out.splitlines())) <= 80
+    assert max(map(len, out.partition("Page: ")[0].splitlines())) <= 80
     found = cr.rank(prepared, k=[5], quiet=True, candidates=10)
     assert [row.key for row in found.table] == ["popularity", "recent", "item-knn", "ease"]
     assert found.reference == "ease"

@@ -155,7 +155,8 @@ class Cascade:
 
         A user's history is what the log holds before ``time``, or, without times, all of it; but a
         pair that the log holds is then scored as of its latest row, since its own label would be in
-        its history otherwise. Users who are not known are scored without history.
+        its history otherwise. Times that name no zone are of the log's
+        (``data.interactions.time_zone``). Users who are not known are scored without history.
 
         Args:
             pairs: A table, or its file, with the columns ``user`` and ``item``; perhaps ``time``;
@@ -176,7 +177,7 @@ class Cascade:
         columns = ("user", "item", "score") if self.models.crm is None else ("user", "item")
         table = as_frame(pairs, name, columns)
         state = self._state
-        read = read_pairs(state[0], table, name, first_row)
+        read = read_pairs(state[0], table, name, first_row, self.recipe.time_zone)
         logit = None
         if self.models.crm is None:
             logit = score_logits(table, self.recipe.crm.external, Path(name), first_row).to_numpy()
@@ -259,7 +260,7 @@ class Cascade:
             raise DataError("this cascade's CRM is external: measure it with `audit`")
         test = as_frame(table, "test", ("user", "item", "time"))
         log, _ = self._state
-        given, users = read_events(log, test, self.recipe.positive_rating, "test")
+        given, users = self._events(log, test, "test")
         log = log.extended(given, users, log.items)
         if rows and rows < given.height:
             given = given.sample(rows, seed=seed)
@@ -299,7 +300,7 @@ class Cascade:
         table = as_frame(events, "events", ("user", "item"))
         with self._log_lock:
             log, _ = self._state
-            rows, users = read_events(log, table, self.recipe.positive_rating, "events")
+            rows, users = self._events(log, table, "events")
             return self._replace(log.extended(rows, users, log.items)) - len(log)
 
     def add_items(self, items: Table) -> int:
@@ -335,6 +336,12 @@ class Cascade:
         return self._add("users", as_frame(users, "users"))
 
     # Parts of the above.
+
+    def _events(
+        self, log: Log, table: pl.DataFrame, name: str
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        recipe = self.recipe
+        return read_events(log, table, recipe.positive_rating, name, recipe.time_zone)
 
     def _add(self, kind: Literal["items", "users"], table: pl.DataFrame) -> int:
         with self._log_lock:

@@ -63,6 +63,7 @@ class Recipe:
         negatives: How the log's negatives were drawn; None where it has its own.
         positive_rating: A rating at or above this is a positive label.
         seed: Of the run that made it.
+        time_zone: Of the log's times that name none; UTC by default.
         format: Version of the directory's layout.
     """
 
@@ -77,6 +78,7 @@ class Recipe:
     format: int = FORMAT
     ties: Literal["ordered", "apart"] = "ordered"
     negatives: NegativesConfig | None = None
+    time_zone: str | None = None
 
 
 def write_cascade(

@@ -37,7 +37,9 @@ class Pairs:
         return int((self.user < 0).sum())
 
 
-def read_pairs(log: Log, table: pl.DataFrame, name: str, first_row: int = 1) -> Pairs:
+def read_pairs(
+    log: Log, table: pl.DataFrame, name: str, first_row: int = 1, time_zone: str | None = None
+) -> Pairs:
     """Look up the pairs of a table with the columns ``user``, ``item`` and perhaps ``time``.
 
     Args:
@@ -45,6 +47,7 @@ def read_pairs(log: Log, table: pl.DataFrame, name: str, first_row: int = 1) -> 
         table: The pairs.
         name: What messages call the table.
         first_row: Number of the table's first row, for messages.
+        time_zone: As for :func:`read_times`.
 
     Raises:
         DataError: If an id is missing or of a wrong type, an item is not known, or a time cannot
@@ -68,7 +71,7 @@ def read_pairs(log: Log, table: pl.DataFrame, name: str, first_row: int = 1) -> 
         )
     time = None
     if "time" in table.columns:
-        time = _tensor(read_times(table, name, first_row))
+        time = _tensor(read_times(table, name, first_row, time_zone))
     return Pairs(_tensor(user), _tensor(item), time)
 
 
@@ -97,13 +100,22 @@ def _refuse_floats(unknown: pl.Series, entities: pl.DataFrame, side: str, name: 
         )
 
 
-def read_times(table: pl.DataFrame, name: str, first_row: int = 1) -> pl.Series:
+def read_times(
+    table: pl.DataFrame, name: str, first_row: int = 1, time_zone: str | None = None
+) -> pl.Series:
     """The column ``time`` as microseconds since 1970.
+
+    Args:
+        table: It has the column.
+        name: What messages call the table.
+        first_row: Number of the table's first row, for messages.
+        time_zone: Of dates and times that name none; UTC by default. Numbers count in UTC.
 
     Raises:
         DataError: If a time is missing or cannot be read.
     """
-    parse, _ = time_parser(table.select("time"), "auto", lenient=True)
+    zone = None if table["time"].dtype.is_numeric() else time_zone
+    parse, _ = time_parser(table.select("time"), "auto", time_zone=zone, lenient=True)
     time = table.select(parse(pl.col("time")).alias("time"))["time"]
     if time.null_count():
         row = int(time.is_null().arg_true()[0])
@@ -114,7 +126,11 @@ def read_times(table: pl.DataFrame, name: str, first_row: int = 1) -> pl.Series:
 
 
 def read_events(
-    log: Log, table: pl.DataFrame, positive_rating: float, name: str
+    log: Log,
+    table: pl.DataFrame,
+    positive_rating: float,
+    name: str,
+    time_zone: str | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Interactions as rows for :meth:`corellarec.data.log.Log.extended`.
 
@@ -124,6 +140,7 @@ def read_events(
             ``time``, by default now. Of a log without negatives every row is positive by default.
         positive_rating: Ratings at or above it are positive.
         name: What messages call the table.
+        time_zone: As for :func:`read_times`.
 
     Returns:
         The rows, and the user table with the new users below.
@@ -147,7 +164,7 @@ def read_events(
         )
     now = int(datetime.now(UTC).timestamp() * 1_000_000)
     time = (
-        read_times(table, name)
+        read_times(table, name, time_zone=time_zone)
         if "time" in table.columns
         else pl.Series([now] * table.height, dtype=pl.Int64)
     )

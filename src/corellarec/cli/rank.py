@@ -57,7 +57,7 @@ def rank(
 
     A run with a prepared log is enough for popularity, item-kNN and EASE; the CRM and the LLM are
     measured if they are trained. Each user is ranked for once, as of the start of the test split.
-    Writes ranking.json into the run.
+    Writes ranking.json and the page ranking.html into the run.
     """
     from corellarec.base.errors import ConfigError
     from corellarec.evaluation.ranking.run import rank as rank_run
@@ -87,3 +87,4 @@ def rank(
     console.print(ranking_tables(found))
     for sentence in sentences(found):
         console.print(sentence, highlight=False, soft_wrap=True)
+    console.print(f"Page: {run / 'ranking.html'}", highlight=False, soft_wrap=True)

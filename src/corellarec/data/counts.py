@@ -42,11 +42,12 @@ class Counts:
         self._is_train, self._is_drawn = np.zeros((2, len(log)), dtype=bool)
         self._is_train[rows], self._is_drawn[rows] = True, drawn
         times, self._moment = np.unique(log.time.numpy(), return_inverse=True)
-        self._moments, self._items = len(times), log.items.height
+        self._moments, items = len(times), log.items.height
         item, moment = log.item.numpy()[self._counted], self._moment[self._counted]
         self._keys = np.sort(item.astype(np.int64) * self._moments + moment)
         self._until = np.bincount(moment, minlength=self._moments).cumsum()
-        self.item_rows = np.bincount(item, minlength=self._items)
+        self.item_rows = np.bincount(item, minlength=items)
+        self._taken = max(1, int((self.item_rows > 0).sum()))
 
     def over(self, log: "Log") -> "Counts":
         """The same of other histories, which do not bear on it."""
@@ -72,15 +73,15 @@ class Counts:
         return count, total
 
     def log_share(self, item: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.float64]:
-        """``(n,)`` log of items' shares of the rows, one more row for each item."""
+        """``(n,)`` log of items' shares of the rows, one more row for each item that has some."""
         count, total = self.rows_before(item, row)
-        return np.log((count + 1) / (total + self._items))
+        return np.log((count + 1) / (total + self._taken))
 
     def __call__(self, samples: "Samples") -> Tensor:
         """``(n, 8)`` float32 for ``n`` samples."""
         item, row = samples.item.numpy(), samples.row.numpy()
         count, total = self.rows_before(item, row)
-        share = np.log((count + 1) / (total + self._items)) + np.log(self._items)
+        share = np.log((count + 1) / (total + self._taken)) + np.log(self._taken)
         length = (samples.end - samples.begin).float()
         found = torch.zeros(len(samples), len(STATISTICS))
         found[:, ITEM_SHARE] = torch.from_numpy(share)
@@ -96,9 +97,10 @@ class Counts:
             log: The log that these are the counts of.
         """
         of_rows = self.log_share(log.item.numpy().astype(np.int64), np.arange(len(log)))
-        of_items = self.log_share(np.arange(self._items), np.full(self._items, -1))
+        items = np.arange(len(self.item_rows))
+        of_items = self.log_share(items, np.full(len(items), -1))
         if not len(self._counted):
-            return np.zeros(len(log), np.int8), np.zeros(self._items, np.int8)
+            return np.zeros(len(log), np.int8), np.zeros(len(items), np.int8)
         edges = np.quantile(of_rows[self._counted], np.arange(1, LEVELS) / LEVELS)
         found = (np.searchsorted(edges, of, side="right") for of in (of_rows, of_items))
         of_rows, of_items = (level.astype(np.int8) for level in found)

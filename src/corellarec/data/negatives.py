@@ -170,13 +170,15 @@ def log_shares(
 ) -> NDArray[np.float64]:
     """``(items,)`` log probability that a negative is each item, as of the end of training.
 
+    An item without training rows, which is never drawn then, is as likely as it would be with its
+    first row. It takes no share from the others: a catalogue lists any number of such items.
+
     Args:
-        train_rows: ``(items,)`` training rows of each item, to which one is added: an item that
-            nobody has taken yet will be there once somebody does.
+        train_rows: ``(items,)`` training rows of each item.
         negatives: How they are drawn; zeros where they are not.
     """
     rows = train_rows + 1.0
     if negatives is None:
         return np.zeros(len(rows))
     rows = np.ones(len(rows)) if negatives.by == "uniform" else rows
-    return np.log(rows / rows.sum())
+    return np.log(rows / max(rows[train_rows > 0].sum(), 1.0))

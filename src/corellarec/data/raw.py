@@ -51,7 +51,8 @@ class RawLog:
         user_fields: Features of users beside the id.
         item_fields: Features of items beside the id.
         labelled: Whether values are labels, 0 or 1, and not ratings.
-        weighted: Whether they are weights in training: of positives, or 0.
+        unrated: That the files hold neither ratings nor labels, in words; all rows are positive.
+        weighted: Whether the values are weights in training: of positives, or 0.
         time_unit: Unit of numeric times; ``auto`` goes by their size.
         time_format: Format of times that are text, where it is given.
         time_zone: Zone of times that name none, where it is given.
@@ -64,6 +65,7 @@ class RawLog:
     user_fields: tuple[Field, ...]
     item_fields: tuple[Field, ...]
     labelled: bool = False
+    unrated: str | None = None
     weighted: bool = False
     time_unit: TimeUnit = "s"
     time_format: str | None = None

@@ -9,7 +9,7 @@ import csv
 import gzip
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO, TextIOWrapper
 from itertools import count, islice
 from pathlib import Path
@@ -84,6 +84,15 @@ class RowFile:
     unit: str = "line"
     value: ValueKind = RATING
     exact: bool = True
+
+    def all_positive(self) -> "RowFile":
+        """A file without the column ``value`` as one in which it is 1."""
+        one = pl.lit("1").alias("value")
+        return replace(
+            self,
+            fast=self.fast.with_columns(one),
+            slow=lambda: (batch.with_columns(one) for batch in self.slow()),
+        )
 
 
 def readable_batches(file: RowFile) -> Iterator[pl.DataFrame]:

@@ -76,6 +76,7 @@ def _fit(workspace: Workspace) -> Router:
         return read_json(directory / "cascade.json", Recipe).router
     validation = scored_rows(workspace, "validation", config.cascade.validation_rows)
     router = decide(workspace, validation.scores)
+    data = read_preparation(workspace.directory / "data").settings
     recipe = Recipe(
         crm=config.crm,
         llm=config.llm,
@@ -85,8 +86,9 @@ def _fit(workspace: Workspace) -> Router:
         history=workspace.log.history,
         ties=workspace.log.ties,
         negatives=workspace.log.negatives,
-        positive_rating=read_preparation(workspace.directory / "data").settings.positive_rating,
+        positive_rating=data.positive_rating,
         seed=config.seed,
+        time_zone=data.interactions.time_zone if data.interactions else None,
     )
     crm = None if workspace.is_external else final_crm(workspace)[0]
     load_tuned_adapter(workspace)

@@ -25,8 +25,9 @@ def read_atomic(folder: Folder) -> RawLog:
     """Read a log in atomic files; features are the columns of tables beside id and title.
 
     The title of a film gets its year, as in ``Heat (1995)``, where a ``release_year`` column
-    gives one and the title does not. Of zip codes the first character is kept, as of MovieLens's.
-    Sequences of floats are left out.
+    gives one and the title does not. Where there is no column ``rating`` or ``label``, all rows are
+    positive. Of zip codes the first character is kept, as of MovieLens's. Sequences of floats are
+    left out.
 
     Raises:
         DataError: If a file or column is missing, or a line of the users or items malformed.
@@ -34,22 +35,18 @@ def read_atomic(folder: Folder) -> RawLog:
     path, kinds = _header(folder, ".inter", {"user_id", "item_id", "timestamp"})
     value = next((name for name in ("rating", "label") if name in kinds), None)
     name = path.rpartition("/")[2]
-    if value is None:
-        raise DataError(f"{name}, line 1: no column rating or label; found: {', '.join(kinds)}")
+    columns = {"user": "user_id", "item": "item_id", "value": value, "time": "timestamp"}
     rows = delimited_file(
         folder.source(path),
         name=name,
         separator="\t",
-        columns={
-            ours: list(kinds).index(theirs)
-            for ours, theirs in zip(
-                ("user", "item", "value", "time"),
-                ("user_id", "item_id", value, "timestamp"),
-                strict=True,
-            )
-        },
+        columns={our: list(kinds).index(name) for our, name in columns.items() if name},
         quoted=False,
     )
+    unrated = None
+    if value is None:
+        rows = rows.all_positive()
+        unrated = f"{name}, line 1: no column rating or label; found: {', '.join(kinds)}"
     items, item_fields, file = _entities(folder, ".item", "item_id")
     title = next((name for name in TITLE_COLUMNS if name in items.columns), None)
     if title is None:
@@ -79,7 +76,7 @@ def read_atomic(folder: Folder) -> RawLog:
         )
     return RawLog(
         (rows,), users, items, user_fields, item_fields,
-        labelled=value == "label", time_unit="auto",
+        labelled=value != "rating", unrated=unrated, time_unit="auto",
     )  # fmt: skip
 
 

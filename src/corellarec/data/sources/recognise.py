@@ -33,7 +33,10 @@ def read_raw(config: DataConfig) -> RawLog:
     if config.interactions:
         return read_tables(config)
     folder, reader = _recognised(config)
-    return reader(folder)
+    raw = reader(folder)
+    if raw.unrated and not config.is_implicit:
+        raise DataError(f"{raw.unrated}; if every row is what a user did: --set data.implicit=true")
+    return raw
 
 
 def _recognised(config: DataConfig) -> tuple[Folder, Callable[[Folder], RawLog]]:

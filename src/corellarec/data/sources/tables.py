@@ -111,7 +111,7 @@ def _scan_log(rows: InteractionsConfig) -> list[RowFile]:
     if rows.split:
         columns["split"] = rows.split
     files = scan_table(rows, columns, "interactions")
-    return files if value else [_all_positive(file) for file in files]
+    return files if value else [file.all_positive() for file in files]
 
 
 def _kind(rows: InteractionsConfig) -> ValueKind:
@@ -130,16 +130,6 @@ def _label(positive_values: tuple[str, ...] | None) -> ValueKind:
 
     hint = "data.interactions.positive_values lists the values of the column that are positive"
     return ValueKind("label", "0 or 1", parse, "" if positive_values else hint)
-
-
-def _all_positive(file: RowFile) -> RowFile:
-    """Rows without a label as rows with label 1."""
-    one = pl.lit("1").alias("value")
-    return dataclasses.replace(
-        file,
-        fast=file.fast.with_columns(one),
-        slow=lambda: (batch.with_columns(one) for batch in file.slow()),
-    )
 
 
 def _event(weights: dict[str, float]) -> ValueKind:

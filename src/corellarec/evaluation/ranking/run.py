@@ -8,7 +8,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from corellarec.base.artifacts import read_manifest
+from corellarec.base.artifacts import read_manifest, write_text
 from corellarec.base.errors import ConfigError
 from corellarec.base.metrics import Floats
 from corellarec.cascade.lists import fit_lists
@@ -18,6 +18,7 @@ from corellarec.data.ranking import RankingTask, ranking_task
 from corellarec.evaluation.ranking.baselines import choose, ranked, usable
 from corellarec.evaluation.ranking.figures import Ranker, RankingFigures
 from corellarec.evaluation.ranking.lists import Lists, top_lists
+from corellarec.evaluation.ranking.page import render
 from corellarec.evaluation.ranking.reranking import (
     CrmScores,
     Stage,
@@ -52,7 +53,7 @@ def rank(
     seed: int = 0,
     quiet: bool = False,
 ) -> Ranking:
-    """Rank all items for the users of a run's test split, and write ``ranking.json``.
+    """Rank all items for the users of a run's test split; write ``ranking.json``, ``ranking.html``.
 
     Users are ranked for once, as of the moment the split begins; relevant is what they then liked.
     Popularity, recent popularity, item-kNN and EASE need no more than a prepared log; their
@@ -139,6 +140,7 @@ def rank(
                 seconds=found.cost.seconds / len(test.user) if found.cost else None,
             )
         result.save(workspace.directory / "ranking.json")
+        write_text(workspace.directory / "ranking.html", render(result))
     return result
 
 

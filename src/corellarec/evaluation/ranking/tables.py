@@ -9,20 +9,22 @@ from corellarec.evaluation.terminal import plain_table
 from corellarec.evaluation.text import interval, number, percent, signed, signed_interval
 
 STYLES = {"cascade": "bold"}
+OTHERS = {"hit_rate": "HR", "mrr": "MRR", "map": "MAP"}
 
 
 def ranking_tables(found: Ranking) -> Group:
-    """NDCG and recall with differences from the reference, and the other metrics."""
+    """NDCG and recall with differences from the reference, the other metrics, groups of users."""
     first, last = found.k[0], found.k[-1]
     against = found.row(found.reference).name
     head = f"{in_words(found)}; differences from {against}, with 95 % intervals"
-    return Group(
+    parts = [
         _compared(found, f"ndcg@{first}", f"NDCG@{first}", head),
-        "",
         _compared(found, f"recall@{last}", f"Recall@{last}", ""),
-        "",
         _others(found, first),
-    )
+    ]
+    if found.groups:
+        parts.append(_groups(found, f"NDCG@{first} of groups of users, by training and history"))
+    return Group(*[line for part in parts for line in (part, "")][:-1])
 
 
 def in_words(found: Ranking) -> str:
@@ -97,14 +99,27 @@ def _compared(found: Ranking, metric: str, title: str, head: str) -> Table:
 
 
 def _others(found: Ranking, k: int) -> Table:
-    names = {"hit_rate": "HR", "mrr": "MRR", "map": "MAP"}
-    table = plain_table("", ["", *(f"{n}@{k}" for n in names.values()), f"coverage@{k}", "novelty"])
+    heads = [f"{name}@{k}" for name in OTHERS.values()]
+    table = plain_table("", ["", *heads, f"coverage@{k}", "novelty"])
     for row in found.table:
         table.add_row(
             row.name,
-            *(number(row.metrics[f"{name}@{k}"].value) for name in names),
+            *(number(row.metrics[f"{name}@{k}"].value) for name in OTHERS),
             number(row.coverage[k]),
             f"{row.metrics[f'novelty@{k}'].value:.1f} bits",
             style=STYLES.get(row.key, ""),
         )
+    return table
+
+
+def group_heads(found: Ranking) -> list[str]:
+    """What each group of users is, or how many rows their histories have; how many they are."""
+    return [f"{group.name}\n{group.users:,} users" for group in found.groups]
+
+
+def _groups(found: Ranking, title: str) -> Table:
+    table = plain_table(title, ["", *group_heads(found)])
+    for row in found.table:
+        values = [number(group.figures[row.key].value) for group in found.groups]
+        table.add_row(row.name, *values, style=STYLES.get(row.key, ""))
     return table
