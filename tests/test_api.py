@@ -11,6 +11,8 @@ import polars as pl
 import pytest
 
 import corellarec as cr
+from corellarec.cascade.lists import FEATURES, ListBlend, ListPolicy, ListValue
+from corellarec.cascade.router import Verdict
 
 GENRES = ["Action", "Comedy", "Drama"]
 
@@ -146,6 +148,43 @@ def test_times_that_name_no_zone_are_of_the_log(cascade):
     assert scored(cascade, clock) != expected
     of_tokyo.observe({"user": ["3"], "item": ["5"], "label": [1], "time": [str(clock)]})
     assert of_tokyo.log.rows.filter(pl.col("split") == 3)["time"].to_list() == [time]
+
+
+def test_a_policy_of_lists_sends_whole_lists_within_their_budget(cascade, tmp_path):
+    users = cascade.log.users["id"][:40].to_list()
+    longest = [0.0] * FEATURES.index("log history length") + [1.0]
+    weights = (*longest, *[0.0] * (len(FEATURES) - len(longest)))
+    policy = ListPolicy(
+        length=8,
+        budget=0.25,
+        blend=ListBlend(0.0, 1.0),
+        value=ListValue(weights, 0.0, (-1e9,) * len(FEATURES), (1e9,) * len(FEATURES)),
+        threshold=0.0,
+        verdict=Verdict(helps=True, routed=30, gain=0.1, bound=0.05),
+    )
+    of_lists = cr.Cascade(
+        replace(cascade.recipe, lists=policy), cascade.log, cascade.models, cascade.adapter
+    )
+    of_lists.save(tmp_path / "lists")
+    again = cr.Cascade.load(tmp_path / "lists")
+    assert again.recipe.lists == policy
+    alone = replace(cascade.router.rule, verdict=Verdict(False, 0, 0.0, 0.0))
+    cascade.router = replace(cascade.router, rules=dict.fromkeys(cascade.router.rules, alone))
+    before = cascade.recommend(users, k=12)
+    found = again.recommend(users, k=12)
+    asked = found.filter(pl.col("source") != "crm")["user"].unique().to_list()
+    rows = cascade.log.user_begin.diff()[:40]
+    assert 10 <= len(asked) <= 11  # a quarter, and the credit that a meter begins with
+    assert set(asked) <= {users[i] for i in rows.argsort(descending=True)[: len(asked) + 2]}
+    for user in users:
+        own, crm = (table.filter(pl.col("user") == user) for table in (found, before))
+        if user not in asked:
+            assert own["item"].equals(crm["item"])
+            continue
+        assert own["source"].to_list() == ["blend"] * 8 + ["crm"] * 4
+        assert own["p_llm"][:8].is_sorted(descending=True)
+        assert set(own["item"][:8]) == set(crm["item"][:8])
+        assert own["item"][8:].equals(crm["item"][8:])
 
 
 def test_recommend_ranks_what_the_user_has_not_seen(cascade, fitted):

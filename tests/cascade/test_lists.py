@@ -74,7 +74,7 @@ def test_an_ended_list_stays_ended():
     base[:, 20:] = -np.inf
     short = ListScores(base, np.where(np.isfinite(base), lists.expert, -np.inf),
                        lists.hit & np.isfinite(base), lists.relevant, lists.facts)  # fmt: skip
-    blended = ListBlend(1.0, 2.0)(short)
+    blended = ListBlend(1.0, 2.0)(short.base, short.expert)
     assert (np.isfinite(blended) == np.isfinite(base)).all()
     np.testing.assert_allclose(blended[:, :20], lists.base[:, :20] + 2 * lists.expert[:, :20])
     assert np.isfinite(fit_blend(short).expert_weight)
@@ -100,7 +100,7 @@ def test_an_expert_who_knows_gains_on_other_lists_too():
         assert router.verdicts[budget].helps
         asked = router.chosen(new.facts, budget)
         assert asked.mean() <= budget
-        gain = new.ndcg(router.blend(new), 10) - new.ndcg(new.base, 10)
+        gain = new.ndcg(router.blend(new.base, new.expert), 10) - new.ndcg(new.base, 10)
         assert gain[asked].mean() > 0.02
     assert router.chosen(new.facts, 1.0).all()
 

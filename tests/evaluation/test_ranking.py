@@ -4,6 +4,7 @@ import html
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -15,12 +16,14 @@ import corellarec as cr
 from command_line import call
 from corellarec.base.artifacts import read_sealed
 from corellarec.base.list_metrics import NOTHING
+from corellarec.cascade import lists as list_module
+from corellarec.cascade.router import Verdict
 from corellarec.data.log import Log
 from corellarec.data.ranking import ranking_task
 from corellarec.evaluation.ranking import figures
 from corellarec.evaluation.ranking import run as module
 from corellarec.evaluation.ranking.lists import Lists, top_lists
-from corellarec.evaluation.ranking.reranking import CrmScores, llm_logits
+from corellarec.evaluation.ranking.reranking import CrmScores, list_scores, llm_logits
 from corellarec.evaluation.ranking.results import Decision
 from corellarec.evaluation.ranking.tables import decision_in_words, ranking_tables, sentences
 from corellarec.run.records import read_run_config
@@ -92,6 +95,44 @@ def test_the_page_and_the_terminal_have_the_groups(found, run):
 def test_a_second_crm_that_is_the_first_changes_no_order(found):
     """Its logit is the list's own: whatever the weight, the order stays."""
     assert found.row("control_1").metrics == found.row("crm").metrics
+
+
+def test_the_cascade_recommends_the_lists_that_were_measured(run, tmp_path, monkeypatch):
+    """With the policy that ``rank`` keeps; the log ends where the test split begins."""
+    directory = tmp_path / "kept"
+    shutil.copytree(run, directory)
+    monkeypatch.setattr(module, "MIN_LISTS", 5)
+    options = {"k": (5, 10), "list_length": 20, "budget": 1.0, "bootstrap": 20, "quiet": True}
+    gains = Verdict(helps=True, routed=30, gain=0.1, bound=0.05)
+    for verdict in (gains, replace(gains, helps=False)):
+        monkeypatch.setattr(list_module, "_judge", lambda gain, seed, verdict=verdict: verdict)
+        cr.rank(directory, keep=True, **options)
+        cascade = cr.Cascade.load(directory)
+        assert (cascade.recipe.lists is not None) == verdict.helps
+        if cascade.recipe.lists is None:
+            continue
+        assert cascade.recipe.lists.verdict == gains
+        workspace = Workspace(read_run_config(directory), directory, Console(quiet=True))
+        task = ranking_task(workspace.log, "test", "test")
+        lists = module._by_crm(workspace, "final", 20, task)
+        logits, _ = llm_logits(workspace, task, lists, "test")
+        scores = list_scores(task, lists, logits, by_logit=True)
+        order = cascade.recipe.lists.blend(scores.base, scores.expert)
+        expected = lists.reordered(order, np.ones(len(order), dtype=bool)).item[:, :10]
+        cascade = cr.Cascade(cascade.recipe, task.log, cascade.models, cascade.adapter)
+        found = cascade.recommend(
+            task.log.users["id"].gather(task.user).to_list(),
+            k=10,
+            candidates=task.log.items["id"].gather(task.candidate).to_list(),
+        )
+        assert (found["source"] != "crm").all()
+        ids = task.log.items["id"].to_list()
+        for row, (_, own) in zip(
+            expected, found.group_by("user", maintain_order=True), strict=True
+        ):
+            assert own["item"].to_list() == [ids[item] for item in row if item != NOTHING]
+    with pytest.raises(cr.ConfigError, match="--keep keeps whose lists of the CRM"):
+        cr.rank(directory, keep=True, llm=False, **options)
 
 
 def test_metrics_equal_a_slow_count(found, workspace):

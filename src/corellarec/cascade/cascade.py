@@ -16,10 +16,11 @@ from corellarec.base.errors import DataError
 from corellarec.base.frames import Table, as_frame
 from corellarec.base.metrics import Floats
 from corellarec.cascade.budget import BudgetMeter
+from corellarec.cascade.lists import ListPolicy
 from corellarec.cascade.models import Models, OnServerError, connect, load_local
 from corellarec.cascade.policy import known
 from corellarec.cascade.prediction import CrmScored, Prediction, answer
-from corellarec.cascade.ranking import candidate_numbers, promising, ranked
+from corellarec.cascade.ranking import Head, HeadLists, candidate_numbers, promising, ranked
 from corellarec.cascade.router import Router
 from corellarec.cascade.scores import Scores
 from corellarec.cascade.store import Recipe, check_run, read_cascade, write_cascade
@@ -55,6 +56,7 @@ class Cascade:
         self.recipe, self.models, self.adapter = recipe, models, adapter
         self._log_lock = threading.Lock()
         self.router = recipe.router
+        self._list_meter = BudgetMeter(recipe.lists.budget if recipe.lists else 0, recipe.seed)
         self._replace(log)
 
     @classmethod
@@ -204,7 +206,10 @@ class Cascade:
         """Rank items for users.
 
         The CRM scores all candidates. Of each user's ``max(50, 2 k)`` best, the router sends some
-        to the language model, within the budget, and they are ranked anew.
+        to the language model, within the budget, and they are ranked anew. Where the cascade has a
+        policy of lists (``recipe.lists``, kept by ``rank``), the whole list of some users is sent,
+        within the policy's budget of lists, and put in the order of its blend; ``p`` is that of
+        each item alone then.
 
         Args:
             users: Ids as in the log; who is not known gets the ranking of a new user.
@@ -214,8 +219,8 @@ class Cascade:
 
         Returns:
             One row per user and rank: ``user`` (str), ``rank`` (1 is best), ``item`` (str), ``p``,
-            ``p_crm``, ``p_llm``, ``source``; of a log without negatives ``p_next``, which orders
-            the items.
+            ``p_crm``, ``p_llm``, ``source``; of a log without negatives ``p_next``. The items are
+            ordered by ``p_next`` or ``p``, but for those of a list that was sent as a whole.
 
         Raises:
             ValueError: If ``k`` is below 1, or there are no users.
@@ -239,8 +244,12 @@ class Cascade:
             head = promising(
                 log, score, self._router, user[part], items, k, exclude_seen=exclude_seen
             )
-            prediction = self._route(self._known(log, head.samples, head.crm_logit))
-            found.append(ranked(log, ids[part], head, prediction, k))
+            scored = self._known(log, head.samples, head.crm_logit)
+            if self.recipe.lists and len(head.user):
+                prediction, order = self._route_lists(scored, head, self.recipe.lists)
+            else:
+                prediction, order = self._route(scored), None
+            found.append(ranked(log, ids[part], head, prediction, k, order))
         return pl.concat(found)
 
     def score_labelled(self, table: Table, rows: int = 0, seed: int = 0) -> Scores:
@@ -380,3 +389,13 @@ class Cascade:
         above, value = router.above(scored.known), router.value(scored.known)
         with meter.reserve(above, value, first) as routed:
             return answer(router, self.models, scored, routed, progress)
+
+    def _route_lists(
+        self, scored: CrmScored, head: Head, policy: ListPolicy
+    ) -> tuple[Prediction, Floats]:
+        """The answer where lists are sent as a whole, within their budget; and the items' order."""
+        lists = HeadLists(scored.log, head, policy)
+        above, first = policy.above(lists.value), f"list of {head.samples.user[:1].tolist()}"
+        with self._list_meter.reserve(above, lists.value, first) as asked:
+            found = answer(self._router, self.models, scored, lists.rows(asked))
+            return found, lists.order(found.llm_logit)

@@ -5,9 +5,11 @@ The unit is the list, not the row: one pass reads a user's history and answers a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy.optimize import minimize
 from scipy.special import softmax
 from sklearn.linear_model import RidgeCV
@@ -17,6 +19,7 @@ from corellarec.base.bootstrap import Bootstrap
 from corellarec.base.calibrate import bounded
 from corellarec.base.list_metrics import list_metrics
 from corellarec.base.metrics import Floats
+from corellarec.base.numbers import Positive, Share, Weight
 from corellarec.cascade.router import Verdict
 
 FOLDS = 5
@@ -35,6 +38,10 @@ FEATURES = (
     "user known in training",
     "mean log popularity",
 )
+OfFeatures = Annotated[
+    tuple[Weight, ...], Field(min_length=len(FEATURES), max_length=len(FEATURES))
+]
+NotNegative = Annotated[float, Field(ge=0.0, le=1e30)]
 
 
 @dataclass(frozen=True)
@@ -97,14 +104,15 @@ def list_facts(
 class ListBlend:
     """``base_weight base + expert_weight expert`` orders a list; no weight is ever negative."""
 
-    base_weight: float
-    expert_weight: float
+    base_weight: NotNegative
+    expert_weight: NotNegative
 
-    def __call__(self, lists: ListScores) -> Floats:
-        """``(lists, places)``; ``-inf`` where a list has ended."""
-        base, expert = _finite(lists)
+    def __call__(self, base: Floats, expert: Floats) -> Floats:
+        """``(lists, places)`` of both scores; ``-inf`` where a list has ended."""
+        there = np.isfinite(base)
+        base, expert = _finite(base, expert)
         score = self.base_weight * base + self.expert_weight * expert
-        return np.where(np.isfinite(lists.base), score, -np.inf)
+        return np.where(there, score, -np.inf)
 
 
 @dataclass(frozen=True)
@@ -120,14 +128,43 @@ class ListValue:
         high: ``(7,)`` largest.
     """
 
-    weights: Floats
-    bias: float
-    low: Floats
-    high: Floats
+    weights: OfFeatures
+    bias: Weight
+    low: OfFeatures
+    high: OfFeatures
 
     def __call__(self, facts: Floats) -> Floats:
         """``(lists,)`` of ``(lists, 7)`` facts."""
-        return np.clip(facts, self.low, self.high) @ self.weights + self.bias
+        # Term by term: a matrix product rounds a row differently in batches of different sizes.
+        clipped = np.clip(facts, self.low, self.high).T
+        return self.bias + sum(w * x for w, x in zip(self.weights, clipped, strict=True))  # pyright: ignore[reportReturnType]
+
+
+@dataclass(frozen=True)
+class ListPolicy:
+    """Whose list a cascade re-ranks, and how; fitted on lists of its CRM.
+
+    Args:
+        length: Items of a list that are re-ranked.
+        budget: Share of lists that may be.
+        blend: Orders a list that is.
+        value: NDCG that re-ranking a list is expected to gain.
+        threshold: Value above which a list is re-ranked; None where every list is.
+        verdict: What validation showed.
+    """
+
+    length: Positive
+    budget: Share
+    blend: ListBlend
+    value: ListValue
+    threshold: Weight | None
+    verdict: Verdict
+
+    def above(self, value: Floats) -> NDArray[np.bool_]:
+        """``(lists,)`` whether each list's value is above the threshold."""
+        if self.threshold is None:
+            return np.ones(len(value), dtype=bool)
+        return value > self.threshold
 
 
 @dataclass(frozen=True)
@@ -159,6 +196,19 @@ class ListRouter:
         found = np.zeros(len(value), dtype=bool)
         found[most] = value[most] > self.thresholds[budget]
         return found
+
+    def policy(self, budget: float, length: int) -> ListPolicy | None:
+        """What a cascade keeps of it; None where validation shows no gain.
+
+        Args:
+            budget: Share of lists, a key of ``thresholds``.
+            length: Of the lists that it was fitted on.
+        """
+        threshold, verdict = self.thresholds[budget], self.verdicts[budget]
+        if not verdict.helps:
+            return None
+        above = float(threshold) if np.isfinite(threshold) else None
+        return ListPolicy(length, budget, self.blend, self.value, above, verdict)
 
 
 def fit_lists(lists: ListScores, budgets: Sequence[float], k: int, seed: int) -> ListRouter:
@@ -203,7 +253,7 @@ def fit_blend(lists: ListScores) -> ListBlend:
     some = lists.hit.any(1) & (there.sum(1) > lists.hit.sum(1))
     if not some.any():
         return ListBlend(1.0, 0.0)
-    base, expert = (column[some] for column in _finite(lists))
+    base, expert = (column[some] for column in _finite(lists.base, lists.expert))
     scale = np.array([max(float(column.std()), 1e-9) for column in (base, expert)])
     hit, there = lists.hit[some], there[some]
 
@@ -221,10 +271,10 @@ def fit_blend(lists: ListScores) -> ListBlend:
     return ListBlend(float(a), float(b)) if a + b > 0 else ListBlend(1.0, 0.0)
 
 
-def _finite(lists: ListScores) -> tuple[Floats, Floats]:
+def _finite(base: Floats, expert: Floats) -> tuple[Floats, Floats]:
     """Both scores, with 0 where a list has ended."""
-    there = np.isfinite(lists.base)
-    return np.where(there, lists.base, 0.0), np.where(there, bounded(lists.expert), 0.0)
+    there = np.isfinite(base)
+    return np.where(there, base, 0.0), np.where(there, bounded(expert), 0.0)
 
 
 def _fit(lists: ListScores, k: int) -> tuple[ListBlend, ListValue]:
@@ -233,12 +283,14 @@ def _fit(lists: ListScores, k: int) -> tuple[ListBlend, ListValue]:
     ridge = RidgeCV(PENALTIES).fit((lists.facts - mean) / deviation, _gain(lists, blend, k))
     weights = ridge.coef_ / deviation
     bias = float(ridge.intercept_ - weights @ mean)
-    return blend, ListValue(weights, bias, lists.facts.min(0), lists.facts.max(0))
+    columns = weights, lists.facts.min(0), lists.facts.max(0)
+    weights, low, high = (tuple(column.tolist()) for column in columns)
+    return blend, ListValue(weights, bias, low, high)
 
 
 def _gain(lists: ListScores, blend: ListBlend, k: int) -> Floats:
     """``(lists,)`` NDCG that the blend gains."""
-    return lists.ndcg(blend(lists), k) - lists.ndcg(lists.base, k)
+    return lists.ndcg(blend(lists.base, lists.expert), k) - lists.ndcg(lists.base, k)
 
 
 def _threshold(values: Floats, budget: float) -> float:

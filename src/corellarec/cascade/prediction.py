@@ -41,6 +41,7 @@ class Prediction:
         p_llm: ``(n,)`` the calibrated language model's, NaN where it was not asked.
         routed: ``(n,)`` whether the row went to the language model.
         answer: Source of a routed row's ``p``: ``blend`` or ``llm``.
+        llm_logit: ``(n,)`` the language model's raw logits, NaN where it was not asked.
         p_next: ``(n,)`` where ``p`` is that of a positive among drawn negatives: the probability
             that the item is the user's next, see :func:`next_log_probability`; else None.
     """
@@ -50,6 +51,7 @@ class Prediction:
     p_llm: Floats
     routed: NDArray[np.bool_]
     answer: str
+    llm_logit: Floats
     p_next: Floats | None = None
 
     def to_frame(self) -> pl.DataFrame:
@@ -89,19 +91,20 @@ def answer(
     """
     facts = scored.known
     p_crm = sigmoid(router.crm(facts.crm_logit))
-    p, p_llm = p_crm.copy(), np.full(len(p_crm), np.nan)
+    p, llm_logit = p_crm.copy(), np.full(len(p_crm), np.nan)
     if routed.any():
         chosen = torch.from_numpy(np.flatnonzero(routed))
-        llm_logit, answered = models.ask(scored.log, scored.samples[chosen], progress)
-        routed[routed], llm_logit = answered, llm_logit[answered]
-        p[routed] = router.answer(facts[routed], llm_logit)
-        p_llm[routed] = sigmoid(router.llm(llm_logit))
+        found, answered = models.ask(scored.log, scored.samples[chosen], progress)
+        routed[routed] = answered
+        llm_logit[routed] = found[answered]
+        p[routed] = router.answer(facts[routed], llm_logit[routed])
     source = "llm" if router.combine == "replace" else "blend"
     p_next = None
     if scored.log.negatives:
         item = scored.samples.item.numpy()
         p_next = np.exp(np.minimum(next_log_probability(scored.log, item, p), 0.0))
-    return Prediction(p, p_crm, p_llm, routed, source, p_next)
+    p_llm = sigmoid(router.llm(llm_logit))
+    return Prediction(p, p_crm, p_llm, routed, source, llm_logit, p_next)
 
 
 def next_log_probability(log: Log, item: NDArray[np.int64], p: Floats) -> Floats:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from corellarec.base.errors import DataError
 from corellarec.base.metrics import Floats
+from corellarec.cascade.budget import Mask
+from corellarec.cascade.lists import ListPolicy, list_facts
 from corellarec.cascade.prediction import Prediction, order_of
 from corellarec.cascade.router import Router
 from corellarec.cascade.tables import numbers_of
@@ -46,11 +48,14 @@ class Head:
         user: ``(n,)`` places of the users among those asked about.
         samples: ``(n,)`` the candidates, each user's best first.
         crm_logit: ``(n,)`` their logits.
+        score: ``(n,)`` what the CRM orders them by: the logit, calibrated and corrected for the
+            drawing where negatives were drawn.
     """
 
     user: NDArray[np.int64]
     samples: Samples
     crm_logit: Floats
+    score: Floats
 
 
 def promising(
@@ -87,24 +92,98 @@ def promising(
     best = np.argsort(-order, axis=1, kind="stable")[:, : max(MIN_HEAD, 2 * k)]
     place = (np.arange(len(users))[:, None] * len(items) + best).ravel()
     place = place[np.isfinite(order.ravel()[place])]
-    return Head(place // len(items), samples[torch.from_numpy(place)], logit.ravel()[place])
+    chosen = samples[torch.from_numpy(place)]
+    return Head(place // len(items), chosen, logit.ravel()[place], order.ravel()[place])
 
 
-def ranked(log: Log, ids: pl.Series, head: Head, prediction: Prediction, k: int) -> pl.DataFrame:
-    """The ``k`` best of each user's head by the cascade's answer.
+class HeadLists:
+    """The first items of each user's head as a list that is re-ranked as a whole, or not at all.
+
+    Args:
+        log: Histories.
+        head: The best candidates of some users.
+        policy: Whose lists are.
+
+    Attributes:
+        value: ``(lists,)`` NDCG that re-ranking each is expected to gain.
+    """
+
+    def __init__(self, log: Log, head: Head, policy: ListPolicy) -> None:
+        self.log, self.head, self.policy = log, head, policy
+        _, first, self._list = np.unique(head.user, return_index=True, return_inverse=True)
+        self._place = np.arange(len(head.user)) - first[self._list]
+        self._inside = self._place < policy.length
+        self._base = self._table(head.score, -np.inf)
+        samples = head.samples[torch.from_numpy(first)]
+        rows = log.item_train_rows[head.samples.item].numpy()
+        known = (samples.user >= 0) & (log.user_train_rows[samples.user.clamp(min=0)] > 0)
+        facts = list_facts(
+            self._base, (samples.end - samples.begin).numpy(), known.numpy(), self._table(rows, 0.0)
+        )
+        self.value = policy.value(facts)
+
+    def _table(self, column: Floats, missing: float) -> Floats:
+        """``(lists, places)`` of a column of the head."""
+        table = np.full((self._list.max() + 1, self.policy.length), missing)
+        table[self._list[self._inside], self._place[self._inside]] = column[self._inside]
+        return table
+
+    def rows(self, asked: Mask) -> Mask:
+        """``(n,)`` which rows of the head are of the lists ``(lists,)`` that are asked about."""
+        return asked[self._list] & self._inside
+
+    def order(self, llm_logit: Floats) -> Floats:
+        """``(n,)`` what the head is ordered by within each user, the highest first.
+
+        A list that the language model answered whole is in the order of the policy's blend, items
+        beyond it behind; any other stays as the CRM ordered it.
+
+        Args:
+            llm_logit: ``(n,)`` its raw logits, NaN where it did not answer.
+        """
+        expert = llm_logit
+        if self.log.negatives:
+            expert = expert + self.log.log_q[self.head.samples.item.numpy()]
+        expert = self._table(expert, -np.inf)
+        place = np.argsort(np.argsort(-self.policy.blend(self._base, expert), 1, "stable"), 1)
+        moved: Mask = ~np.isnan(expert).any(axis=1)
+        order = -self._place.astype(np.float64)
+        rows = self.rows(moved)
+        order[rows] = -place[self._list[rows], self._place[rows]]
+        return order
+
+
+def ranked(
+    log: Log,
+    ids: pl.Series,
+    head: Head,
+    prediction: Prediction,
+    k: int,
+    order: Floats | None = None,
+) -> pl.DataFrame:
+    """The ``k`` best of each user's head.
+
+    Args:
+        log: Users and items.
+        ids: Of the users.
+        head: Their best candidates.
+        prediction: Of these.
+        k: Items to keep.
+        order: ``(n,)`` what orders them, the highest first; by default it is the answer.
 
     Returns:
         ``user``, ``rank`` (1 is best), ``item``, ``p``, ``p_crm``, ``p_llm``, ``source``, and
-        ``p_next`` where negatives were drawn, which then orders them.
+        ``p_next`` where negatives were drawn.
     """
     item = head.samples.item.numpy()
+    order = order_of(log, item, prediction.p) if order is None else order
     more = ["p_next"] if log.negatives else []
     table = pl.DataFrame(
         {
             "place": head.user,
             "user": ids.gather(head.user),
             "item": log.items["id"].gather(item),
-            "order": order_of(log, item, prediction.p),
+            "order": order,
         }
     )
     return (

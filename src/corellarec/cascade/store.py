@@ -28,6 +28,7 @@ from corellarec.base.artifacts import (
 from corellarec.base.errors import ArtifactError, ConfigError
 from corellarec.base.numbers import Count, Finite
 from corellarec.base.stored import read_tensors
+from corellarec.cascade.lists import ListPolicy
 from corellarec.cascade.router import Router
 from corellarec.config import CrmConfig, LlmConfig, NegativesConfig, load_config
 from corellarec.crm.build import build_crm
@@ -64,6 +65,7 @@ class Recipe:
         positive_rating: A rating at or above this is a positive label.
         seed: Of the run that made it.
         time_zone: Of the log's times that name none; UTC by default.
+        lists: Whose lists are re-ranked as a whole; None where rows of rankings are routed alone.
         format: Version of the directory's layout.
     """
 
@@ -79,6 +81,7 @@ class Recipe:
     ties: Literal["ordered", "apart"] = "ordered"
     negatives: NegativesConfig | None = None
     time_zone: str | None = None
+    lists: ListPolicy | None = None
 
 
 def write_cascade(

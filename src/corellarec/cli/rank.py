@@ -39,6 +39,14 @@ def rank(
         Path | None,
         typer.Option(metavar="RUN", help="A run of the same log whose CRM re-ranks, too."),
     ] = None,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep",
+            help="Keep with the cascade whose lists the LLM re-ranks, if that gains on "
+            "validation: `recommend` then decides for whole lists.",
+        ),
+    ] = False,
     users: Annotated[int, typer.Option(min=0, help="Random users to rank for; 0 is all.")] = 0,
     candidates: Annotated[
         int,
@@ -75,6 +83,7 @@ def rank(
         budget=budget,
         llm=llm,
         control=control,
+        keep=keep,
         users=users,
         candidates=candidates,
         mask_seen=not include_seen,

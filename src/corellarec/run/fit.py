@@ -1,8 +1,10 @@
 """The router of a run, fitted on validation data, and the cascade's directory."""
 
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
 from peft import PeftModel
 
 from corellarec.base.artifacts import read_json, sha256
@@ -10,13 +12,15 @@ from corellarec.base.errors import ArtifactError
 from corellarec.base.machine import versions
 from corellarec.base.metrics import Floats
 from corellarec.cascade.fit import Population, fit_router
+from corellarec.cascade.lists import ListPolicy
 from corellarec.cascade.router import Router, explain
 from corellarec.cascade.scores import Scores
-from corellarec.cascade.store import Recipe, write_cascade
+from corellarec.cascade.store import Recipe, read_cascade, write_cascade
 from corellarec.data.preparation import read_preparation
 from corellarec.llm.lora import save_adapter, write_adapter
 from corellarec.llm.template import load_template
 from corellarec.run.members import blend_members
+from corellarec.run.records import finished_step
 from corellarec.run.scores import known_of, score, scored_rows
 from corellarec.run.stages import drawn_rows, read_state
 from corellarec.run.weights import final_crm, load_tuned_adapter
@@ -66,12 +70,8 @@ def fit(workspace: Workspace) -> Router:
 
 def _fit(workspace: Workspace) -> Router:
     directory, config = workspace.directory / "cascade", workspace.config
-    external = []
-    if workspace.is_external:
-        external = [sha256(Path(config.crm.external.scores or "").expanduser())]
     blend_members(workspace)
-    members = [workspace.step_key("members")] if config.crm.members else []
-    key = workspace.key("cascade", *external, *members)
+    key = _cascade_key(workspace)
     if workspace.done(directory, key) is not None:
         return read_json(directory / "cascade.json", Recipe).router
     validation = scored_rows(workspace, "validation", config.cascade.validation_rows)
@@ -102,6 +102,34 @@ def _fit(workspace: Workspace) -> Router:
     )
     workspace.display.say(f"cascade: {explain(router)}")
     return router
+
+
+def _cascade_key(workspace: Workspace) -> str:
+    config, parts = workspace.config, []
+    if workspace.is_external:
+        parts.append(sha256(Path(config.crm.external.scores or "").expanduser()))
+    if config.crm.members:
+        parts.append(workspace.step_key("members"))
+    return workspace.key("cascade", *parts)
+
+
+def keep_lists(workspace: Workspace, policy: ListPolicy | None) -> None:
+    """Write the cascade's directory again with this policy of lists, or with none.
+
+    Raises:
+        ArtifactError: If the cascade is not fitted, or with other settings.
+    """
+    directory, key = workspace.directory / "cascade", _cascade_key(workspace)
+    finished_step(directory, key)
+    recipe, log, crm = read_cascade(directory, torch.device("cpu"), workspace.config.crm.model)
+    write_cascade(
+        directory,
+        replace(recipe, lists=policy),
+        log,
+        crm,
+        lambda path: shutil.copytree(directory / "adapter", path),
+        key,
+    )
 
 
 @dataclass(frozen=True)

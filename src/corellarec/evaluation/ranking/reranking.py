@@ -164,7 +164,7 @@ def reranked(
         name: Of the expert, in words.
         budgets: Shares of lists; the first is the cascade's.
     """
-    order = router.blend(scores)
+    order = router.blend(scores.base, scores.expert)
     kind = "cascade" if expert == "llm" else "control"
     found = []
     for number, budget in enumerate(budgets):

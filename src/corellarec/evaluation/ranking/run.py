@@ -11,7 +11,7 @@ from rich.console import Console
 from corellarec.base.artifacts import read_manifest, write_text
 from corellarec.base.errors import ConfigError
 from corellarec.base.metrics import Floats
-from corellarec.cascade.lists import fit_lists
+from corellarec.cascade.lists import ListPolicy, fit_lists
 from corellarec.crm.retrievers.retriever import GRIDS, RETRIEVERS, RetrieverName
 from corellarec.crm.retrievers.retriever import retriever as retriever_of
 from corellarec.data.ranking import RankingTask, ranking_task
@@ -29,6 +29,7 @@ from corellarec.evaluation.ranking.reranking import (
 )
 from corellarec.evaluation.ranking.results import Decision, Ranking
 from corellarec.llm.score import Cost
+from corellarec.run.fit import keep_lists
 from corellarec.run.status import Status, status
 from corellarec.run.workspace import Workspace
 
@@ -46,6 +47,7 @@ def rank(
     budget: float = 0.1,
     llm: bool = True,
     control: str | Path | None = None,
+    keep: bool = False,
     users: int = 0,
     candidates: int = 0,
     mask_seen: bool = True,
@@ -70,6 +72,8 @@ def rank(
         budget: Share of the lists that it may re-rank, 0 to 1.
         llm: Whether to ask it; without, only the others are measured.
         control: Another run of the same log, whose CRM stands in the language model's place.
+        keep: Whether the cascade keeps whose lists the language model re-ranks, if that gains on
+            validation: :meth:`Cascade.recommend` then sends whole lists.
         users: Random users with something relevant, of validation and of test; 0 is all.
         candidates: So many irrelevant items a user, drawn evenly, in place of all. Such figures are
             larger, and may order models differently.
@@ -102,6 +106,11 @@ def rank(
         settings = _settings(workspace, validation, k[0])
         makers = _makers(workspace, state, settings, list_length)
         maker = _maker(retriever, makers)
+        if keep and (maker != "crm" or "llm" not in experts or candidates or not mask_seen):
+            raise ConfigError(
+                "--keep keeps whose lists of the CRM a tuned LLM re-ranks: train both, and leave "
+                "out --retriever, --no-llm, --candidates and --include-seen"
+            )
         with workspace.display.waiting("ranking all items"):
             lists = {name: make(test) for name, make in makers.items()}
         rankers = [
@@ -141,6 +150,13 @@ def rank(
             )
         result.save(workspace.directory / "ranking.json")
         write_text(workspace.directory / "ranking.html", render(result))
+        if keep:
+            keep_lists(workspace, found.policy)
+            workspace.display.say(
+                "the cascade keeps the policy: it recommends by whole lists"
+                if found.policy
+                else "the cascade keeps no policy of lists: validation shows no significant gain"
+            )
     return result
 
 
@@ -152,11 +168,13 @@ class Reranked:
         rankers: Their rankings of the test lists.
         decisions: What validation said of them.
         cost: Of the language model on the test lists, if it was asked.
+        policy: Whose lists the language model re-ranks; None where that shows no gain.
     """
 
     rankers: list[Ranker] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     cost: Cost | None = None
+    policy: ListPolicy | None = None
 
 
 def _rerank(
@@ -185,6 +203,8 @@ def _rerank(
             scores[split] = list_scores(task, lists[split], logits, by_logit=maker == "crm")
             found.cost = cost if expert == "llm" else found.cost
         router = fit_lists(scores["validation"], budgets, k, seed)
+        if expert == "llm":
+            found.policy = router.policy(budget, lists["test"].item.shape[1])
         found.rankers += reranked(lists["test"], scores["test"], router, expert, name, budgets)
         found.decisions += decisions(router, expert, count)
     return found
