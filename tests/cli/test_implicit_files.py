@@ -147,7 +147,7 @@ def test_popularity_counts_in_rankings_where_negatives_are_drawn_by_it(
 
         head = promising(
             log, lambda samples: np.zeros(len(samples)), Router(), torch.tensor([0]),
-            torch.arange(log.items.height), 5, exclude_seen=False,
+            torch.arange(log.items.height), 50, exclude_seen=False,
         )  # fmt: skip
         counts = log.item_train_rows[head.samples.item]
         assert (counts.diff() <= 0).all() == (by == "popularity")

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,9 +13,12 @@ import pytest
 from services import asking, client_of, wait_for_llm
 
 from corellarec.cascade.cascade import Cascade
+from corellarec.cascade.lists import FEATURES, ListBlend, ListPolicy, ListValue
+from corellarec.cascade.router import Verdict
 from corellarec.serve.asks import LlmAsk
 from corellarec.serve.lineup import InService, Lineup
 from corellarec.serve.llm import LlmThread
+from corellarec.serve.model import ServedModel
 
 
 def ask(client, user, items, **more):
@@ -348,6 +352,33 @@ def test_recommendations_are_the_cascades(make_service, run):
             wanted = cascade.recommend([user], k=5)
             assert [row["item"] for row in found["candidates"]] == wanted["item"].to_list()
             np.testing.assert_allclose(column(found, "p"), wanted["p"], atol=1e-5)
+
+
+def test_a_list_is_asked_about_as_a_whole_or_not_at_all(make_service):
+    """As ``Cascade.recommend`` does it with the same policy; the budget counts rows."""
+    nothing = (0.0,) * len(FEATURES)
+    policy = ListPolicy(8, 1.0, ListBlend(0.5, 1.0), ListValue(nothing, 0.0, nothing, nothing),
+                        None, Verdict(helps=True, routed=30, gain=0.1, bound=0.05))  # fmt: skip
+    budget = {"share": 0.0, "burst": 20}
+    service = make_service(llm={"place": "off", "states_mb": 0}, budget=budget)
+    of = asking(service.now.model.cascade, 1e9)
+    recipe = replace(of.recipe, router=of.router, lists=policy)
+    cascade = Cascade(recipe, of.log, of.models, of.adapter)
+    model = ServedModel(cascade, "v2")
+    service.lineup = Lineup(InService(model, LlmThread(model, service.config.llm)))
+    wait_for_llm(service)
+    with client_of(service) as client:
+        for user, asked in (("1", 8), ("17", 8), ("new", 0)):  # 4 are left for the third
+            found = client.post("/v1/recommend", json={"user": user, "k": 12}).json()
+            reasons = [row["reason"] for row in found["candidates"]]
+            if not asked:
+                assert reasons == ["budget"] * 8 + ["below_threshold"] * 4
+                continue
+            assert reasons == ["asked"] * 8 + ["below_threshold"] * 4
+            wanted = cascade.recommend([user], k=12)
+            assert [row["item"] for row in found["candidates"]] == wanted["item"].to_list()
+            np.testing.assert_allclose(column(found, "p"), wanted["p"], atol=1e-5)
+        assert service.bucket.level == 4
 
 
 def test_recommendations_can_be_filtered(make_service):

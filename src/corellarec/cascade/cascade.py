@@ -20,7 +20,14 @@ from corellarec.cascade.lists import ListPolicy
 from corellarec.cascade.models import Models, OnServerError, connect, load_local
 from corellarec.cascade.policy import known
 from corellarec.cascade.prediction import CrmScored, Prediction, answer
-from corellarec.cascade.ranking import Head, HeadLists, candidate_numbers, promising, ranked
+from corellarec.cascade.ranking import (
+    Head,
+    HeadLists,
+    candidate_numbers,
+    head_length,
+    promising,
+    ranked,
+)
 from corellarec.cascade.router import Router
 from corellarec.cascade.scores import Scores
 from corellarec.cascade.store import Recipe, check_run, read_cascade, write_cascade
@@ -237,12 +244,12 @@ class Cascade:
         user = torch.from_numpy(numbers_of(ids, log.users).to_numpy().copy())
         items = candidate_numbers(log, candidates)
         score = partial(self.models.crm_logits, reader)
-        found = []
+        found, length = [], head_length(k, self.recipe.lists)
         size = max(1, CHUNK // max(1, len(items)))
         for start in range(0, len(ids), size):
             part = slice(start, start + size)
             head = promising(
-                log, score, self._router, user[part], items, k, exclude_seen=exclude_seen
+                log, score, self._router, user[part], items, length, exclude_seen=exclude_seen
             )
             scored = self._known(log, head.samples, head.crm_logit)
             if self.recipe.lists and len(head.user):

@@ -40,6 +40,20 @@ def candidate_numbers(log: Log, ids: Sequence[str | int] | None) -> Tensor:
     return torch.from_numpy(found.unique(maintain_order=True).to_numpy().copy())
 
 
+def crm_order(log: Log, router: Router, item: NDArray[np.int64], crm_logit: Floats) -> Floats:
+    """What the CRM orders items by: its logit, corrected for the drawing of negatives.
+
+    Args:
+        log: How negatives were drawn.
+        router: Its calibration of the CRM.
+        item: ``(n,)`` item numbers.
+        crm_logit: ``(..., n)`` raw logits.
+    """
+    if not log.negatives:
+        return crm_logit.copy()
+    return router.crm(crm_logit) + log.log_q[item]  # calibrated, so that it can be added to
+
+
 @dataclass(frozen=True)
 class Head:
     """Each user's best candidates by the CRM.
@@ -48,8 +62,7 @@ class Head:
         user: ``(n,)`` places of the users among those asked about.
         samples: ``(n,)`` the candidates, each user's best first.
         crm_logit: ``(n,)`` their logits.
-        score: ``(n,)`` what the CRM orders them by: the logit, calibrated and corrected for the
-            drawing where negatives were drawn.
+        score: ``(n,)`` of :func:`crm_order`.
     """
 
     user: NDArray[np.int64]
@@ -58,17 +71,22 @@ class Head:
     score: Floats
 
 
+def head_length(k: int, policy: ListPolicy | None) -> int:
+    """Candidates of a user that may be ranked anew where ``k`` are wanted."""
+    return max(MIN_HEAD, 2 * k, policy.length if policy else 0)
+
+
 def promising(
     log: Log,
     crm_logits: Callable[[Samples], Floats],
     router: Router,
     users: Tensor,
     items: Tensor,
-    k: int,
+    length: int,
     *,
     exclude_seen: bool,
 ) -> Head:
-    """Score all candidates of some users and keep each one's ``max(50, 2 k)`` best.
+    """Score all candidates of some users and keep each one's best.
 
     Args:
         log: Histories.
@@ -76,20 +94,18 @@ def promising(
         router: Its calibration of the CRM counts where negatives were drawn.
         users: ``(users,)`` int64 numbers, -1 for a new user.
         items: ``(items,)`` int64 numbers of the candidates.
-        k: Items that will be ranked.
+        length: How many, of :func:`head_length`.
         exclude_seen: Whether a user's own items are no candidates.
     """
     user, item = users.repeat_interleave(len(items)), items.repeat(len(users))
     samples = log.candidates(user, item)
     logit = crm_logits(samples).reshape(len(users), len(items))
-    order = logit
-    if log.negatives:  # calibrated, so that it can be added to
-        order = router.crm(logit) + log.log_q[items.numpy()]
+    order = crm_order(log, router, items.numpy(), logit)
     if exclude_seen:
         for row, number in enumerate(users.tolist()):
             if number >= 0:
                 order[row, np.isin(items.numpy(), log.items_of(number))] = -np.inf
-    best = np.argsort(-order, axis=1, kind="stable")[:, : max(MIN_HEAD, 2 * k)]
+    best = np.argsort(-order, axis=1, kind="stable")[:, :length]
     place = (np.arange(len(users))[:, None] * len(items) + best).ravel()
     place = place[np.isfinite(order.ravel()[place])]
     chosen = samples[torch.from_numpy(place)]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corellarec.base.metrics import Floats, sigmoid
+from corellarec.cascade.budget import Mask
 from corellarec.serve.asks import LlmAsk
 from corellarec.serve.crm import OverloadedError, Scored
 from corellarec.serve.decisions import Decided
@@ -49,12 +50,14 @@ class Answer:
         p: ``(n,)`` the cascade's.
         p_llm: ``(n,)`` the calibrated language model's, NaN where it did not answer.
         reasons: ``n`` reasons.
+        llm_logit: ``(n,)`` the language model's raw logits, NaN where it did not answer.
     """
 
     scored: Scored
     p: Floats
     p_llm: Floats
     reasons: list[Reason]
+    llm_logit: Floats
 
     def __getitem__(self, index: NDArray[np.int64]) -> "Answer":
         return Answer(
@@ -62,6 +65,7 @@ class Answer:
             self.p[index],
             self.p_llm[index],
             [self.reasons[i] for i in index],
+            self.llm_logit[index],
         )
 
     @property
@@ -134,7 +138,13 @@ def in_time() -> Iterator[None]:
 
 
 async def route(
-    service: Service, now: InService, asked: Asked, scored: Scored, items: NDArray[np.int64]
+    service: Service,
+    now: InService,
+    asked: Asked,
+    scored: Scored,
+    items: NDArray[np.int64],
+    *,
+    whole: Mask | None = None,
 ) -> Answer:
     """Ask the language model about the rows that are worth it, if it answers in time.
 
@@ -144,22 +154,28 @@ async def route(
         asked: The request.
         scored: The CRM's answer.
         items: ``(n,)`` item numbers.
+        whole: ``(n,)`` the rows of a list, to ask about all of them or none, whatever their own
+            value; such decisions are not logged.
     """
     router, llm, count, begun = now.model.router, now.llm, len(items), time.monotonic()
-    helps = router.rule.verdict.helps
-    p, p_llm = scored.p_crm.copy(), np.full(count, np.nan)
-    wanted = scored.above | asked.anyway
-    log = service.decisions if llm and helps and not asked.anyway else None
+    helps = whole is not None or router.rule.verdict.helps
+    p, llm_logit = scored.p_crm.copy(), np.full(count, np.nan)
+    above = scored.above if whole is None else whole
+    wanted = above | asked.anyway
+    log = service.decisions if llm and helps and whole is None and not asked.anyway else None
     if log:
         wanted = wanted ^ log.explored(asked.request_id, asked.user, asked.ids)
     rows = np.flatnonzero(wanted)
     rows = rows[np.argsort(-scored.value[rows], kind="stable")]
     credit = service.bucket.level
     granted = service.bucket.take(count, len(rows) if llm else 0)
+    if whole is not None and granted < len(rows):
+        service.bucket.give_back(granted)
+        granted = 0
     reasons: list[Reason] = [
         "llm_off" if llm is None else "below_threshold" if helps else "verdict"
     ] * count
-    for row in np.flatnonzero(scored.above & ~wanted):
+    for row in np.flatnonzero(above & ~wanted):
         reasons[row] = "explored"
     for row in rows[granted:] if llm else ():
         reasons[row] = "budget"
@@ -177,9 +193,10 @@ async def route(
         service.metrics.llm_calls.labels(outcome).inc()
         if logits is not None:
             p[chosen] = router.answer(scored.known[chosen], logits)
-            p_llm[chosen] = sigmoid(router.llm(logits))
+            llm_logit[chosen] = logits
         for row in chosen:
             reasons[row] = outcome
+    p_llm = sigmoid(router.llm(llm_logit))
     if log:
         log.add(
             Decided(
@@ -201,7 +218,7 @@ async def route(
                 milliseconds=1000 * (time.monotonic() - begun),
             )
         )
-    return Answer(scored, p, p_llm, reasons)
+    return Answer(scored, p, p_llm, reasons, llm_logit)
 
 
 def write(

@@ -4,10 +4,13 @@ import asyncio
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
 
+from corellarec.base.metrics import Floats
 from corellarec.cascade.prediction import order_of
-from corellarec.cascade.ranking import MIN_HEAD
+from corellarec.cascade.ranking import Head, HeadLists, crm_order, head_length
+from corellarec.data.log import Samples
 from corellarec.serve.answers import in_time, route, write
 from corellarec.serve.histories import UserHistory
 from corellarec.serve.model import ServedModel
@@ -51,16 +54,37 @@ async def _recommend(
         )
     scored = await ask_crm(service, service.rankings, model, body.user, items, deadline, user)
     order = order_of(model.log, items, scored.p_crm)
-    head = np.argsort(-order, kind="stable")[: max(MIN_HEAD, 2 * body.k)]
+    head = np.argsort(-order, kind="stable")[: head_length(body.k, model.recipe.lists)]
     ids = model.log.items["id"].gather(items[head]).to_list()
     asked = Asked(request_id, body.user, history is None, ids, deadline)
-    found = await route(service, now, asked, scored[head], items[head])
-    order = order_of(model.log, items[head], found.p)
+    lists = _lists(model, user, items[head], scored[head].known.crm_logit)
+    if lists is None:
+        found = await route(service, now, asked, scored[head], items[head])
+        order = order_of(model.log, items[head], found.p)
+    else:
+        rows = lists.rows(lists.policy.above(lists.value))
+        found = await route(service, now, asked, scored[head], items[head], whole=rows)
+        order = lists.order(found.llm_logit)
     best = np.argsort(-order, kind="stable")[: body.k]
     answer = write(
         service, model, [ids[i] for i in best], found[best], request_id, explained=body.explain
     )
     return RecommendAnswer.model_construct(**dict(answer))
+
+
+def _lists(
+    model: ServedModel, user: UserHistory, items: NDArray[np.int64], crm_logit: Floats
+) -> HeadLists | None:
+    """The user's head as a list that is sent as a whole, if the cascade decides so."""
+    if model.recipe.lists is None:
+        return None
+    number, begin, end, row = (
+        torch.full((len(items),), one) for one in (user.number, 0, len(user.history), -1)
+    )
+    samples = Samples(number, torch.from_numpy(items), begin, end, row)
+    score = crm_order(model.log, model.router, items, crm_logit)
+    head = Head(np.zeros(len(items), np.int64), samples, crm_logit, score)
+    return HeadLists(model.log, head, model.recipe.lists)
 
 
 def _wanted(model: ServedModel, body: RecommendRequest, user: UserHistory) -> NDArray[np.int64]:
