@@ -66,16 +66,16 @@ class Opinions:
     async def _ask(self, asking: Asking, rows: NDArray[np.int64], rest: Reason) -> Answer:
         scored, llm, router = asking.scored, asking.now.llm, asking.now.model.router
         count = len(asking.items)
-        p, p_llm = scored.p_crm.copy(), np.full(count, np.nan)
+        p, (p_llm, llm_logit) = scored.p_crm.copy(), np.full((2, count), np.nan)
         if llm is None:
-            return Answer(scored, p, p_llm, ["llm_off"] * count)
+            return Answer(scored, p, p_llm, ["llm_off"] * count, llm_logit)
         reasons: list[Reason] = [rest] * count
         rows = rows[np.argsort(-scored.value[rows], kind="stable")]
         granted = self.bucket.take(0, len(rows))
         for row in rows[granted:]:
             reasons[row] = "budget"
         if not granted:
-            return Answer(scored, p, p_llm, reasons)
+            return Answer(scored, p, p_llm, reasons, llm_logit)
         chosen, user = rows[:granted], asking.history
         prepared = None
         if asking.user is None:
@@ -87,10 +87,10 @@ class Opinions:
         )
         if logits is not None:
             p[chosen] = router.answer(scored.known[chosen], logits)
-            p_llm[chosen] = sigmoid(router.llm(logits))
+            llm_logit[chosen], p_llm[chosen] = logits, sigmoid(router.llm(logits))
         for row in chosen:
             reasons[row] = outcome
-        return Answer(scored, p, p_llm, reasons)
+        return Answer(scored, p, p_llm, reasons, llm_logit)
 
     async def of_history(
         self, now: InService, history: UserHistory, newest: int

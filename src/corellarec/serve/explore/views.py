@@ -365,7 +365,7 @@ def _by_the_crm(asking: Asking) -> Answer:
     """The CRM's answer alone."""
     count = len(asking.items)
     nobody = np.full(count, np.nan)
-    return Answer(asking.scored, asking.scored.p_crm, nobody, ["llm_off"] * count)
+    return Answer(asking.scored, asking.scored.p_crm, nobody, ["llm_off"] * count, nobody)
 
 
 def _keys(sort: str, found: Answer) -> NDArray[np.float64]:
