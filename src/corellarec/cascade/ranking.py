@@ -162,7 +162,7 @@ class HeadLists:
             expert = expert + self.log.log_q[self.head.samples.item.numpy()]
         expert = self._table(expert, -np.inf)
         place = np.argsort(np.argsort(-self.policy.blend(self._base, expert), 1, "stable"), 1)
-        moved: Mask = ~np.isnan(expert).any(axis=1)
+        moved = np.isnan(expert).sum(1) == 0
         order = -self._place.astype(np.float64)
         rows = self.rows(moved)
         order[rows] = -place[self._list[rows], self._place[rows]]
