@@ -153,6 +153,22 @@ def test_one_layer_that_sets_a_budget_and_a_threshold_is_refused(tmp_path):
             load()
 
 
+def test_members_go_with_the_network_they_were_given_beside(tmp_path):
+    (tmp_path / "din.toml").write_text('[crm]\nmodel = "din"\n')
+    quick = load_config(preset="quick")
+    assert [one.crm.model for one in quick.crm.members] == ["dcnv2"]
+    for config in (
+        load_config(preset="quick", settings=["crm.model=din"]),
+        load_config(preset="quick", files=[tmp_path / "din.toml"]),
+        changed(quick, {"crm": {"model": "din"}}),
+        with_settings(quick, {"crm.model": "din"}),
+    ):
+        assert (config.crm.model, config.crm.members) == ("din", ())
+    assert load_config(preset="quick", settings=["crm.model=stream"]) == quick
+    both = load_config(preset="quick", settings=["crm.model=din", 'crm.members=["lr"]'])
+    assert [one.model for one in both.crm.networks] == ["din", "lr"]
+
+
 def test_the_budget_and_the_threshold_are_unset_by_default(tmp_path):
     config = load_config(settings=["data.path=x.zip"])
     assert (config.cascade.budget, config.cascade.threshold) == (None, None)

@@ -50,7 +50,6 @@ def test_the_studies_of_the_package_are_allowed(name, tmp_path):
         ('preset = "quick"\nseeds = []', "seeds"),
         ('preset = "qick"', "did you mean 'quick'"),
         ('preset = "quick"\n[settings.crm]\nmodle = "din"', "did you mean 'crm.model'"),
-        ('preset = "quick"\nseeds = [0, 1]\nsettings.evaluate.test_rows = 9', "test_rows"),
         ('preset = "quick"\n[baselines.tallrek]', "baselines.tallrek"),
         ("preset = ", "not valid TOML"),
     ],

@@ -19,7 +19,7 @@ from corellarec.config import load_config, to_toml
 from corellarec.crm.build import build_crm, network_reader
 from corellarec.crm.ensemble import Ensemble
 from corellarec.crm.score import crm_logits
-from corellarec.run.members import blend_members, network_names
+from corellarec.run.members import blend_members, fit_blend, network_names
 from corellarec.run.records import read_run_config
 from corellarec.run.weights import final_crm, final_networks
 from corellarec.run.workspace import Workspace
@@ -70,6 +70,22 @@ def test_the_blend_is_never_worse_on_validation_than_a_network_alone(workspace):
     assert blended.together <= min(blended.without) + 1e-6
 
 
+def test_a_network_joins_only_where_it_helps_users_who_did_not_fit_the_weights():
+    generator = np.random.default_rng(0)
+    user = np.arange(400) // 10
+    truth = generator.normal(size=400)
+    label = (generator.random(400) < sigmoid(truth)).astype(np.int8)
+    noise = generator.normal(size=(4, 400))
+    good, other = truth + noise[0], truth + noise[1]
+    blend = fit_blend(label, user, [noise[2], good, other, noise[3]])
+    assert min(blend.weights[1:3]) > 0.1
+    assert (blend.weights[0], blend.weights[3]) == (0, 0)
+    # Of two alike one is enough.
+    assert sorted(w > 0 for w in fit_blend(label, user, [good, good]).weights) == [False, True]
+    of_one_user = fit_blend(label, np.zeros(400, int), [good, other])
+    assert of_one_user.weights[1] == 0
+
+
 def test_the_cascade_answers_with_the_weighted_sum(workspace, grown):
     log = workspace.log
     rows = log.rows_of("test")[:150]
@@ -113,17 +129,21 @@ def test_figures_say_what_each_network_adds(grown):
     assert "Member 2" in page
 
 
-def test_a_member_of_weight_0_is_not_computed(workspace):
-    class Silent(torch.nn.Module):
-        layer_widths = None
+def test_a_member_of_weight_0_is_neither_read_nor_computed(workspace):
+    def absent(*_):
+        raise AssertionError
 
-        def forward(self, batch):
-            raise AssertionError
+    class Silent(torch.nn.Module):
+        forward = absent
 
     crm, samples = final_networks(workspace)[0], workspace.log.samples(torch.arange(20))
     batch = workspace.reader(samples)
-    ensemble = Ensemble([crm, Silent()], [2.0, 0.0], 0.5)
-    assert torch.equal(ensemble([batch, batch]).logit, 2 * crm(batch).logit + 0.5)
+    for members, batches, weights in (
+        ([crm, Silent()], [lambda: batch, absent], [2.0, 0.0]),
+        ([Silent(), crm], [absent, lambda: batch], [0.0, 2.0]),
+    ):
+        logit = Ensemble(members, weights, 0.5)(batches).logit
+        assert torch.equal(logit, 2 * crm(batch).logit + 0.5)
 
 
 def test_names_become_settings():

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
+from sklearn.model_selection import GroupKFold
 
 from corellarec.base.errors import DataError
 from corellarec.base.metrics import Floats, Labels
@@ -13,6 +15,9 @@ from corellarec.base.numbers import Weight
 PENALTY = 1e3  # inverse strength of the ridge penalty
 CONSTANT = 1e-9  # an input with a smaller deviation carries no information
 LIMIT = 30.0  # a logit beyond says no more: 1 - 1e-13
+FOLDS = 5
+
+Fold = tuple[NDArray[np.int64], NDArray[np.int64]]  # rows to fit on, rows held out
 
 
 def bounded(logits: Floats) -> Floats:
@@ -87,3 +92,15 @@ def fit_logistic(label: Labels, *inputs: Floats, free: int = 0) -> LogisticMap:
     ).x
     weights = solution[:-1] / deviation
     return LogisticMap(tuple(weights.tolist()), float(solution[-1] - weights @ mean))
+
+
+def user_folds(label: Labels, user: NDArray[np.int64]) -> list[Fold]:
+    """Users in up to five parts; a part is left out where the rest has labels of one class only.
+
+    Args:
+        label: ``(n,)`` of 0 and 1.
+        user: ``(n,)`` each row's user.
+    """
+    count = min(FOLDS, len(np.unique(user)))
+    parts = GroupKFold(count).split(label, groups=user) if count > 1 else ()
+    return [(fit, held) for fit, held in parts if label[fit].min() < label[fit].max()]

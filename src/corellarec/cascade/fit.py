@@ -7,10 +7,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
-from sklearn.model_selection import GroupKFold
 
 from corellarec.base.bootstrap import resample_blocks
-from corellarec.base.calibrate import fit_logistic
+from corellarec.base.calibrate import Fold, fit_logistic, user_folds
 from corellarec.base.errors import DataError
 from corellarec.base.metrics import Floats, Labels, losses, sigmoid
 from corellarec.cascade.blend import Blend, fit_full, fit_plain
@@ -28,7 +27,6 @@ from corellarec.cascade.scores import Scores
 from corellarec.cascade.threshold import ROUTE_ALL, blocks, budget_needed, threshold_of
 from corellarec.config.cascade import DEFAULT_BUDGET
 
-FOLDS = 5
 RESAMPLES = 1000
 CONFIDENCE = 0.95  # of the one-sided bounds of a gain and of a share
 MIN_GAIN = 1e-4  # nats a routed row: less than this is rounding
@@ -92,7 +90,7 @@ def fit_router(
     budget = DEFAULT_BUDGET if budget is None else budget
     check_labels(judged.label, "validation rows that both models scored")
     check_labels(population.label, "validation rows")
-    folds = _folds(judged)
+    folds = user_folds(judged.label, judged.user)
     fit_blend = _better_blend(folds, judged)
     rows = _cross_fit(folds, judged, fit_blend, combine)
     crm = fit_logistic(population.label, population.known.crm_logit)
@@ -158,7 +156,6 @@ def check_labels(label: Labels, rows: str) -> None:
         )
 
 
-Fold = tuple[NDArray[np.int64], NDArray[np.int64]]  # rows to fit on, rows held out
 FitBlend = Callable[[Labels, Known, Floats], Blend]
 
 
@@ -183,14 +180,6 @@ class _CrossFit:
     expected: Floats
     value: dict[Policy, Floats]
     needed: dict[Policy, Floats]
-
-
-def _folds(judged: Scores) -> list[Fold]:
-    """Users in up to five parts; a part is left out where the rest has labels of one class only."""
-    label, user = judged.label, judged.user
-    count = min(FOLDS, len(np.unique(user)))
-    parts = GroupKFold(count).split(label, groups=user) if count > 1 else ()
-    return [(fit, held) for fit, held in parts if label[fit].min() < label[fit].max()]
 
 
 def _better_blend(folds: list[Fold], judged: Scores) -> FitBlend:

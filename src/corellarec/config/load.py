@@ -53,7 +53,7 @@ def load_config(
     for file in files:
         tree = _stack(tree, read_toml(file))
     settings = list(settings)
-    tree = _without_other_limit(tree, _cascade_keys(settings_tree(settings)))
+    tree = _without_replaced(tree, settings_tree(settings))
     for setting in settings:
         _apply(tree, setting)
     return parse_config(tree)
@@ -77,15 +77,14 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: If a name is unknown or a value is not allowed.
     """
-    keys = {name.removeprefix("cascade.") for name, value in settings.items() if value is not None}
-    tree = _without_other_limit(config.model_dump(mode="json", exclude_none=True), keys)
+    tree: dict[str, Any] = {}
     for name, value in settings.items():
         *path, last = name.split(".")
         section = tree
         for part in path:
             section = section.setdefault(part, {})
         section[last] = value
-    return parse_config(tree)
+    return changed(config, tree)
 
 
 def changed(config: Config, tree: Mapping[str, Any]) -> Config:
@@ -149,24 +148,30 @@ def _member(name: str) -> dict[str, Any]:
 
 def _stack(below: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:
     """A tree of settings with a later layer on top."""
-    return _merge(_without_other_limit(below, _cascade_keys(layer)), layer)
+    return _merge(_without_replaced(below, layer), layer)
 
 
-def _cascade_keys(layer: dict[str, Any]) -> set[str]:
-    section = layer.get("cascade")
-    return set(section) if isinstance(section, dict) else set()
+def _without_replaced(below: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:
+    """A tree without settings that a layer on top replaces by others.
 
-
-def _without_other_limit(below: dict[str, Any], keys: set[str]) -> dict[str, Any]:
-    """A tree without ``cascade.budget`` if a layer on top sets the threshold alone, or vice versa.
-
-    The two exclude each other, and the later layer wins; a layer that sets both is an error.
+    ``cascade.budget`` and ``cascade.threshold`` exclude each other: the later one wins, and a layer
+    that sets both is an error. ``crm.members`` go with the network that they were given beside:
+    where the layer names another one, they are its own or none.
     """
+    found = {name: dict(value) for name, value in below.items() if isinstance(value, dict)}
+    cascade, crm = (_section(layer, name) for name in ("cascade", "crm"))
     for key, other in (("budget", "threshold"), ("threshold", "budget")):
-        if key in keys and other not in keys and isinstance(below.get("cascade"), dict):
-            section = {name: value for name, value in below["cascade"].items() if name != other}
-            return {**below, "cascade": section}
-    return below
+        if key in cascade and other not in cascade:
+            found.get("cascade", {}).pop(other, None)
+    model = _section(below, "crm").get("model")
+    if crm.get("model", model) != model:
+        found.get("crm", {}).pop("members", None)
+    return below | found
+
+
+def _section(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    found = tree.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class CrmBatch(NamedTuple):
         history: ``(batch, length)`` int64, rows of ``item_codes``, newest first.
         liked: ``(batch, length)`` int64, label of each history row.
         mask: ``(batch, length)`` bool, whether a history row exists.
-        statistics: ``(batch, 8)`` floats, the columns of
+        statistics: ``(batch, 12)`` floats, the columns of
             :data:`corellarec.data.statistics.STATISTICS`; None where ``crm.statistics`` is off.
     """
 

@@ -1,7 +1,8 @@
 """A CRM of several networks: one logit, the weighted sum of theirs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -34,12 +35,12 @@ class Blended:
 
 
 class Ensemble(nn.Module):
-    """``logit = bias + sum over members of weight * logit``; hidden layers are the first's.
+    """``logit = bias + sum over members of weight * logit``; it has no hidden layers.
 
     A member whose weight is 0 is not computed.
 
     Args:
-        members: CRMs, the first aligned with a language model.
+        members: CRMs.
         weights: Of each one's logit; by default all alike.
         bias: Added to the sum.
     """
@@ -55,22 +56,18 @@ class Ensemble(nn.Module):
         weight = torch.tensor(weights or [1 / len(members)] * len(members))
         self.register_buffer("weight", weight)
         self.register_buffer("bias", torch.tensor(bias))
-        self.layer_widths = members[0].layer_widths
 
-    def forward(self, batches: Sequence[Any]) -> CrmOutput:
-        """Score one batch, as each member reads it."""
-        output, logit = None, self.bias
+    def forward(self, batches: Sequence[Callable[[], Any]]) -> CrmOutput:
+        """Score samples; each member's batch of them is made by a call."""
+        logit = self.bias
         for member, batch, weight in zip(self.members, batches, self.weight.tolist(), strict=True):
-            if output is None or weight:
-                found = member(batch)
-                output = output or found
-                logit = logit + weight * found.logit
-        assert output is not None
-        return CrmOutput(logit, output.layers)
+            if weight:
+                logit = logit + weight * member(batch()).logit
+        return CrmOutput(logit, {})
 
 
 class EnsembleReader:
-    """Makes each member's batch of the same samples.
+    """Makes each member's batch of the same samples, once it is asked for.
 
     Args:
         readers: Of the members, in their order; the first says which samples go together.
@@ -89,6 +86,6 @@ class EnsembleReader:
         """As :meth:`corellarec.crm.batch.Reader.parts`."""
         return self.readers[0].parts(samples, size, generator)
 
-    def __call__(self, samples: Samples) -> list[Any]:
-        """Each member's batch of ``samples``."""
-        return [reader(samples) for reader in self.readers]
+    def __call__(self, samples: Samples) -> list[Callable[[], Any]]:
+        """What makes each member's batch of ``samples``."""
+        return [partial(reader, samples) for reader in self.readers]

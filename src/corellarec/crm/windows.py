@@ -26,10 +26,10 @@ class StreamBatch(NamedTuple):
         item_values: ``(distinct items, item values)`` floats.
         event: ``(windows, events)`` int64, rows of ``item_codes``.
         level: ``(windows, events)`` int64, what the user said of each.
-        event_statistics: ``(windows, events, 8)`` floats, of the moment of the event.
+        event_statistics: ``(windows, events, 12)`` floats, of the moment of the event.
         target: ``(windows, samples)`` int64, rows of ``item_codes``.
         position: ``(windows, samples)`` int64, how many of the events come before.
-        statistics: ``(windows, samples, 8)`` floats.
+        statistics: ``(windows, samples, 12)`` floats.
         place: ``(batch,)`` int64, where each sample is among ``windows x samples``.
     """
 

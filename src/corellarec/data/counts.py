@@ -78,7 +78,7 @@ class Counts:
         return np.log((count + 1) / (total + self._taken))
 
     def __call__(self, samples: "Samples") -> Tensor:
-        """``(n, 8)`` float32 for ``n`` samples."""
+        """``(n, 12)`` float32 for ``n`` samples."""
         item, row = samples.item.numpy(), samples.row.numpy()
         count, total = self.rows_before(item, row)
         share = np.log((count + 1) / (total + self._taken)) + np.log(self._taken)

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from corellarec.data.categories import CategorySums
+
 if TYPE_CHECKING:
     from corellarec.data.log import Log, Samples
 
@@ -24,6 +26,10 @@ STATISTICS = (
     "user residual",
     "expected rating",
     "first row",
+    "category log odds",
+    "category log rows",
+    "category residual",
+    "category expected rating",
 )
 
 
@@ -79,9 +85,11 @@ class Statistics:
 
     Of the item: log odds of its smoothed share of positives less the global ones, log of its rows,
     mean rating. Of the user: the same of its history, and its residual, the mean by which its
-    ratings lie above those of the items. Items count training rows alone, and a training row those
-    before it; users count their history. Ratings are standardised over the training rows; a log
-    without ratings has its labels in their place.
+    ratings lie above those of the items. Of the user and the item's categories, the values of its
+    features: log odds and residual of the history's rows of items that share one, smoothed toward
+    those of all its rows and less them, and the log of these rows. Items count training rows alone,
+    and a training row those before it; users count their history. Ratings are standardised over the
+    training rows; a log without ratings has its labels in their place.
 
     Args:
         log: The prepared log.
@@ -103,11 +111,13 @@ class Statistics:
         self._item_item = self._item(liked.item_count, liked.item_sum, of_items)
         self._rating, self._smoothed = rating, (smoothed, of_items)
         self._read_histories(log)
+        self._of_rows = np.full((len(log), 3), np.nan, np.float32)
 
     def over(self, log: "Log") -> "Statistics":
         """The same of other histories: those of ``log``, a view of the log (``histories.over``)."""
         found = copy.copy(self)
         found._read_histories(log)
+        found._of_rows = found._of_rows[:0]  # its samples are no rows of the log
         return found
 
     def _read_histories(self, log: "Log") -> None:
@@ -117,8 +127,9 @@ class Statistics:
         if (row < 0).any():
             expected = np.where(row < 0, of_items[log.history_item.numpy()], expected)
         of_history = self._rating[log.history_level.numpy()] - expected
-        residual = torch.from_numpy(of_history).cumsum(0)
-        self._residual_before = torch.cat([residual.new_zeros(1), residual])
+        residual = torch.from_numpy(of_history)
+        self._residual_before = torch.cat([residual.new_zeros(1), residual.cumsum(0)])
+        self._log, self._residual, self._sums = log, residual, None
 
     def _item(
         self, count: NDArray[np.int64], positives: NDArray[np.float64], rating: NDArray[np.float64]
@@ -131,7 +142,7 @@ class Statistics:
         return np.log(share / (1 - share)) - np.log(self.rate / (1 - self.rate))
 
     def __call__(self, samples: "Samples") -> Tensor:
-        """``(n, 8)`` float32 for ``n`` samples."""
+        """``(n, 12)`` float32 for ``n`` samples."""
         in_log = samples.row >= 0
         if in_log.all():
             of_item = self._row_item[samples.row]
@@ -142,10 +153,44 @@ class Statistics:
         liked = (self._liked_before[samples.end] - self._liked_before[samples.begin]).double()
         share = (liked + USER_PRIOR * self.rate) / (rows + USER_PRIOR)
         residual = self._residual_before[samples.end] - self._residual_before[samples.begin]
-        residual = (residual / (rows + USER_PRIOR)).float()
-        odds = torch.from_numpy(self._odds(share.numpy())).float()
-        columns = [odds, rows.log1p().float() / 5, residual, of_item[:, 2] + residual]
-        return torch.cat([of_item, torch.stack([*columns, (rows == 0).float()], 1)], 1)
+        residual = residual / (rows + USER_PRIOR)
+        alike, liked, of_alike = self._of_categories(samples).unbind(1)
+        of_alike = (of_alike + USER_PRIOR * residual) / (alike + USER_PRIOR)
+        odds = torch.from_numpy(self._odds(share.numpy()))
+        alike_share = (liked + USER_PRIOR * share) / (alike + USER_PRIOR)
+        columns = [
+            odds,
+            rows.log1p() / 5,
+            residual,
+            of_item[:, 2] + residual,
+            rows == 0,
+            torch.from_numpy(self._odds(alike_share.numpy())) - odds,
+            alike.log1p() / 5,
+            of_alike - residual,
+            of_item[:, 2] + of_alike,
+        ]
+        return torch.cat([of_item, torch.stack(columns, 1).float()], 1)
+
+    def _of_categories(self, samples: "Samples") -> Tensor:
+        """``(n, 3)`` float32: the history's rows that share a category, positives, residuals.
+
+        Those of the log's own rows are kept: training asks again in each epoch.
+        """
+        log = self._log
+        if self._sums is None:
+            summed = torch.stack([log.history_label.double(), self._residual], 1)
+            self._sums = CategorySums(log.item_categories, log.history_item, summed)
+        if not len(self._of_rows):
+            return self._sums(samples).float()
+        row = samples.row.clamp(min=0)
+        own, found = log.samples(row), self._of_rows[row.numpy()]
+        same = (own.begin == samples.begin) & (own.end == samples.end)
+        is_row = (same & (samples.row >= 0)).numpy()
+        new = ~is_row | np.isnan(found[:, 0])
+        if new.any():
+            found[new] = self._sums(samples[torch.from_numpy(new)]).numpy()
+            self._of_rows[row.numpy()[new & is_row]] = found[new & is_row]
+        return torch.from_numpy(found)
 
 
 def _level_ratings(

@@ -1,9 +1,15 @@
 """Further networks of the CRM: each is trained alone, then all are blended on validation data."""
 
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
 from corellarec.base import metrics
 from corellarec.base.artifacts import read_json, write_json, writing
-from corellarec.base.calibrate import fit_logistic
-from corellarec.base.metrics import Floats, Labels, sigmoid
+from corellarec.base.calibrate import LogisticMap, fit_logistic, user_folds
+from corellarec.base.metrics import Floats, Labels, losses, sigmoid
 from corellarec.config import CrmConfig, MemberConfig
 from corellarec.crm.build import network_reader
 from corellarec.crm.ensemble import Blended
@@ -52,6 +58,7 @@ def blend_members(workspace: Workspace) -> Blended | None:
         return read_json(directory / BLEND, Blended)
     rows = workspace.log.rows_of("validation")
     label, samples = workspace.log.labels(rows).numpy(), workspace.log.samples(rows)
+    user = samples.user.numpy()
     logits = [
         crm_logits(crm, network_reader(config, workspace.log, workspace.device), samples)
         for crm, config in zip(
@@ -59,14 +66,15 @@ def blend_members(workspace: Workspace) -> Blended | None:
         )
     ]
     logits = [one.double().numpy() for one in logits]
-    blend = fit_logistic(label, *logits)
+    blend = fit_blend(label, user, logits)
+    others = [logits[:i] + logits[i + 1 :] for i in range(len(logits))]
     found = Blended(
         names=network_names(workspace.config.crm),
         weights=blend.weights,
         bias=blend.bias,
-        alone=tuple(_loss(label, [one]) for one in logits),
-        without=tuple(_loss(label, logits[:i] + logits[i + 1 :]) for i in range(len(logits))),
-        together=_loss(label, logits),
+        alone=tuple(_loss(label, fit_logistic(label, one), [one]) for one in logits),
+        without=tuple(_loss(label, fit_blend(label, user, some), some) for some in others),
+        together=_loss(label, blend, logits),
     )
     with writing(directory, {"kind": "members", "key": key}) as unfinished:
         write_json(unfinished / BLEND, found)
@@ -87,6 +95,45 @@ def network_names(config: CrmConfig) -> tuple[str, ...]:
     )
 
 
-def _loss(label: Labels, logits: list[Floats]) -> float:
-    """Validation log loss of a blend that is fitted on the same rows."""
-    return metrics.log_loss(label, sigmoid(fit_logistic(label, *logits)(*logits)))
+def fit_blend(label: Labels, user: NDArray[np.int64], logits: Sequence[Floats]) -> LogisticMap:
+    """Weights of networks' logits in their blend, 0 for a network that is not shown to help.
+
+    The best network is joined by the one that lowers the log loss most, as long as one lowers it by
+    more than the standard error over users. Losses are cross-fitted: whoever is scored had no part
+    in the weights.
+
+    Args:
+        label: ``(n,)`` of 0 and 1.
+        user: ``(n,)`` each row's user.
+        logits: ``(n,)`` of each network.
+    """
+    folds, number = user_folds(label, user), np.unique(user, return_inverse=True)[1]
+
+    def user_losses(chosen: list[int]) -> Floats:
+        found = np.zeros(len(label))
+        for fit, held in folds:
+            blend = fit_logistic(label[fit], *(logits[i][fit] for i in chosen))
+            p = sigmoid(blend(*(logits[i][held] for i in chosen)))
+            found[held] = losses(label[held], p)
+        return np.bincount(number, found).astype(np.float64)
+
+    def joined(chosen: list[int]) -> tuple[int, Floats]:
+        others = (i for i in range(len(logits)) if i not in chosen)
+        found = ((i, user_losses([*chosen, i])) for i in others)
+        return min(found, key=lambda one: one[1].sum())
+
+    first, best = joined([])
+    chosen = [first]
+    while len(chosen) < len(logits):
+        added, found = joined(chosen)
+        saved = best - found
+        if saved.sum() <= saved.std() * math.sqrt(len(saved)):
+            break
+        chosen, best = [*chosen, added], found
+    blend = fit_logistic(label, *(logits[i] for i in chosen))
+    weight = dict(zip(chosen, blend.weights, strict=True))
+    return LogisticMap(tuple(weight.get(i, 0.0) for i in range(len(logits))), blend.bias)
+
+
+def _loss(label: Labels, blend: LogisticMap, logits: Sequence[Floats]) -> float:
+    return metrics.log_loss(label, sigmoid(blend(*logits)))

@@ -82,8 +82,9 @@ def score(workspace: Workspace, split: Split, count: int) -> Cost:
 
 
 def rows_to_score(workspace: Workspace, split: Split, count: int) -> Tensor:
-    """``(n,)`` int64: the rows that :func:`score` takes."""
-    chunks = draw_rows(workspace.log, split, chunk_rows(workspace), workspace.config.seed)
+    """``(n,)`` int64: the rows that :func:`score` takes; of ``test`` the same for every seed."""
+    seed = 0 if split == "test" else workspace.config.seed
+    chunks = draw_rows(workspace.log, split, chunk_rows(workspace), seed)
     if split == "train":  # of rows it was tuned on the LLM would repeat the labels
         chunks = drawn_rows(workspace, 3)[1] or chunks
     return take(chunks, count or len(workspace.log))[0]

@@ -115,7 +115,8 @@ def train_into(
         progress.clear()
     workspace.accelerator.wait_for_everyone()
     best = ", ".join(
-        f"{_metric_title(metric)} {state.best[part]:.4f} at step {state.best_step[part]}"
+        f"{_metric_title(metric)} {state.best[part]:.4f} (AUC {_auc(state, part, metric):.4f}) at "
+        f"step {state.best_step[part]}"
         for part, metric in task.selection.items()
         if part in state.best and part != "alignment." and metric.endswith("log_loss")
     )
@@ -208,3 +209,9 @@ def _metric_title(metric: str) -> str:
     """``calibrated_llm_log_loss`` in words."""
     *how, model = metric.removesuffix("_log_loss").split("_")
     return " ".join([*how, model.upper(), "log loss"])
+
+
+def _auc(state: State, part: str, metric: str) -> float:
+    """Validation AUC of a part's best weights, picked by a log loss."""
+    best = next(one for one in state.history if one["step"] == state.best_step[part])
+    return best[f"{metric.removeprefix('calibrated_').removesuffix('_log_loss')}_auc"]

@@ -1,8 +1,9 @@
 """A run from its settings to a fitted cascade: the main path.
 
     prepare        the log: labels, splits, features
-    stages 1 to 3  the CRM; both models, aligned; the language model
+    stage 1        the CRM
     members        further networks of the CRM (if configured)
+    stages 2, 3    both models, aligned; the language model
     distill        the CRM again, toward the language model's answers (if configured)
     scores         the language model's logits of validation rows
     fit            calibration, blend and router on validation data
@@ -18,7 +19,7 @@ from corellarec.run.members import train_members
 from corellarec.run.prepare import prepare_log
 from corellarec.run.scores import rows_to_score
 from corellarec.run.stages import train_stage
-from corellarec.run.workspace import STAGES, Workspace
+from corellarec.run.workspace import Workspace
 
 
 def run_steps(workspace: Workspace) -> None:
@@ -35,9 +36,10 @@ def run_steps(workspace: Workspace) -> None:
         workspace.start()
         prepare_log(workspace)
         check_inputs(workspace)
-        for stage in STAGES:
-            train_stage(workspace, stage)
+        train_stage(workspace, 1)
         train_members(workspace)
+        train_stage(workspace, 2)
+        train_stage(workspace, 3)
         distill(workspace)
         fit(workspace)
 

@@ -31,7 +31,8 @@ from corellarec.evaluation.parts import Figure
 from corellarec.llm.template import load_template
 from corellarec.run.prepare import prepare_log
 from corellarec.run.records import difference, read_run_config, write_run_config
-from corellarec.run.stages import chunk_rows, train_into
+from corellarec.run.scores import rows_to_score
+from corellarec.run.stages import train_into
 from corellarec.run.workspace import REFITTED, Workspace
 from corellarec.train.loop import State, Task
 from corellarec.train.stages import draw_rows, take
@@ -216,7 +217,7 @@ class Experiment:
         Processes share the scoring; the first writes the result, and the others return None.
         """
         run, config = self.workspace, self.workspace.config.evaluate
-        rows = self.drawn("test", config.test_rows or "all", chunk_rows(run))
+        rows = rows_to_score(run, "test", config.test_rows)
         start = time.perf_counter()
         title = f"{self.name} scores {len(rows):,} test rows"
         with run.display.counting(title, len(rows)) as answered:

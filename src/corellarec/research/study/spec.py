@@ -74,12 +74,7 @@ def load_study(name: str, settings: Iterable[str] = ()) -> tuple[StudySpec, Conf
         found = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise ConfigError(f"study {name}: {'; '.join(found)}") from error
     base = changed(load_config(preset=spec.preset), spec.settings)
-    base = changed(base, settings_tree(settings))
-    if base.evaluate.test_rows and len(spec.seeds) > 1:
-        raise ConfigError(
-            "evaluate.test_rows: other seeds draw other rows; leave it 0, or give one seed"
-        )
-    return spec, base
+    return spec, changed(base, settings_tree(settings))
 
 
 def _grids() -> Traversable:
