@@ -44,6 +44,7 @@ def write_log(folder, kind):
     if kind == "impressions":
         columns["clicked"] = generator.integers(0, 2, ROWS)
     if kind == "events":
+        columns["timestamp"] = pl.from_epoch(pl.Series(when)).cast(pl.String)  # of no zone
         columns["event_type"] = generator.choice(["view", "add_to_cart", "purchase"], ROWS)
     pl.DataFrame(columns).write_csv(folder / "log.csv")
     titles = [f"Thing number {i}" for i in range(ITEMS)]
@@ -87,9 +88,11 @@ def test_from_init_data_to_a_report(tiny_settings, monkeypatch, capsys, tmp_path
     drawn = kind != "impressions"
     own = [one for one in tiny_settings if not one.startswith("data.")]
     crm = ["crm.model=stream", "crm.stream.width=8"] if kind in ("purchases", "sessions") else []
+    zone = ["data.interactions.time_zone=Asia/Tokyo"] if kind == "events" else []
     code, out, err = call(monkeypatch, capsys, "run", "--config", toml, "--out", run, "--json",
-                          *options([*own, *SMALL, *crm]))  # fmt: skip
+                          *options([*own, *SMALL, *crm, *zone]))  # fmt: skip
     assert code == 0, err
+    assert Cascade.load(run).recipe.time_zone == ("Asia/Tokyo" if zone else None)
     report = (run / "report.html").read_text("utf-8")
     assert ("drawn negatives by popularity, seed 0" in report) == drawn
     assert ("drawn negatives" in json.loads(out)["data"]["negatives"]) == drawn

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from corellarec.base.errors import ConfigError, ModelError
 from corellarec.config import LlmConfig, load_config
-from corellarec.data.log import Log
+from corellarec.data.log import Log, Samples
 from corellarec.data.prepare import prepare
 from corellarec.llm.count import paper_tokens, tokens_alone
 from corellarec.llm.layout import (
@@ -250,3 +250,21 @@ def test_tokenizer_round_trip(tiny_llm):
     tokenizer = AutoTokenizer.from_pretrained(tiny_llm)
     ids = Text(tokenizer)("Film é3 ->")
     assert tokenizer.decode(np.array(ids)) == "Film é3 ->"
+
+
+def test_a_pair_reads_the_same_whatever_is_scored_with_it(taken, log, llm):
+    for one in (taken, log):
+        layout = StreamLayout(one, llm[1], STREAM, 5, 20)
+        rows = one.rows_of("train")[:200]
+        pairs = one.candidates(one.user[rows[::9]].long(), torch.arange(len(rows[::9])))
+        alone = layout.encode(pairs)
+        both = Samples(*(torch.cat(two) for two in zip(*(
+            (part.user, part.item, part.begin, part.end, part.row)
+            for part in (one.samples(rows), pairs)
+        ), strict=True)))  # fmt: skip
+        found = {int(s.samples[0]): s.whole().ids for s in layout.encode(both) if s.after}
+        for sequence in alone:
+            assert (
+                found[int(sequence.samples[0]) + len(rows)].tolist()
+                == sequence.whole().ids.tolist()
+            )

@@ -192,8 +192,9 @@ class StreamLayout:
     def encode(self, samples: Samples) -> list[TokenSequence]:
         """Sequences that together answer every sample once.
 
-        A user's samples share streams of lines. A sample that is one of the lines is answered in
-        place; any other is a line of its own, which continues the stream's lines before it.
+        The rows of a user share streams of lines. A row that is one of the lines is answered in
+        place; any other is a line of its own, which continues the stream's lines before it. A
+        sample that is no row continues its last ``history_length`` lines, whatever the others are.
         """
         user, item, begin, end = (
             column.numpy() for column in (samples.user, samples.item, samples.begin, samples.end)
@@ -206,16 +207,18 @@ class StreamLayout:
             & (self.log.history_item.numpy()[at] == item)
         )
         liked = self.liked(item, samples.row.numpy())
-        order = np.lexsort((end, begin, user))
+        alone = ~is_line & (samples.row.numpy() < 0)
+        order = np.lexsort((end, begin, user, alone))
         sequences, first = [], 0
         while first < len(order):
             one = order[first]
             start = max(int(begin[one]), int(end[one]) - self.history_length)
+            stop = end[one] + 1 if alone[one] else start + self.window
             after = first
             while (
                 after < len(order)
-                and (user[order[after]], begin[order[after]]) == (user[one], begin[one])
-                and end[order[after]] < start + self.window
+                and all(of[order[after]] == of[one] for of in (alone, user, begin))
+                and end[order[after]] < stop
             ):
                 after += 1
             some = order[first:after]
