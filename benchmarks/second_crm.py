@@ -29,18 +29,9 @@ from corellarec.base.metrics import Floats
 from corellarec.config import load_config
 from harness import emit, parse, parser
 from logs import add_data_option, add_set_option, data_settings
-from trained import TrainedCrm, train_crm, train_run
+from trained import SMALL_RUN, TrainedCrm, train_crm, train_run
 
 RESAMPLES = 300
-QUICK = (
-    "stage1.epochs=3",
-    "stage2.rows=0",
-    "stage3.rows=1500",
-    "stage3.evaluations=1",
-    "stage3.validation_rows=300",
-    "cascade.validation_rows=1000",
-    "evaluate.test_rows=1000",
-)
 
 
 @dataclass(frozen=True)
@@ -66,7 +57,7 @@ def train_quick(folder: Path, settings: Sequence[str]) -> tuple[Path, list[Path]
     """Train DCNv2 and an LLM in one run, and DIN in another; returns RUN and its CRM_RUNs."""
     run, other = folder / "dcnv2", folder / "din"
     dcnv2, din = (
-        load_config(preset="quick", settings=[*QUICK, *settings, f"crm.model={path.name}"])
+        load_config(preset="quick", settings=[*SMALL_RUN, *settings, f"crm.model={path.name}"])
         for path in (run, other)
     )
     train_run(dcnv2, run)

@@ -19,6 +19,15 @@ from corellarec.run.weights import final_crm, trained_crm
 from corellarec.run.workspace import Workspace
 
 QUIET = Console(quiet=True)
+SMALL_RUN = (
+    "stage1.epochs=3",
+    "stage2.rows=0",
+    "stage3.rows=1500",
+    "stage3.evaluations=1",
+    "stage3.validation_rows=300",
+    "cascade.validation_rows=1000",
+    "evaluate.test_rows=1000",
+)
 
 
 @dataclass(frozen=True)

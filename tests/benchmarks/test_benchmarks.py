@@ -14,6 +14,9 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LLM = ("llm_scoring", "llm_tuning", "llm_candidates")
 SIZES = {
     "calibration": ["--users", "40", "--rows", "5", "--simulations", "3", "--resamples", "20"],
+    "carried": ["--set", "stage1.epochs=1", "--set", "stage3.rows=60",
+                "--set", "stage3.validation_rows=60", "--set", "cascade.validation_rows=400",
+                "--set", "evaluate.test_rows=20"],
     "crm_quality": ["--set", "stage1.epochs=1", "--set", "crm.embedding_dim=8"],
     "crm_training": ["--rounds", "1", "--steps", "2", "--large", "10000"],
     "crm_time_to_auc": ["--models", "dcnv2,stream", "--target", "0.1", "--epochs", "1"],
@@ -35,6 +38,7 @@ SIZES = {
 }  # fmt: skip
 KEYS = {
     "calibration": {"worlds"},
+    "carried": {"rows", "ways"},
     "crm_quality": {"mean_auc", "runs"},
     "crm_training": {"dcnv2", "din", "large", "gemm_gflops"},
     "crm_time_to_auc": {"target", "median_seconds", "runs"},
