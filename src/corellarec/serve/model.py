@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 
@@ -16,6 +17,7 @@ from corellarec.cascade.tables import read_new
 from corellarec.crm.batch import Reader
 from corellarec.crm.build import build_reader
 from corellarec.crm.score import crm_logits
+from corellarec.data.histories import NO_ONE, candidates_over
 from corellarec.data.levels import rating_levels
 from corellarec.data.log import Log
 from corellarec.serve.store import Kind
@@ -44,7 +46,7 @@ class ServedModel:
         self.log, self.router, self.recipe = cascade.log, cascade.router, cascade.recipe
         self.items = {one: i for i, one in enumerate(self.log.items["id"])}
         self.users = {one: i for i, one in enumerate(self.log.users["id"])}
-        if self.recipe.crm.statistics or self.recipe.crm.model == "stream":
+        if any(one.statistics or one.model == "stream" for one in self.recipe.crm.networks):
             _ = self.log.statistics  # now, not with the first request
 
     @classmethod
@@ -66,8 +68,8 @@ class ServedModel:
 
     def warm_up(self) -> None:
         """Score once: the first pass takes longer than those that requests wait for."""
-        user = torch.zeros(1, dtype=torch.int64)
-        crm_logits(self.crm, self.reader(), self.log.candidates(user, user))
+        log, samples = candidates_over(self.log, [-1], [NO_ONE[:0]], [np.zeros(1, np.int64)])
+        crm_logits(self.crm, self.reader().over(log), samples)
 
     def reader(self) -> Reader:
         """What makes the CRM's batches; each thread has its own."""
