@@ -118,16 +118,16 @@ class ToyTask:
 
 def toy(folder, name, accumulate=1, die_after=99):
     """Train the toy, and write its weights and its history."""
-    task, loop.CHECKPOINT_SECONDS = ToyTask(die_after), 0.0
-    accelerator = Accelerator(cpu=True)
+    task, accelerator = ToyTask(die_after), Accelerator(cpu=True)
     try:
-        state = train(
-            task,
-            StageConfig(epochs=4, evaluations=2, accumulate=accumulate, weight_decay=0.01),
-            progress=Progress(folder / f"{name}.progress", "k"),
-            seed=3,
-            accelerator=accelerator,
-        )
+        with patch.object(loop, "CHECKPOINT_SECONDS", 0.0):
+            state = train(
+                task,
+                StageConfig(epochs=4, evaluations=2, accumulate=accumulate, weight_decay=0.01),
+                progress=Progress(folder / f"{name}.progress", "k"),
+                seed=3,
+                accelerator=accelerator,
+            )
     except KeyboardInterrupt:
         return
     facts = {"step": state.step, "best": state.best, "history": state.history}

@@ -7,13 +7,14 @@ import sys
 import polars as pl
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from command_line import options
 from corellarec.base.errors import ConfigError
 from corellarec.cli import entry, main
 from corellarec.run.records import read_run_config
 from corellarec.run.scores import llm_logits
-from corellarec.run.weights import load_tuned_adapter
+from corellarec.run.weights import BLEND, load_tuned_adapter
 from corellarec.run.workspace import Workspace
 from corellarec.train.checkpoint import load_tensors
 from run import ranks
@@ -39,6 +40,7 @@ EXACT = [
     "distill.rows=80",
     "distill.weights=[0.5]",
 ]
+MEMBERS = 'crm.members=[{crm={model="lr", id_dropout=0, dtype="float32"}, stage1={epochs=1}}]'
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def folders(tiny_settings, tmp_path_factory):
     jobs = [
         ["toy", "plain"],
         ["toy", "accumulated", 4],
-        ["whole_run", "run", run],
+        ["whole_run", "run", [*run, MEMBERS]],
         ["first_stage", "stream", stream],
         ["sharded_run", "sharded", sharded],
     ]
@@ -101,7 +103,7 @@ def test_another_number_of_processes_goes_on(folders, name):
 @pytest.mark.parametrize(
     ("run", "part"),
     [("run", "stage1"), ("run", "stage2"), ("run", "stage3"), ("run", "distilled"),
-     ("stream", "stage1"), ("sharded", "stage2")],
+     ("run", "member1"), ("stream", "stage1"), ("sharded", "stage2")],
 )  # fmt: skip
 def test_stages_of_a_run_are_those_of_one_process(folders, run, part):
     expected, found = (load_tensors(folder / run / part, "model") for folder in folders)
@@ -118,6 +120,12 @@ def test_stages_of_a_run_are_those_of_one_process(folders, run, part):
             assert min(facts[0]["best_step"].values()) > 0
         for one, other in zip(facts[1]["history"], facts[0]["history"], strict=True):
             assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_the_blend_of_networks_is_that_of_one_process(folders):
+    one, two = (json.loads((f / "run" / "members" / BLEND).read_text()) for f in folders)
+    for name in ("weights", "alone", "without"):
+        assert two[name] == pytest.approx(one[name], rel=1e-4)
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -220,6 +228,14 @@ def test_the_first_process_speaks_first(monkeypatch, capsys, rank, error, waited
     with pytest.raises(RuntimeError if isinstance(error, RuntimeError) else SystemExit):
         entry.main()
     assert waits == [waited]
+
+
+@pytest.mark.parametrize("command", ["tune", "study quick"])
+def test_searches_and_studies_are_not_shared_by_processes(monkeypatch, command):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    found = CliRunner().invoke(main.app, command.split())
+    assert isinstance(found.exception, ConfigError)
+    assert "start without torchrun; --engine ray --workers N" in str(found.exception)
 
 
 def raising(error):

@@ -42,8 +42,13 @@ def _let_another_say_it(expected: bool) -> None:
     The first one says at once what all have found. One that has lost its connection to another, an
     error that is not expected, waits for that one.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if is_shared():
         time.sleep(GRACE_S * ((not _is_first()) + (not expected)))
+
+
+def is_shared() -> bool:
+    """Whether torchrun has started other processes beside this one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _is_first() -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from corellarec.base.errors import ConfigError
+from corellarec.cli.entry import is_shared
 from corellarec.cli.options import (
     Actors,
     AsJson,
@@ -35,8 +36,13 @@ def actors(engine: Engine, workers: int) -> int:
     """Actors of Ray; 0 where it is not used.
 
     Raises:
-        ConfigError: If there are to be several workers without Ray.
+        ConfigError: If there are to be several workers without Ray, or torchrun's processes.
     """
+    if is_shared():
+        raise ConfigError(
+            "torchrun's processes share one run, not trials or cells: start without torchrun; "
+            "--engine ray --workers N works on several at once"
+        )
     if engine is Engine.LOCAL and workers > 1:
         raise ConfigError("--workers needs --engine ray")
     return workers if engine is Engine.RAY else 0
@@ -66,15 +72,14 @@ def tune(
     from corellarec.cli.tables import search_table
     from corellarec.research.tune import Tuner
 
+    several = actors(engine, workers)
     model = model_of(preset, config, settings, out)
     directory = model.directory
     if out is None:
         crm = model.config.crm.model.replace(":", ".")
         directory = Path("runs", f"tune-{directory.name}-{crm}")
     given = [setting.partition("=")[0].strip() for setting in settings or ()]
-    found = Tuner(model.config, given, directory, error_console()).search(
-        trials, actors(engine, workers)
-    )
+    found = Tuner(model.config, given, directory, error_console()).search(trials, several)
     if as_json:
         print_json(found)
     else:
@@ -154,6 +159,7 @@ def study(
     from corellarec.research.study.run import Study
     from corellarec.research.study.spec import load_study
 
+    several = actors(engine, workers)
     spec, base = load_study(name, settings or ())
     grid = Study(spec, base, out or Path("runs", f"study-{Path(name).stem}"), error_console())
     if dry_run:
@@ -162,7 +168,7 @@ def study(
             done = "to do" if seconds is None else f"done in {seconds:,.0f} s"
             sys.stdout.write(f"{cell.title}: {done}\n")
         return
-    result = grid.run(actors(engine, workers))
+    result = grid.run(several)
     if as_json:
         print_json(result)
     else:
