@@ -7,8 +7,8 @@ pandas on the same, in turn: drop duplicates, sort, label, split by time, number
 write Parquet. What pandas needs beyond that, histories as lists, is timed apart: the prepared log
 needs none, a history is a window over it.
 
-    python benchmarks/prepare.py [--rows N] [--slice N] [--rounds N] [--folder DIRECTORY] [--quick]
-        [--json]
+    python benchmarks/prepare.py [--rows N] [--memory-limit-mb N] [--slice N] [--rounds N]
+        [--folder DIRECTORY] [--quick] [--json]
 
 Source of the sizes: https://nijianmo.github.io/amazon (51,311,621 ratings of Books).
 """
@@ -88,12 +88,13 @@ def write_log(folder: Path, rows: int, users: int, items: int, seed: int = 0) ->
             file.write(json.dumps(facts) + "\n")
 
 
-def prepare_ours(folder: Path, out: Path) -> Cost:
-    """Prepare the log of a folder with this project."""
+def prepare_ours(folder: Path, out: Path, limit_mb: int) -> Cost:
+    """Prepare the log of a folder with this project, within so much memory; 0: any."""
     from corellarec.config import load_config
     from corellarec.data.prepare import prepare
 
-    config = load_config(preset="amazon-books", settings=[f"data.path={folder}"]).data
+    settings = [f"data.path={folder}", f"data.memory_limit_mb={limit_mb}"]
+    config = load_config(preset="amazon-books", settings=settings).data
     start = time.perf_counter()
     prepare(config, out)
     seconds, memory = time.perf_counter() - start, peak_memory_mb()
@@ -101,7 +102,7 @@ def prepare_ours(folder: Path, out: Path) -> Cost:
     return Cost(rows, seconds, seconds, memory, parquet_mb(out))
 
 
-def prepare_with_pandas(folder: Path, out: Path) -> Cost:
+def prepare_with_pandas(folder: Path, out: Path, _: int) -> Cost:
     """The same in pandas."""
     pd: Any = importlib.import_module("pandas")  # its types are more trouble than they are worth
     start = time.perf_counter()
@@ -151,10 +152,11 @@ def parquet_mb(folder: Path) -> float:
 PARTS = {"ours": prepare_ours, "pandas": prepare_with_pandas}
 
 
-def apart(part: str, folder: Path, out: Path) -> Cost:
+def apart(part: str, folder: Path, out: Path, limit_mb: int = 0) -> Cost:
     """A part in a process of its own, so that memory is its own; what it writes is deleted."""
     with tempfile.TemporaryDirectory(dir=out) as written:
         command = [sys.executable, __file__, "--part", part, str(folder), f"{written}/log"]
+        command.append(str(limit_mb))
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     return Cost(**json.loads(done.stdout))
 
@@ -172,11 +174,12 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=ROWS, help="rows; users and items as many")
     options.add_argument("--slice", type=int, default=5_000_000, help="rows beside pandas")
     options.add_argument("--folder", type=Path, help="where to keep the log for another run")
-    options.add_argument("--part", nargs=3, help=argparse.SUPPRESS)
+    options.add_argument("--memory-limit-mb", type=int, default=0, help="data.memory_limit_mb")
+    options.add_argument("--part", nargs=4, help=argparse.SUPPRESS)
     given = parse(options, quick={"rows": 4_000_000, "slice": 1_000_000})
     if given.part:
-        name, folder, out = given.part
-        print(json.dumps(asdict(PARTS[name](Path(folder), Path(out)))))
+        name, folder, out, limit_mb = given.part
+        print(json.dumps(asdict(PARTS[name](Path(folder), Path(out), int(limit_mb)))))
         return
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary)
@@ -185,7 +188,7 @@ def main() -> None:
             users, items = (int(count * given.rows / ROWS) for count in (USERS, ITEMS))
             write_log(full, given.rows, users, items)
         write_slice(full, out / "slice", given.slice)
-        whole = apart("ours", full, out)
+        whole = apart("ours", full, out, given.memory_limit_mb)
         results = take_turns(
             {name: lambda name=name: apart(name, out / "slice", out) for name in PARTS},
             given.rounds,

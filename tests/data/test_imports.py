@@ -13,8 +13,8 @@ def run(code):
 def test_the_log_imports_no_parser():
     found = set(run("import sys, corellarec.data.log; print(*sys.modules)"))
     ours = {name for name in found if name.startswith("corellarec.data.")}
-    needed = ("categories", "counts", "levels", "liked", "log", "negatives", "preparation", "splits",
-                  "statistics", "stored_log")  # fmt: skip
+    needed = ("categories", "counts", "levels", "liked", "log", "negatives", "preparation",
+              "splits", "statistics", "stored_log")  # fmt: skip
     assert ours == {f"corellarec.data.{name}" for name in needed}
 
 

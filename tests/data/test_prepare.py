@@ -1,4 +1,5 @@
 import random
+import tempfile
 import zipfile
 
 import polars as pl
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from corellarec.base.errors import DataError
 from corellarec.config import load_config
+from corellarec.data import prepare as prepare_module
 from corellarec.data.prepare import prepare
 from corellarec.data.splits import SPLITS
 from small import write_movielens
@@ -72,6 +74,35 @@ def test_a_shuffled_file_gives_the_same_log(movielens, tmp_path):
     prepare(config(shuffled), tmp_path / "b")
     for one, other in zip(tables(tmp_path / "a"), tables(tmp_path / "b"), strict=True):
         assert one.equals(other)
+
+
+@pytest.mark.parametrize("more", [[], ["data.skip_bad_rows=1"], ["data.implicit=true"]])
+def test_rows_on_disk_give_the_same_log(movielens, tmp_path, monkeypatch, more):
+    folder, scratch, seen = write_movielens(tmp_path / "log"), tmp_path / "scratch", []
+    if "data.skip_bad_rows=1" in more:
+        with (folder / "u.data").open("a") as file:
+            file.write("1\t1\tmany\t1\n")
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    ordered = prepare_module.in_order
+
+    def watched(*arguments):
+        seen.append(len(list(scratch.rglob("*.parquet"))))
+        return ordered(*arguments)
+
+    monkeypatch.setattr(prepare_module, "in_order", watched)
+    prepare(config(folder, *more), tmp_path / "a")
+    prepare(config(folder, "data.memory_limit_mb=8000", *more), tmp_path / "b")
+    assert seen == [0, 1]
+    assert not list(scratch.iterdir())
+    for name in ("rows", "users", "items"):
+        one, other = (tmp_path / d / f"{name}.parquet" for d in ("a", "b"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_log_that_needs_more_memory_is_refused(movielens, tmp_path):
+    with pytest.raises(DataError, match=r"1,600 rows of 40 users .* data.memory_limit_mb is 50"):
+        prepare(config(movielens, "data.memory_limit_mb=50"), tmp_path / "d")
 
 
 def test_zip_and_directory_agree_and_atomic_files_too(movielens, tmp_path):

@@ -18,7 +18,7 @@ def csv(text, **more):
 
 
 def listed(rows):
-    return rows.table.with_columns(pl.col("user", "item").cast(pl.String)).rows()
+    return rows.named().rows()
 
 
 def text(rows):
@@ -110,13 +110,13 @@ def test_text_that_is_not_utf8_is_named():
 )
 def test_times_of_every_kind_become_microseconds(times, seconds):
     rows = read_rows([csv(text([("a", 1, 1, times[0]), ("a", 2, 1, times[1])]))], "auto", 0)
-    assert rows.table["time"][0] == seconds * 1_000_000
-    assert rows.table["time"][1] > rows.table["time"][0]  # finer than a second where given
+    assert rows.named()["time"][0] == seconds * 1_000_000
+    assert rows.named()["time"][1] > rows.named()["time"][0]  # finer than a second where given
 
 
 def test_a_fraction_after_many_whole_times_is_read():
     rows = [("a", i, 1, 100 + i) for i in range(1500)] + [("a", 1, 1, "100.5")]
-    assert read_rows([csv(text(rows))], "s", 0).table["time"][-1] == 100_500_000
+    assert read_rows([csv(text(rows))], "s", 0).named()["time"][-1] == 100_500_000
 
 
 def test_json_in_both_notations_compressed_or_not(tmp_path):

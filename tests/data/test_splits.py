@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corellarec.base.errors import DataError
-from corellarec.data.splits import HISTORY_ONLY, check_splits, split_rows
+from corellarec.data.splits import HISTORY_ONLY, check_splits, split_numbers, split_rows
 
 SHARES = (0.8, 0.1, 0.1)
 
@@ -38,13 +38,13 @@ def test_no_row_is_earlier_than_one_of_a_split_before(seed, rows, share, min_his
 
 def test_given_names_count_and_min_history_goes_before_them():
     user, time = np.repeat([0, 1], 3).astype(np.int32), np.arange(6)
-    given = pl.Series(["train", " Valid ", "TEST", "0", "dev", "testing"])
+    given = split_numbers(pl.Series(["train", " Valid ", "TEST", "0", "dev", "testing"]))
     split = split_rows(user, time, shares=SHARES, given=given)
     assert split.tolist() == [0, 1, 2, 0, 1, 2]
     split = split_rows(user, time, shares=SHARES, given=given, min_history=1)
     assert split.tolist() == [3, 1, 2, 3, 1, 2]
     with pytest.raises(DataError, match="holds 'other'; it may hold train"):
-        split_rows(user, time, shares=SHARES, given=pl.Series(["other"] * 6))
+        split_numbers(pl.Series(["other"] * 6))
 
 
 def test_splits_without_both_labels_are_refused():

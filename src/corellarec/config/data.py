@@ -166,6 +166,9 @@ class DataConfig(Section):
     max_unpacked_mb: Positive = 256
     """MiB above which a compressed file is refused if it also unpacks to more than 100 times its
     size: such a file was made to fill the memory."""
+    memory_limit_mb: Count = 0
+    """MiB of memory that preparing the log may take: rows are then put into a temporary directory
+    (``TMPDIR``) as they are read, and a log that needs more is refused; 0: no limit."""
     skip_bad_rows: Count = 0
     """Rows of the log that may be left out because they cannot be read."""
     positive_rating: Rating = 4.0

@@ -27,24 +27,21 @@ FLOAT = r"^\d+\.0+$"
 
 def check_rows(read: Rows, raw: RawLog, config: DataConfig) -> list[str]:
     """Warnings about the rows as they stand in the files."""
-    rows, found = read.table, []
-    odd = rows.filter(~pl.col("time").is_between(EARLIEST, LATEST)).height
+    odd, followed, late = _odd_times(read)
+    found = []
     if odd:
         found.append(
             f"{odd:,} rows are from before 1980 or after 2100, with times read as "
             f"{read.time_unit or 'dates'}: if these are calendar times, set data.time_unit "
             "(s, ms, us or ns) or correct them"
         )
-    same_user = pl.col("user") == pl.col("user").shift()
-    backwards = same_user & (pl.col("time") < pl.col("time").shift())
-    followed, late = rows.select(same_user.sum().alias("a"), backwards.sum().alias("b")).row(0)
     if 0 < late <= SELDOM * followed:
         found.append(
             f"{late:,} rows are earlier than the row before them of the same user: rows are sorted "
             "by time here; if the files' order is the right one, their times are wrong"
         )
     for side in ("user", "item"):
-        ids = rows[side].cat.get_categories()
+        ids = getattr(read, f"{side}s")
         floats = ids.filter(ids.str.contains(FLOAT))
         if len(floats):
             found.append(
@@ -52,14 +49,30 @@ def check_rows(read: Rows, raw: RawLog, config: DataConfig) -> list[str]:
                 "ids that went through floats can have collided; write them as integers or text"
             )
         found += _alike(ids, raw.items["id"] if side == "item" else raw.users["id"], side)
-    value, positive_rating = rows["value"].to_numpy(), config.positive_rating
     if config.is_implicit and raw.labelled:
         return found
+    value = read.frame.select("value").collect(engine="streaming")["value"].to_numpy()
+    positive_rating = config.positive_rating
     if not raw.labelled and value.min() == value.max():
         found.append(f"every rating is {value[0]:g}: is the right column the rating?")
     else:
         found += _lopsided(value, None if raw.labelled else positive_rating)
     return found
+
+
+def _odd_times(read: Rows) -> tuple[int, int, int]:
+    """Rows of unlikely times, those below another of the same user, and those earlier than it."""
+    odd = followed = late = 0
+    before = None
+    for batch in read.frame.select("user", "time").collect_batches(maintain_order=True):
+        rows = batch if before is None else pl.concat([before, batch])
+        user, time = rows["user"].to_numpy(), rows["time"].to_numpy()
+        same_user = user[1:] == user[:-1]
+        odd += batch.height - int(batch["time"].is_between(EARLIEST, LATEST).sum())
+        followed += int(same_user.sum())
+        late += int((same_user & (time[1:] < time[:-1])).sum())
+        before = batch.tail(1)
+    return odd, followed, late
 
 
 def _lopsided(value: NDArray[np.float32], positive_rating: float | None) -> list[str]:

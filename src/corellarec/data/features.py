@@ -7,6 +7,7 @@ from zlib import crc32
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from corellarec.base.errors import ConfigError, DataError
 from corellarec.config.data import VocabularyConfig
@@ -76,14 +77,13 @@ def encode(
         DataError: If ``features`` lists one of them twice.
     """
     table = pl.DataFrame({"id": ids, "train_rows": train_rows.astype(np.int64)})
-    table = table.join(features, on="id", how="left", maintain_order="left")
+    if features.width > 1:
+        table = table.join(features, on="id", how="left", maintain_order="left")
     if table.height > len(ids):
         repeated = table.filter(pl.col("id").is_duplicated())["id"][0]
         raise DataError(f"{side} {repeated!r} is listed twice: keep one line for each")
-    limit, shared = vocabulary.ids or len(ids), vocabulary.shared
-    known = pl.DataFrame({"token": ids, "train_rows": train_rows})
-    found = [_coded(known, _vocabulary(known, limit, shared)).alias(f"{side}_id_code")]
-    values = partial(_vocabulary, limit=vocabulary.values, shared=shared)
+    found = [pl.Series(f"{side}_id_code", _id_codes(ids, train_rows, vocabulary))]
+    values = partial(_vocabulary, limit=vocabulary.values, shared=vocabulary.shared)
     names = sorted(field.name for field in fields)
     coded, valued = coded_and_valued(fields, numbers)
     kinds = {field.name: field.kind for field in fields}
@@ -147,9 +147,26 @@ def _vocabulary(tokens: pl.DataFrame, limit: int, shared: int) -> pl.DataFrame:
         return seen
     if not shared:
         return seen.head(limit)
-    rest = [limit + 1 + crc32(text.encode()) % shared for text in seen["token"][limit:]]
-    codes = pl.concat([seen["code"][:limit], pl.Series(rest, dtype=pl.Int32)])
-    return seen.with_columns(code=codes)
+    rest = pl.Series(_shared_codes(seen["token"][limit:], limit, shared), dtype=pl.Int32)
+    return seen.with_columns(code=pl.concat([seen["code"][:limit], rest]))
+
+
+def _shared_codes(tokens: pl.Series, limit: int, shared: int) -> list[int]:
+    """Codes beyond ``limit``."""
+    return [limit + 1 + crc32(token.encode()) % shared for token in tokens]
+
+
+def _id_codes(
+    ids: pl.Series, train_rows: np.ndarray, vocabulary: VocabularyConfig
+) -> NDArray[np.int32]:
+    """``(n,)`` codes of ids in order, as :func:`_vocabulary` has them; it would look each up."""
+    by_rows = np.argsort(-train_rows, kind="stable")[: np.count_nonzero(train_rows)]
+    own, rest = np.split(by_rows, [vocabulary.ids or len(ids)])
+    codes = np.zeros(len(ids), np.int32)
+    codes[own] = np.arange(1, len(own) + 1)
+    if vocabulary.shared:
+        codes[rest] = _shared_codes(ids.gather(rest), vocabulary.ids, vocabulary.shared)
+    return codes
 
 
 def _coded(tokens: pl.DataFrame, vocabulary: pl.DataFrame) -> pl.Series:

@@ -21,12 +21,12 @@ import os
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from corellarec.base.artifacts import MANIFEST, sha256, writing
 from corellarec.base.errors import ArtifactError, DataError
@@ -36,15 +36,15 @@ from corellarec.data.extend import append
 from corellarec.data.features import check_fields, coded_and_valued, encode, layout, value_layout
 from corellarec.data.levels import rating_edges, rating_levels
 from corellarec.data.negatives import with_negatives
+from corellarec.data.order import in_order
 from corellarec.data.preparation import (
     Features,
-    LeftOut,
     Preparation,
     SplitFacts,
     read_preparation,
 )
 from corellarec.data.raw import RawLog
-from corellarec.data.rows import read_rows
+from corellarec.data.rows import Rows, read_rows
 from corellarec.data.sources.recognise import read_raw, source_files
 from corellarec.data.splits import (
     HISTORY_ONLY,
@@ -55,7 +55,11 @@ from corellarec.data.splits import (
 )
 from corellarec.data.vectors import with_vectors
 
+NO_MATTER = {"path", "fetch", "max_unpacked_mb", "memory_limit_mb"}  # settings
 FORMAT = 8  # raised when the prepared log changes shape, so that old ones are made anew
+MIB = 1 << 20
+# Memory beyond what is read, as measured by benchmarks/prepare.py.
+ROW_BYTES, DRAWN_BYTES, ID_BYTES = 40, 80, 100
 
 
 @dataclass(frozen=True)
@@ -107,28 +111,36 @@ def build(config: DataConfig) -> Prepared:
         raw = with_vectors(raw, Path(config.item_vectors).expanduser())
     check_fields(raw.user_fields, "users")
     check_fields(raw.item_fields, "items")
-    read = read_rows(raw.files, raw.time_unit, config.skip_bad_rows, raw.time_format, raw.time_zone)
-    warnings = [*raw.warnings, *check_rows(read, raw, config)]
-    threshold = 0.5 if raw.labelled else config.positive_rating
-    kept, implicit, height = [read.table], config.is_implicit, read.table.height
-    read = replace(read, table=read.table.clear())  # or the rows would be held twice
-    if implicit:
-        enough = pl.col("value") > 0 if raw.weighted else pl.col("value") >= threshold
-        kept = [kept.pop().filter(enough)]
-    negative_rows = height - kept[0].height
-    titled = None
-    if config.untitled == "drop":
-        titled = raw.items.filter(pl.col("title").str.strip_chars() != "")["id"]
-    rows, user_ids, item_ids, left_out = _clean(
-        kept.pop(), titled, config.min_user_rows, config.min_item_rows
-    )
+    with TemporaryDirectory() as folder:
+        read = read_rows(
+            raw.files,
+            raw.time_unit,
+            config.skip_bad_rows,
+            raw.time_format,
+            raw.time_zone,
+            Path(folder) if config.memory_limit_mb else None,
+        )
+        _check_memory(read, config)
+        warnings = [*raw.warnings, *check_rows(read, raw, config)]
+        threshold = 0.5 if raw.labelled else config.positive_rating
+        implicit, enough, titled = config.is_implicit, None, None
+        if implicit:
+            enough = pl.col("value") > 0 if raw.weighted else pl.col("value") >= threshold
+        if config.untitled == "drop":
+            titled = raw.items.filter(pl.col("title").str.strip_chars() != "")["id"]
+        rows, user_ids, item_ids, left_out = in_order(
+            read, enough, titled, config.min_user_rows, config.min_item_rows
+        )
+    left_out = replace(left_out, bad_rows=read.skipped)
+    first_bad_row, time_unit = read.first_skipped, read.time_unit
+    del read
     label = implicit | (rows["value"].to_numpy() >= threshold)  # in float32 (NEP 50)
     split = split_rows(
         rows["user"].to_numpy(),
         rows["time"].to_numpy(),
         shares=config.split,
         min_history=config.min_history,
-        given=rows["split"] if "split" in rows.columns else None,
+        given=rows["split"].to_numpy() if "split" in rows.columns else None,
     )
     check_splits(
         label,
@@ -176,18 +188,19 @@ def build(config: DataConfig) -> Prepared:
         layouts[side] = layout(table, [f"{side}_id", *coded])
         layouts[f"{side}_values"] = value_layout(table, valued)
     features = Features(**layouts, ratings=edges)
-    samples = rows.filter(pl.col("split") != HISTORY_ONLY)
+    splits = _split_facts(rows, users, items)
+    samples = sum(part.rows for part in splits.values())
     facts = Preparation(
-        rows=samples.height,
-        history_only_rows=rows.height - samples.height,
+        rows=samples,
+        history_only_rows=rows.height - samples,
         users=users.height,
         items=items.height,
         untitled_items=int((items["title"].fill_null("").str.strip_chars() == "").sum()),
-        positives=int(samples["label"].sum()),
-        splits=_split_facts(samples, users, items),
-        left_out=replace(left_out, bad_rows=read.skipped, negative_rows=negative_rows),
-        first_bad_row=read.first_skipped,
-        time_unit=read.time_unit,
+        positives=sum(part.positives for part in splits.values()),
+        splits=splits,
+        left_out=left_out,
+        first_bad_row=first_bad_row,
+        time_unit=time_unit,
         history="positives" if implicit else config.history,
         ties="apart" if implicit else config.ties,
         negatives=config.negatives if implicit else None,
@@ -222,22 +235,42 @@ def _with_unrated(
     return append(items, unrated, features.item, features.item_values)
 
 
+def _check_memory(read: Rows, config: DataConfig) -> None:
+    """Refuse a log that needs more memory than the limit, before it is taken."""
+    if not config.memory_limit_mb:
+        return
+    import psutil
+
+    limit_mb, ids = config.memory_limit_mb, len(read.users) + len(read.items)
+    drawn = DRAWN_BYTES * (1 + config.negatives.per_positive) if config.is_implicit else 0
+    more = ((ROW_BYTES + drawn) * read.height + ID_BYTES * ids) / MIB
+    need_mb = psutil.Process().memory_info().rss / MIB + more
+    if need_mb > limit_mb:
+        raise DataError(
+            f"{read.height:,} rows of {len(read.users):,} users and {len(read.items):,} items take "
+            f"about {need_mb:,.0f} MiB to be prepared, and data.memory_limit_mb is {limit_mb:,}: "
+            "raise it, or cut the log, such as to the last months, or the last rows of each user"
+        )
+
+
 def peak_memory_mb() -> int:
     """Most memory that this process has held so far, in MiB."""
     if sys.platform == "win32":
         import psutil
 
-        return psutil.Process().memory_info().peak_wset // (1024 * 1024)
+        return psutil.Process().memory_info().peak_wset // MIB
     import resource  # Windows has none
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // (1024 * 1024 if sys.platform == "darwin" else 1024)
+    return peak // (MIB if sys.platform == "darwin" else 1024)
 
 
 def _content_key(config: DataConfig) -> str | None:
     """A hash of settings and source; None where the source is a server."""
     digest = hashlib.sha256()
-    settings = config.model_dump(mode="json", exclude={"path", "fetch", "max_unpacked_mb"})
+    settings = config.model_dump(
+        mode="json", exclude={"path", "fetch", "max_unpacked_mb", "memory_limit_mb"}
+    )
     digest.update(json.dumps([FORMAT, settings], sort_keys=True).encode())
     files = source_files(config)
     if files is None:
@@ -251,102 +284,25 @@ def _content_key(config: DataConfig) -> str | None:
     return digest.hexdigest()
 
 
-# From rows as read to rows in order.
-
-
-def _clean(
-    rows: pl.DataFrame, titled: pl.Series | None, min_user_rows: int, min_item_rows: int
-) -> tuple[pl.DataFrame, pl.Series, pl.Series, LeftOut]:
-    """Rows sorted by (user, time, item) with ids as numbers, the ids, and what was left out.
-
-    Rows of items that are not ``titled`` are left out, where it is given.
-    """
-    numbers, ids = {}, {}
-    for side in ("user", "item"):
-        ids[side], numbers[side] = _dense(rows[side])
-    user_ids, item_ids = ids["user"], ids["item"]
-    rows = rows.with_columns(**numbers)
-    del numbers  # the table alone holds them, until it is sorted
-    # One interaction noted twice: the higher rating stays, whatever the order in the file.
-    rows = rows.sort("user", "time", "item", "value")
-    again = _same_as_next(rows, "user") & _same_as_next(rows, "time") & _same_as_next(rows, "item")
-    rows = rows.filter(~again) if again.any() else rows
-    untitled = 0
-    if titled is not None:
-        drop = ~item_ids.is_in(titled.implode()).to_numpy()[rows["item"].to_numpy()]
-        rows = rows.filter(~drop)
-        untitled = int(drop.sum())
-    before = rows.height
-    rows = _core(rows, min_user_rows, min_item_rows)
-    left_out = LeftOut(0, int(again.sum()), untitled, before - rows.height)
-    if rows.is_empty():
-        raise DataError(
-            "nothing is left of the log: "
-            + ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in asdict(left_out).items())
-            + "; ask for less with data.untitled, data.min_user_rows, data.min_item_rows"
-        )
-    users, user_ids = _compact(rows["user"], user_ids)
-    items, item_ids = _compact(rows["item"], item_ids)
-    return rows.with_columns(user=users, item=items), user_ids, item_ids, left_out
-
-
-def _dense(column: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """Distinct values in order, and the place of each row's value among them."""
-    values = column.cat.get_categories()
-    order = values.arg_sort()
-    place = np.empty(len(order), dtype=np.int32)
-    place[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
-    return values.gather(order), pl.Series(place[column.to_physical().to_numpy()])
-
-
-def _same_as_next(rows: pl.DataFrame, name: str) -> NDArray[np.bool_]:
-    column = rows[name].to_numpy()
-    return np.append(column[:-1] == column[1:], False)
-
-
-def _core(rows: pl.DataFrame, min_user_rows: int, min_item_rows: int) -> pl.DataFrame:
-    """The largest part in which every user and item has enough rows."""
-    if max(min_user_rows, min_item_rows) <= 1:
-        return rows
-    user, item = rows["user"].to_numpy(), rows["item"].to_numpy()
-    kept = np.arange(len(user))
-    while True:
-        enough = (np.bincount(user)[user] >= min_user_rows) & (
-            np.bincount(item)[item] >= min_item_rows
-        )
-        if enough.all():
-            return rows if len(kept) == rows.height else rows[kept]
-        kept, user, item = kept[enough], user[enough], item[enough]
-
-
-def _compact(numbers: pl.Series, ids: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """Numbers without gaps, in the same order, and the ids that are left."""
-    found = np.zeros(len(ids), dtype=bool)
-    found[numbers.to_numpy()] = True
-    places = np.cumsum(found, dtype=np.int32) - 1
-    return pl.Series(places[numbers.to_numpy()].astype(np.int32)), ids.filter(pl.Series(found))
-
-
 def _split_facts(
-    samples: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame
+    rows: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame
 ) -> dict[str, SplitFacts]:
-    parts = {}
-    cold = samples.select(
-        "split",
-        "label",
-        "time",
-        user=users["train_rows"].gather(samples["user"]) == 0,
-        item=items["train_rows"].gather(samples["item"]) == 0,
-    )
-    for number, name in enumerate(SPLITS):
-        part = cold.filter(pl.col("split") == number)
-        first, last = part.select(pl.col("time").min(), last=pl.col("time").max()).row(0)
-        parts[name] = SplitFacts(
-            rows=part.height,
-            positives=int(part["label"].sum()),
-            first=first,
-            last=last,
-            cold_user_rows=int(part["user"].sum()),
-            cold_item_rows=int(part["item"].sum()),
+    cold = {
+        f"cold_{side}_rows": (table["train_rows"] == 0).gather(rows[side])
+        for side, table in (("user", users), ("item", items))
+    }
+    counted = (
+        rows.lazy()
+        .select("split", "label", "time", **cold)
+        .group_by("split")
+        .agg(
+            pl.len().alias("rows"),
+            pl.col("label").sum().alias("positives"),
+            pl.col("time").min().alias("first"),
+            pl.col("time").max().alias("last"),
+            *(pl.col(name).sum() for name in cold),
         )
-    return parts
+        .collect(engine="streaming")
+    )
+    found = {row.pop("split"): SplitFacts(**row) for row in counted.iter_rows(named=True)}
+    return {name: found[number] for number, name in enumerate(SPLITS)}

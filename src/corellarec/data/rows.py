@@ -1,20 +1,21 @@
 """Interactions as one typed table: fast where every row is good, line by line where one is not.
 
-Polars reads the files in streaming fashion, ids becoming numbers on the way. If that meets a row
-that cannot be used, the files are read again line by line, so that the first bad one can be named
-and all can be counted.
+Polars reads the files in streaming fashion, ids becoming numbers on the way, into memory or into
+files. If that meets a row that cannot be used, the files are read again line by line, so that the
+first bad one can be named and all can be counted.
 """
 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from corellarec.base.errors import DataError
-from corellarec.base.frames import DAMAGE
+from corellarec.base.frames import DAMAGE, first_line
 from corellarec.data.row_files import RowFile, ValueKind, readable_batches
 from corellarec.data.times import time_parser
 
@@ -24,17 +25,63 @@ class Rows:
     """Interactions with ids as numbers.
 
     Args:
-        table: ``user``, ``item`` (categorical), ``value`` (float32), ``time`` (int64,
-            microseconds since 1970) and perhaps ``split`` (str), in the order of the files.
+        frame: ``user``, ``item`` (uint32, places in the ids below), ``value`` (float32), ``time``
+            (int64, microseconds since 1970) and perhaps ``split`` (str), in the order of the files;
+            in memory or on disk.
+        users, items: Their ids as text, in any order.
+        height: How many rows there are.
         skipped: Bad rows left out.
         first_skipped: The first of them and what is wrong with it, or None.
         time_unit: Unit in which numeric times were read, or None.
     """
 
-    table: pl.DataFrame
+    frame: pl.LazyFrame
+    users: pl.Series
+    items: pl.Series
+    height: int
     skipped: int
     first_skipped: str | None
     time_unit: str | None
+
+    def named(self) -> pl.DataFrame:
+        """The rows in memory, with ids as text."""
+        rows = self.frame.collect()
+        ids = {side: getattr(self, f"{side}s").gather(rows[side]) for side in ("user", "item")}
+        return rows.with_columns(**ids)
+
+
+class _Store:
+    """Rows that become numbers, in memory or in the files of a directory."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._parts: list[pl.LazyFrame] = []
+        # A series of each keeps the ids while no other has them.
+        self._ids = {
+            side: pl.Series(side, dtype=pl.Categorical(pl.Categories.random()))
+            for side in ("user", "item")
+        }
+
+    def add(self, rows: pl.LazyFrame) -> None:
+        """Take rows as :func:`_typed` gives them."""
+        rows = rows.with_columns(
+            pl.col(side).cast(ids.dtype).to_physical() for side, ids in self._ids.items()
+        )
+        if self._folder is None:
+            self._parts.append(rows.collect(engine="streaming").lazy())
+            return
+        path = self._folder / f"{len(self._parts)}.parquet"
+        rows.sink_parquet(path, compression="uncompressed")
+        self._parts.append(pl.scan_parquet(path))
+
+    @property
+    def frame(self) -> pl.LazyFrame:
+        """All rows."""
+        return pl.concat(self._parts) if self._parts else pl.LazyFrame()
+
+    def ids(self, side: str) -> pl.Series:
+        """The text of each number."""
+        return self._ids[side].cat.get_categories()
 
 
 def read_rows(
@@ -43,6 +90,7 @@ def read_rows(
     skip: int,
     time_format: str | None = None,
     time_zone: str | None = None,
+    folder: Path | None = None,
 ) -> Rows:
     """Read interactions.
 
@@ -52,34 +100,45 @@ def read_rows(
         skip: Bad rows that may be left out.
         time_format: Format of times that are text.
         time_zone: Zone of times that name none.
+        folder: Where rows are put, 20 bytes each; None: in memory.
 
     Raises:
         DataError: If there are more bad rows than ``skip``, or no rows.
     """
-    users, items = pl.Categories.random(), pl.Categories.random()
     read_times = partial(
         time_parser, time_unit=time_unit, time_format=time_format, time_zone=time_zone
     )
+    store = _Store(folder)
     try:
         parse, unit = read_times(_sample(files))
-        table = pl.concat(
-            _typed(file.fast, file.value, parse, users, items) for file in files
-        ).collect(engine="streaming")
+        store.add(pl.concat(_typed(file.fast, file.value, parse) for file in files))
     except DAMAGE:
-        return _read_slowly(files, read_times, skip, users, items)
-    incomplete = pl.any_horizontal(pl.all().is_null())
-    bad = table.filter(incomplete)
-    blank = bad.filter(pl.all_horizontal(pl.all().is_null())).height
-    empty = any((table[side].cat.get_categories() == "").any() for side in ("user", "item"))
-    if bad.height > blank or empty:
-        return _read_slowly(files, read_times, skip, users, items)
-    return Rows(_not_empty(table.filter(~incomplete) if blank else table), 0, None, unit)
+        return _read_slowly(files, read_times, skip, folder)
+    frame = store.frame
+    missing = frame.select(
+        height=pl.len(),
+        bad=pl.any_horizontal(pl.all().is_null()).sum(),
+        blank=pl.all_horizontal(pl.all().is_null()).sum(),
+    )
+    height, bad, blank = missing.collect(engine="streaming").row(0)
+    if bad > blank or any((store.ids(side) == "").any() for side in ("user", "item")):
+        del store, frame
+        return _read_slowly(files, read_times, skip, folder)
+    return _rows(store, frame.drop_nulls() if blank else frame, height - blank, unit)
 
 
-def _not_empty(table: pl.DataFrame) -> pl.DataFrame:
-    if table.is_empty():
+def _rows(
+    store: _Store,
+    frame: pl.LazyFrame,
+    height: int,
+    time_unit: str | None,
+    skipped: int = 0,
+    first_skipped: str | None = None,
+) -> Rows:
+    if not height:
         raise DataError("the log has no rows: nothing to prepare")
-    return table
+    users, items = store.ids("user"), store.ids("item")
+    return Rows(frame, users, items, height, skipped, first_skipped, time_unit)
 
 
 def _sample(files: Sequence[RowFile], rows: int = 1000) -> pl.DataFrame:
@@ -90,13 +149,10 @@ def _typed(
     frame: pl.LazyFrame,
     kind: ValueKind,
     parse: Callable[[pl.Expr], pl.Expr],
-    users: pl.Categories,
-    items: pl.Categories,
 ) -> pl.LazyFrame:
     columns = frame.collect_schema()
     return frame.select(
-        pl.col("user").cast(pl.String).cast(pl.Categorical(users)),
-        pl.col("item").cast(pl.String).cast(pl.Categorical(items)),
+        pl.col("user", "item").cast(pl.String),
         kind.parse(pl.col("value")).cast(pl.Float32).alias("value"),
         parse(pl.col("time")).alias("time"),
         *([pl.col("split").cast(pl.String)] if "split" in columns else []),
@@ -107,11 +163,11 @@ def _read_slowly(
     files: Sequence[RowFile],
     read_times: Callable[..., tuple[Callable[[pl.Expr], pl.Expr], str | None]],
     skip: int,
-    users: pl.Categories,
-    items: pl.Categories,
+    folder: Path | None,
 ) -> Rows:
     """Every line looked at, bad ones named and counted."""
-    good, total, count, first, hint, unit, parse = [], 0, 0, None, "", None, None
+    store = _Store(folder)
+    total, count, first, hint, unit, parse = 0, 0, None, "", None, None
     for file in files:
         for batch in readable_batches(file):
             if parse is None:
@@ -119,7 +175,7 @@ def _read_slowly(
                 parse, unit = read_times(known, lenient=True)
             texts = [name for name in ("value", "time") if batch.schema[name] == pl.String]
             batch = batch.with_columns(pl.col(texts).str.strip_chars())
-            typed = _typed(batch.lazy(), file.value, parse, users, items).collect()
+            typed = _typed(batch.lazy(), file.value, parse).collect()
             checked = batch.with_columns(problem=_problem(typed, batch, file.value))
             bad = checked.filter(pl.col("problem").is_not_null())
             if bad.height and first is None:
@@ -128,16 +184,17 @@ def _read_slowly(
                 hint = _hint(row, file.value)
             total += batch.height
             count += bad.height
-            good.append(typed.filter(checked["problem"].is_null()))
+            try:
+                store.add(typed.filter(checked["problem"].is_null()).lazy())
+            except pl.exceptions.PolarsError as error:  # what is read is in memory
+                raise DataError(f"{folder} cannot be written: {first_line(error)}") from error
     if count > skip:
         allowed = f", and data.skip_bad_rows allows {skip}" if skip else ""
         remedy = f"correct them, or leave them out with --skip-bad-rows {count}"
         if count > max(10, total / 10):
             remedy = f"of {total} rows: correct the file, or the settings that say how to read it"
         raise DataError(f"{first}; {count} such row(s) in all{allowed}: {hint or remedy}")
-    if not good:
-        raise DataError("the log has no rows: nothing to prepare")
-    return Rows(_not_empty(pl.concat(good)), count, first, unit)
+    return _rows(store, store.frame, total - count, unit, count, first)
 
 
 def _hint(row: dict[str, Any], kind: ValueKind) -> str:
@@ -161,7 +218,7 @@ def _problem(typed: pl.DataFrame, batch: pl.DataFrame, kind: ValueKind) -> pl.Se
     """Why each row cannot be used, or null."""
     problem = pl.when(pl.col("problem").is_not_null()).then(pl.col("problem"))
     for side in ("user", "item"):
-        empty = typed[side].is_null() | (typed[side].cast(pl.String) == "")
+        empty = typed[side].is_null() | (typed[side] == "")
         problem = problem.when(empty).then(pl.lit(f"no {side}"))
     for name, called, what in (
         ("value", kind.name, kind.what),

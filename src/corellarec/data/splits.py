@@ -18,7 +18,7 @@ def split_rows(
     *,
     shares: tuple[float, float, float],
     min_history: int = 0,
-    given: pl.Series | None = None,
+    given: NDArray[np.int8] | None = None,
 ) -> NDArray[np.int8]:
     """Assign each row to a split.
 
@@ -29,13 +29,13 @@ def split_rows(
         time: ``(rows,)`` in any unit.
         shares: Of train, validation and test, cut by time over the whole log.
         min_history: The first so many rows of each user are history only.
-        given: ``(rows,)`` names of splits, which count in place of ``shares``.
+        given: ``(rows,)`` splits, which count in place of ``shares``.
 
     Returns:
         ``(rows,)`` int8: an index into ``SPLITS``, or ``HISTORY_ONLY``.
 
     Raises:
-        DataError: If all rows are history only, or a given split has an unknown name.
+        DataError: If all rows are history only.
     """
     early = np.zeros(len(user), bool)
     if min_history:
@@ -43,7 +43,7 @@ def split_rows(
         lengths = np.diff(np.append(first, len(user)))
         early = np.arange(len(user)) - np.repeat(first, lengths) < min_history
     if given is not None:
-        split = _given_split(given)
+        split = given.copy()
     else:
         sampled = time[~early]
         if not len(sampled):
@@ -119,7 +119,12 @@ def check_drawn(label: NDArray[np.int8], split: NDArray[np.int8]) -> None:
             )
 
 
-def _given_split(names: pl.Series) -> NDArray[np.int8]:
+def split_numbers(names: pl.Series) -> NDArray[np.int8]:
+    """``(n,)`` an index into ``SPLITS`` for each name of a split.
+
+    Raises:
+        DataError: If a name is unknown.
+    """
     found = names.str.strip_chars().str.to_lowercase()
     known = found.replace_strict(
         list(GIVEN_SPLITS), list(GIVEN_SPLITS.values()), default=None, return_dtype=pl.Int8
@@ -130,4 +135,4 @@ def _given_split(names: pl.Series) -> NDArray[np.int8]:
             f"the split column holds {other!r}; it may hold train, validation (or valid, val, "
             "dev) and test"
         )
-    return known.to_numpy().copy()
+    return known.to_numpy()
