@@ -1,6 +1,9 @@
 """Calls of the command line in this process."""
 
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from unittest.mock import patch
 
 from corellarec.cli import entry
 
@@ -16,6 +19,24 @@ def call(monkeypatch, capsys, *arguments):
         code = stop.code or 0
     out, err = capsys.readouterr()
     return code, out, err
+
+
+def run(*arguments):
+    """Stdout and stderr of a command that succeeds, in this process: for fixtures of many tests."""
+    out, err = StringIO(), StringIO()
+    with (
+        patch.object(entry, "stop_on_signals", lambda: None),
+        patch.object(sys, "argv", ["corellarec", *map(str, arguments)]),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        code = 0
+        try:
+            entry.main()
+        except SystemExit as stop:
+            code = stop.code
+    assert not code, err.getvalue()
+    return out.getvalue(), err.getvalue()
 
 
 def options(settings):

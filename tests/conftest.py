@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from command_line import options, run
 from corellarec.config import load_config
 from corellarec.data.log import Log
 from corellarec.data.prepare import prepare
@@ -84,12 +83,5 @@ def finished(
 ) -> tuple[Path, dict]:
     """A run's directory, made by the command line, and the JSON that it printed."""
     directory = tmp_path_factory.mktemp("runs") / "tiny"
-    given = [part for setting in tiny_settings for part in ("--set", setting)]
-    done = subprocess.run(
-        [sys.executable, "-m", "corellarec", "run", "--out", str(directory), "--json", *given],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return directory, json.loads(done.stdout)
+    out, _ = run("run", "--out", directory, "--json", *options(tiny_settings))
+    return directory, json.loads(out)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from threading import Thread
 
 import polars as pl
@@ -15,7 +16,8 @@ import pytest
 
 import corellarec as cr
 from batch.jobs import ROWS, all_pairs, job, routing, write_input
-from corellarec.base.errors import CorellarecError
+from corellarec.base.errors import ArtifactError, CorellarecError
+from corellarec.base.ray import on_ray
 from corellarec.batch import shard as shard_module
 from corellarec.batch.folder import LocalFolder
 from corellarec.batch.freeze import frozen_input
@@ -41,8 +43,8 @@ def totals(output):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster():
-    """One cluster for all tests."""
+def cluster(s3):
+    """One cluster for all tests, whose actors find the object store."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
     yield
@@ -61,7 +63,7 @@ def test_predict_and_all_engines_answer_alike(finished, given, tmp_path):
     """Every column of every row, bit by bit: predict reads each shard's rows in their order."""
     cascade = routing(finished[0], tmp_path / "cascade", budget=1.0, threshold=0.67)
     load = partial(cr.Cascade.load, cascade, device="cpu")
-    ways = {"one": {"workers": 1}, "two": {"workers": 2}, "ray": {"engine": "ray", "workers": 2}}
+    ways = {"one": {"workers": 1}, "two": {"workers": 2}, "ray": {"engine": "ray"}}
     for name, way in ways.items():
         job(cascade, given[1], tmp_path / name, load, shard_rows=210, **way)
     predicts, routed = load(), 0
@@ -88,8 +90,10 @@ def test_the_command_joins_the_cluster_that_is_named(given, tmp_path):
     assert totals(tmp_path / "out") == expected
 
 
-def test_ray_goes_on_where_processes_stopped(given, tmp_path, monkeypatch):
+def test_ray_goes_on_where_processes_stopped_in_a_store(s3, given, monkeypatch):
     cascade, source, load, expected = given
+    for path in Path(source).iterdir():
+        s3.objects[f"bucket/in/{path.name}"] = path.read_bytes()
     whole = shard_module.ShardScorer._llm
 
     def stops(self, shard, table):
@@ -97,16 +101,28 @@ def test_ray_goes_on_where_processes_stopped(given, tmp_path, monkeypatch):
             raise OSError("stopped")
         return whole(self, shard, table)
 
+    places = "s3://bucket/in", "s3://bucket/out"
     with monkeypatch.context() as patch:
         patch.setattr(shard_module.ShardScorer, "_llm", stops)
         with pytest.raises(OSError, match="stopped"):
-            job(cascade, source, tmp_path / "out", load, shard_rows=90)
-    done = job(cascade, source, tmp_path / "out", load, engine="ray", shard_rows=90)
+            job(cascade, *places, load, shard_rows=90)
+    done = job(cascade, *places, load, engine="ray", shard_rows=90)
     assert done.scored_now == 3
-    assert totals(tmp_path / "out") == expected
+    assert json.loads(s3.objects["bucket/out/_SUCCESS"]) == expected
+    assert not [key for key in s3.objects if key.startswith("bucket/out/_work")]
 
 
-def test_an_error_of_an_actor_is_one_line(given, tmp_path, monkeypatch):
+def test_an_error_of_an_actor_is_one_line():
+    def damaged(place):
+        raise ArtifactError(f"{place} is not as it was written")
+
+    with pytest.raises(CorellarecError) as found, on_ray(lambda: damaged, 1) as mapped:
+        list(mapped(["000003.parquet"]))
+    assert str(found.value) == "000003.parquet is not as it was written"
+
+
+@pytest.mark.hard
+def test_an_actor_that_meets_a_damaged_shard_says_so(given, tmp_path, monkeypatch):
     cascade, source, load, _ = given
     out = tmp_path / "out"
     folder = LocalFolder(out)

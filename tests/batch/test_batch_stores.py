@@ -9,23 +9,12 @@ import polars as pl
 import pytest
 
 from batch.jobs import ROWS, all_pairs, job, routing, write_input
-from batch.s3_server import S3Server
 from corellarec.base.errors import ConfigError, DataError, UnreachableError
 from corellarec.batch import folder as folder_module
 from corellarec.batch import shard as shard_module
 from corellarec.batch.folder import StoredFolder, folder_of
 from corellarec.batch.job import done_of, output_of
 from corellarec.batch.source import input_files
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with S3Server() as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        folder_module._store.cache_clear()
-        yield server
-        folder_module._store.cache_clear()
 
 
 @pytest.fixture(scope="module")

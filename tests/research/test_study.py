@@ -1,13 +1,11 @@
 """A small study end to end, through the command line."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
-from command_line import call, options
+from command_line import call, options, run
 from corellarec.evaluation.page import render, to_markdown
 from corellarec.evaluation.results import StudyResult
 from corellarec.run import stages
@@ -45,12 +43,8 @@ def finished(tmp_path_factory, tiny_settings):
     (folder / "small.toml").write_text(SPEC)
     arguments = ["study", folder / "small.toml", "--out", folder / "out", *options(tiny_settings),
                  "--set", "evaluate.test_rows=0"]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "corellarec", *map(str, arguments), "--json"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder / "out", arguments, StudyResult.from_json(done.stdout)
+    out, _ = run(*arguments, "--json")
+    return folder / "out", arguments, StudyResult.from_json(out)
 
 
 def test_the_table_holds_every_model_and_its_parts(finished):

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from command_line import run
 from corellarec import Cascade
 from corellarec.base.errors import ConfigError
 from corellarec.base.metrics import log_loss, sigmoid
@@ -33,15 +32,8 @@ def grown(finished, tmp_path_factory):
     """The finished run with two more networks, added by the command line; and what it printed."""
     directory = tmp_path_factory.mktemp("grown") / "run"
     shutil.copytree(finished[0], directory)
-    more = ["--set", MEMBERS]
-    done = subprocess.run(
-        [sys.executable, "-m", "corellarec", "run", "--resume", "--out", str(directory), *more],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return directory, done.stdout + done.stderr
+    out, err = run("run", "--resume", "--out", directory, "--set", MEMBERS)
+    return directory, out + err
 
 
 @pytest.fixture(scope="module")
