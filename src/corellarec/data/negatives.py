@@ -66,17 +66,22 @@ class NegativePool:
         found = np.full(len(user), -1, np.int32)
         left = np.flatnonzero(until > 0)
         settled = np.ones(len(user), dtype=bool)
+        near = np.arange(len(user))  # rows of groups in which some are left
         for _ in range(TRIES):
             place = (generator.random(len(left)) * until[left]).astype(np.int64)
             found[left] = self._item[place]
             bad = self._took(user[left], found[left])
             if group is not None:
                 settled[left] = False
-                bad |= _repeats(group * self._items + found, settled)[left]
+                repeated = np.zeros(len(user), dtype=bool)
+                repeated[near] = _repeats(group[near] * self._items + found[near], settled[near])
+                bad |= repeated[left]
                 settled[left] = ~bad
             left = left[bad]
             if not len(left):
                 break
+            if group is not None:
+                near = near[np.isin(group[near], group[left])]
         found[left] = -1
         return found
 
