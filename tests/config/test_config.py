@@ -167,6 +167,10 @@ def test_members_go_with_the_network_they_were_given_beside(tmp_path):
     assert load_config(preset="quick", settings=["crm.model=stream"]) == quick
     both = load_config(preset="quick", settings=["crm.model=din", 'crm.members=["lr"]'])
     assert [one.model for one in both.crm.networks] == ["din", "lr"]
+    (tmp_path / "members.toml").write_text('[crm]\nmembers = ["lr"]\n')
+    for model, members in (("dcnv2", 1), ("din", 0)):  # dcnv2 is the default
+        config = load_config(files=[tmp_path / "members.toml"], settings=[f"crm.model={model}"])
+        assert len(config.crm.members) == members
 
 
 def test_the_budget_and_the_threshold_are_unset_by_default(tmp_path):

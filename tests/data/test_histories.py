@@ -1,5 +1,8 @@
 """A log with other histories is scored as the log itself where the histories are the log's."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -94,3 +97,22 @@ def test_later_rows_change_an_answer_as_observed_rows_do(log):
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
     before = crm_logits(crm, reader, log.candidates(user, item))
     assert not torch.allclose(found, before, atol=1e-4)
+
+
+def test_a_view_shares_the_items_and_goes_as_soon_as_it_is_used(log, monkeypatch):
+    assert len(log.statistics(log.samples(torch.arange(3)))) == 3
+    read = []
+    categories = Log.item_categories.func
+    monkeypatch.setattr(
+        Log, "item_categories", property(lambda one: read.append(one) or categories(one))
+    )
+    gc.disable()
+    try:
+        fresh, samples = view(log, [0, 1])
+        fresh.statistics(samples)
+        gone = weakref.ref(fresh)
+        del fresh
+        assert gone() is None
+    finally:
+        gc.enable()
+    assert not read

@@ -14,7 +14,7 @@ from command_line import run
 from corellarec import Cascade
 from corellarec.base.errors import ConfigError
 from corellarec.base.metrics import log_loss, sigmoid
-from corellarec.config import load_config, to_toml
+from corellarec.config import load_config, to_toml, with_settings
 from corellarec.crm.build import build_crm, network_reader
 from corellarec.crm.ensemble import Ensemble
 from corellarec.crm.score import crm_logits
@@ -136,6 +136,18 @@ def test_a_member_of_weight_0_is_neither_read_nor_computed(workspace):
     ):
         logit = Ensemble(members, weights, 0.5)(batches).logit
         assert torch.equal(logit, 2 * crm(batch).logit + 0.5)
+
+
+def test_what_reads_other_statistics_is_trained_anew(workspace, monkeypatch):
+    before = {name: workspace.step_key(name) for name in ("stage1", "member1", "member2")}
+    monkeypatch.setattr("corellarec.run.workspace.STATISTICS", ("one",))
+    changed = {name for name, key in before.items() if workspace.step_key(name) != key}
+    assert changed == {"stage1", "member1"}  # both stream; member 2 is lr
+
+
+def test_a_run_may_go_on_with_another_memory_limit(workspace):
+    config = with_settings(workspace.config, {"data.memory_limit_mb": 8000})
+    Workspace(config, workspace.directory, Console(quiet=True)).start()
 
 
 def test_names_become_settings():

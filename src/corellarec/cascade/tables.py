@@ -114,7 +114,9 @@ def read_times(
     Raises:
         DataError: If a time is missing or cannot be read.
     """
-    zone = None if table["time"].dtype.is_numeric() else time_zone
+    texts = table["time"].cast(pl.String)  # what CSV holds is text
+    numbers = texts.cast(pl.Float64, strict=False)
+    zone = None if numbers.null_count() == texts.null_count() else time_zone
     parse, _ = time_parser(table.select("time"), "auto", time_zone=zone, lenient=True)
     time = table.select(parse(pl.col("time")).alias("time"))["time"]
     if time.null_count():

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from corellarec.base.errors import ConfigError
 from corellarec.base.inputs import DEEPEST, parse_toml, read_toml
-from corellarec.config.crm import CRM_MODELS
+from corellarec.config.crm import CRM_MODELS, CrmConfig
 from corellarec.config.explain import explain, suggestion
 from corellarec.config.schema import Config
 
@@ -163,7 +163,7 @@ def _without_replaced(below: dict[str, Any], layer: dict[str, Any]) -> dict[str,
     for key, other in (("budget", "threshold"), ("threshold", "budget")):
         if key in cascade and other not in cascade:
             found.get("cascade", {}).pop(other, None)
-    model = _section(below, "crm").get("model")
+    model = _section(below, "crm").get("model", CrmConfig.model_fields["model"].default)
     if crm.get("model", model) != model:
         found.get("crm", {}).pop("members", None)
     return below | found

@@ -268,9 +268,7 @@ def peak_memory_mb() -> int:
 def _content_key(config: DataConfig) -> str | None:
     """A hash of settings and source; None where the source is a server."""
     digest = hashlib.sha256()
-    settings = config.model_dump(
-        mode="json", exclude={"path", "fetch", "max_unpacked_mb", "memory_limit_mb"}
-    )
+    settings = config.model_dump(mode="json", exclude=NO_MATTER)
     digest.update(json.dumps([FORMAT, settings], sort_keys=True).encode())
     files = source_files(config)
     if files is None:

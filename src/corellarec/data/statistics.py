@@ -110,7 +110,10 @@ class Statistics:
         self._row_item = self._item(liked.row_count, liked.row_sum, smoothed)
         self._item_item = self._item(liked.item_count, liked.item_sum, of_items)
         self._rating, self._smoothed = rating, (smoothed, of_items)
+        self._categories = log.item_categories
         self._read_histories(log)
+        own = log.samples(torch.arange(len(log)))
+        self._own_begin, self._own_end = own.begin, own.end
         self._of_rows = np.full((len(log), 3), np.nan, np.float32)
 
     def over(self, log: "Log") -> "Statistics":
@@ -129,7 +132,8 @@ class Statistics:
         of_history = self._rating[log.history_level.numpy()] - expected
         residual = torch.from_numpy(of_history)
         self._residual_before = torch.cat([residual.new_zeros(1), residual.cumsum(0)])
-        self._log, self._residual, self._sums = log, residual, None
+        self._history = (log.history_item, log.history_label, residual)
+        self._sums: CategorySums | None = None
 
     def _item(
         self, count: NDArray[np.int64], positives: NDArray[np.float64], rating: NDArray[np.float64]
@@ -176,15 +180,15 @@ class Statistics:
 
         Those of the log's own rows are kept: training asks again in each epoch.
         """
-        log = self._log
         if self._sums is None:
-            summed = torch.stack([log.history_label.double(), self._residual], 1)
-            self._sums = CategorySums(log.item_categories, log.history_item, summed)
+            item, label, residual = self._history
+            summed = torch.stack([label.double(), residual], 1)
+            self._sums = CategorySums(self._categories, item, summed)
         if not len(self._of_rows):
             return self._sums(samples).float()
         row = samples.row.clamp(min=0)
-        own, found = log.samples(row), self._of_rows[row.numpy()]
-        same = (own.begin == samples.begin) & (own.end == samples.end)
+        found = self._of_rows[row.numpy()]
+        same = (self._own_begin[row] == samples.begin) & (self._own_end[row] == samples.end)
         is_row = (same & (samples.row >= 0)).numpy()
         new = ~is_row | np.isnan(found[:, 0])
         if new.any():

@@ -19,11 +19,12 @@ from corellarec.base.device import pick_device, pick_dtype
 from corellarec.base.errors import ConfigError
 from corellarec.base.lock import locked
 from corellarec.base.processes import join_processes
-from corellarec.config import Config
+from corellarec.config import Config, NetworkConfig
 from corellarec.crm.batch import Reader
 from corellarec.crm.build import network_reader
 from corellarec.crm.external import external_logits
 from corellarec.data.log import Log
+from corellarec.data.statistics import STATISTICS
 from corellarec.llm.layout import Layout, build_layout
 from corellarec.llm.load import AnswerModel, load_model, load_tokenizer
 from corellarec.llm.lora import TunedAdapter, add_adapter, load_adapter
@@ -43,7 +44,11 @@ from corellarec.run.status import final_crm_step, why_skipped
 STAGES = (1, 2, 3)
 MEMBERS: dict[str, Any] = {"crm": {"members"}}
 # What a finished run may change.
-REFITTED: dict[str, Any] = dict.fromkeys(("distill", "cascade", "evaluate"), True) | MEMBERS
+REFITTED: dict[str, Any] = (
+    dict.fromkeys(("distill", "cascade", "evaluate"), True)
+    | MEMBERS
+    | {"data": {"memory_limit_mb"}}
+)
 KEYS = {
     "stage1": ["seed", "crm", "stage1"],
     "stage2": ["llm", "align", "stage2"],
@@ -136,10 +141,15 @@ class Workspace:
         config = self.config.model_dump(mode="json", exclude=MEMBERS)
         before = list(KEYS)[: list(KEYS).index(step) + 1]
         sections = [name for key in before for name in KEYS[key]]
-        if step == "scores" and self.adapter:  # no stage bears on it, and the seed draws the rows
-            sections = ["llm", "seed"] if more[-1] else ["llm"]
-        data = read_manifest(self.directory / "data", verify=False)["files"]
-        parts = [data, *({name: config[name]} for name in sections), *more]
+        if (
+            step == "scores" and self.adapter
+        ):  # no stage bears on it; the seed draws rows, not test's
+            sections = ["llm", "seed"] if more[-1] and more[0] != "test" else ["llm"]
+        parts = [
+            self._read_by(self.config.crm),
+            *({name: config[name]} for name in sections),
+            *more,
+        ]
         if step != "stage1":
             parts.append(load_template(self.config.llm.template).model_dump(mode="json"))
             parts += [self.adapter.facts["files"]] if self.adapter else []
@@ -154,12 +164,18 @@ class Workspace:
             return self.key("distill", self.config.cascade.validation_rows)
         members = self.config.model_dump(mode="json")["crm"]["members"]
         if name == "members":
-            return _digest([self.step_key(final_crm_step(self.config)), members])
+            return _digest([self.step_key(final_crm_step(self.config)), members, "shown to help"])
         if name.startswith("member"):
-            data = read_manifest(self.directory / "data", verify=False)["files"]
             number = int(name.removeprefix("member"))
-            return _digest([data, self.config.seed + number, members[number - 1]])
+            read = self._read_by(self.config.crm.networks[number])
+            return _digest([read, self.config.seed + number, members[number - 1]])
         return self.key(name)
+
+    def _read_by(self, network: NetworkConfig) -> list[Any]:
+        """What a network is trained on: the prepared log's files, and statistics by name."""
+        data = read_manifest(self.directory / "data", verify=False)["files"]
+        reads = network.model == "stream" or network.statistics
+        return [data, STATISTICS if reads else None]
 
     def trains(self, stage: int) -> bool:
         """Whether a stage (1, 2 or 3) is part of this run."""
