@@ -223,7 +223,7 @@ def test_a_router_that_routes_nothing_is_said_so(make_scores, make_router):
     assert "routes no rows: its CRM answers" in page
     cells = main_grid(result).lines[0].cells
     assert [cell.text for cell in cells[-2:]] == ["the same", "the same"]
-    assert "its lower bound at 95 % confidence, -0.0100, is not above zero" in page
+    assert "its lower bound at 95 % confidence, -0.01000, is not above 0.0001" in page
     assert "saves" not in result.router.explanation
 
 

@@ -16,6 +16,7 @@ from corellarec.cascade.blend import Blend, fit_full, fit_plain
 from corellarec.cascade.budget import Mask
 from corellarec.cascade.policy import POLICIES, Known, Policy, expected_gain, fit_gain, value
 from corellarec.cascade.router import (
+    MIN_GAIN,
     MIN_ROUTED,
     Combine,
     RoutedShare,
@@ -29,7 +30,6 @@ from corellarec.config.cascade import DEFAULT_BUDGET
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95  # of the one-sided bounds of a gain and of a share
-MIN_GAIN = 1e-4  # nats a routed row: less than this is rounding
 SHARES = np.linspace(0, 1, 101)  # among which "best" chooses
 
 

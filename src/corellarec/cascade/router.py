@@ -17,6 +17,7 @@ from corellarec.cascade.budget import Mask, most_allowed, most_valuable
 from corellarec.cascade.policy import POLICIES, Gain, Known, Policy, value
 
 Combine = Literal["blend", "replace"]
+MIN_GAIN = 1e-4  # nats a routed row: less than this is rounding
 MIN_ROUTED = 30  # fewer routed validation rows cannot show a gain
 
 
@@ -179,7 +180,7 @@ def explain(router: Router) -> str:
             "the router sends no rows to the LLM: validation shows no significant gain. On the "
             f"{verdict.routed:,} validation rows that the LLM ({router.combine}) would answer, the "
             f"mean saving is {verdict.gain:+.4f} nats a row, and its lower bound at 95 % "
-            f"confidence, {verdict.bound:+.4f}, is not above zero"
+            f"confidence, {verdict.bound:+.5f}, is not above {MIN_GAIN:g}"
         )
     which = "most promising" if router.policy == "gain" else "least confident"
     return (
