@@ -10,6 +10,8 @@ from transformers import (
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
@@ -137,6 +139,21 @@ def test_models_that_cannot_be_packed_are_padded(name):
 def test_the_check_sees_a_model_that_ignores_the_plan():
     torch.manual_seed(0)
     model = build(*PACKED["qwen3"])
+    decoder = model.get_decoder()
+    forward = decoder.forward
+    decoder.forward = lambda plan=None, **given: forward(**given)
+    assert not enable_packing(model)
+    decoder.forward = forward
+    assert enable_packing(model)
+
+
+def test_rounding_in_many_layers_is_no_other_computation():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=32,
+        num_attention_heads=4, initializer_range=0.2,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
     decoder = model.get_decoder()
     forward = decoder.forward
     decoder.forward = lambda plan=None, **given: forward(**given)
