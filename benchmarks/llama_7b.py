@@ -12,7 +12,7 @@ All 32 blocks take 13.5 GB of memory, and some more for activations; ``--quick``
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -54,7 +54,7 @@ def main() -> None:
     tokenizer = load_tokenizer(given.tokenizer)
     layout = build_layout(config, log, tokenizer)
     samples = log.samples(log.rows_of("test"))
-    sequences = [folded(one) for one in layout.encode(samples)]
+    sequences = folded(layout.encode(samples))
     stream = sum(one.length for one in sequences) / len(samples)
     paper = (
         paper_tokens(config, log, tokenizer, samples[:: max(1, len(samples) // PAPER_ROWS)]) or 0.0
@@ -90,10 +90,17 @@ def main() -> None:
     emit(given, figures)
 
 
-def folded(one: TokenSequence) -> TokenSequence:
-    """A sequence of ids that LLaMA has."""
-    after = folded(one.after) if one.after else None
-    return replace(one, ids=one.ids % LLAMA.vocab_size, after=after)
+def folded(sequences: Iterable[TokenSequence]) -> list[TokenSequence]:
+    """Sequences of ids that LLaMA has; those that continue one sequence still do."""
+    made: dict[int, TokenSequence] = {}
+
+    def fold(one: TokenSequence) -> TokenSequence:
+        if id(one) not in made:
+            after = one.after and fold(one.after)
+            made[id(one)] = replace(one, ids=one.ids % LLAMA.vocab_size, after=after)
+        return made[id(one)]
+
+    return [fold(one) for one in sequences]
 
 
 def random_llama(blocks: int, device: torch.device) -> LlamaForCausalLM:

@@ -187,6 +187,12 @@ def header(length: int, content: bytes = b"{}") -> bytes:
 MANY = json.dumps({f"x{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
                    for i in range(300_000)}).encode()  # fmt: skip
 
+LISTS: Tree = {  # a policy of lists in order
+    "length": 3, "budget": 0.1, "threshold": None,
+    "blend": {"base_weight": 1.0, "expert_weight": 1.0},
+    "value": {"weights": [0.0] * 7, "bias": 1.0, "low": [0.0] * 7, "high": [1.0] * 7},
+    "verdict": {"helps": True, "routed": 100, "gain": 1.0, "bound": 1.0},
+}  # fmt: skip
 FIELDS = (
     "{title:d}", "{title!x}", "{title!r}", "{title:{liked.__class__}}", "{title:{nope}}",
     "{title.__class__}", "{title[0]}", "{}", "{0}", "{", "}", "{title", "{{}", "{title:}",
@@ -233,7 +239,13 @@ JSON_VALUES = (
     ("crm.deep_layers", []), ("crm.transformer", {"heads": 3}), ("crm.extra", 1),
     ("crm.embedding_dim", 8.5), ("crm.embedding_dim", -1), ("llm.layout", "paper"),
     ("llm.layout", "x"), ("llm.dtype", "int8"), ("llm.title_year", 1), ("llm.window", 1),
-    ("llm.lora", {"alpha": NAN}),
+    ("llm.lora", {"alpha": NAN}), ("time_zone", 5), ("time_zone", "../../etc/passwd"),
+    ("lists", 5), ("lists", []), ("lists", LISTS | {"length": 0}),
+    ("lists", LISTS | {"length": 2**31 - 1}), ("lists", LISTS | {"length": 10**400}),
+    ("lists", LISTS | {"budget": 1.1}), ("lists", LISTS | {"threshold": NAN}),
+    ("lists", LISTS | {"blend": {"base_weight": -1.0, "expert_weight": 0.0}}),
+    ("lists", LISTS | {"value": LISTS["value"] | {"weights": [0.0] * 6}}),
+    ("lists", LISTS | {"verdict": {}}),
 )  # fmt: skip
 DROPPED_COLUMNS = (
     ("rows", "user"), ("rows", "label"), ("rows", "time"), ("rows", "split"), ("users", "id"),
@@ -524,6 +536,7 @@ HARMLESS = {
     "llm.layout = 'paper'",
     "titles of 10**5 characters",
     "a key of 10**7 characters",
+    "time_zone = '../../etc/passwd'",  # the pairs have no times
     "users.age = b'x'",
     "answer with a line break",
     "weights are float64",

@@ -11,6 +11,8 @@ import torch
 import corellarec as cr
 from corellarec.cascade import files
 from corellarec.cascade.files import predict_file
+from corellarec.cascade.lists import FEATURES, ListBlend, ListPolicy, ListValue
+from corellarec.cascade.router import Verdict
 from corellarec.llm.load import load_model
 from corellarec.llm.lora import load_adapter
 from llm.vllm_server import ADAPTER, VllmServer
@@ -137,6 +139,18 @@ def test_rows_that_a_failing_server_does_not_answer_are_the_crms(load, failing):
     assert cascade.models.unanswered == 100 - there.sum()
     assert cascade.models.server_error.endswith("/generative_scoring: 400 no")
     assert found["p"].is_not_nan().all()
+
+
+def test_a_list_that_a_failing_server_answers_in_part_stays_in_the_crms_order(load, failing):
+    cascade = load(server=failing.url, server_model=ADAPTER, on_server_error="crm")
+    nothing = (0.0,) * len(FEATURES)
+    policy = ListPolicy(40, 1.0, ListBlend(0.0, 1.0), ListValue(nothing, 0.0, nothing, nothing),
+                        None, Verdict(helps=True, routed=30, gain=0.1, bound=0.05))  # fmt: skip
+    recipe = replace(cascade.recipe, router=cascade.router, lists=policy)
+    cascade = cr.Cascade(recipe, cascade.log, cascade.models, cascade.adapter)
+    found = cascade.recommend(["1"], k=40, exclude_seen=False)
+    assert found["p_llm"].is_not_null().sum() in (8, 32)  # one request
+    assert found["p_crm"].is_sorted(descending=True)
 
 
 def test_a_failing_server_raises_unless_the_crm_may_answer(load, failing):

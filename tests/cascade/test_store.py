@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import corellarec as cr
 from corellarec.base.artifacts import MANIFEST, read_json, writing
+from corellarec.cascade.lists import FEATURES
 from corellarec.cascade.store import Recipe, read_cascade
 from corellarec.config import CRM_MODELS
 from corellarec.crm.build import build_crm
@@ -88,6 +89,22 @@ def test_a_value_out_of_range_is_named(changed, place, value):
 def test_weights_that_do_not_fit_are_refused_before_memory_is_allocated(changed, place, value):
     with pytest.raises(cr.ArtifactError, match=r"crm\.safetensors: does not fit its settings"):
         read_cascade(changed({place: value}), CPU)
+
+
+def test_lists_longer_than_all_items_are_refused(changed):
+    """Tables of lists have the policy's length, whatever it is."""
+    nothing = [0.0] * len(FEATURES)
+    lists = {
+        "length": 2**31 - 1, "budget": 0.1, "threshold": None,
+        "blend": {"base_weight": 1.0, "expert_weight": 1.0},
+        "value": {"weights": nothing, "bias": 0.0, "low": nothing, "high": nothing},
+        "verdict": {"helps": True, "routed": 30, "gain": 0.1, "bound": 0.05},
+    }  # fmt: skip
+    items = read_cascade(changed({}), CPU)[1].items.height
+    with pytest.raises(cr.ArtifactError, match="lists.length is 2,147,483,647, and there are"):
+        read_cascade(changed({"lists": lists}), CPU)
+    recipe, _, _ = read_cascade(changed({"lists": lists | {"length": items}}), CPU)
+    assert recipe.lists is not None
 
 
 @pytest.mark.parametrize("name", CRM_MODELS)

@@ -135,6 +135,20 @@ def test_the_cascade_recommends_the_lists_that_were_measured(run, tmp_path, monk
         cr.rank(directory, keep=True, llm=False, **options)
 
 
+def test_what_cannot_be_kept_is_told_before_the_llm_is_asked(run, tmp_path, monkeypatch):
+    directory = tmp_path / "kept"
+    shutil.copytree(run, directory)
+    monkeypatch.setattr(module, "_rerank", lambda *_: pytest.fail("the LLM was asked"))
+    kept = (directory / "cascade" / "cascade.json").read_bytes()
+    with pytest.raises(cr.ConfigError, match="10 validation lists or more, and there are"):
+        cr.rank(directory, k=[5], keep=True, quiet=True)
+    assert (directory / "cascade" / "cascade.json").read_bytes() == kept
+    monkeypatch.setattr(module, "MIN_LISTS", 5)
+    shutil.rmtree(directory / "cascade")
+    with pytest.raises(cr.ArtifactError, match="cascade is not there"):
+        cr.rank(directory, k=[5], keep=True, quiet=True)
+
+
 def test_metrics_equal_a_slow_count(found, workspace):
     task = ranking_task(workspace.log, "test", "test")
     scores = CrmScores(workspace, task, "final").of_all(np.arange(len(task.user)))

@@ -1,5 +1,7 @@
 """Rankings of a log without negatives: drawn rows are nothing that a user did."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,11 +10,15 @@ from rich.console import Console
 import corellarec as cr
 from corellarec.base.calibrate import fit_logistic
 from corellarec.base.metrics import sigmoid
+from corellarec.cascade.lists import FEATURES, ListBlend, ListPolicy, ListValue
 from corellarec.cascade.prediction import next_log_probability
+from corellarec.cascade.ranking import HeadLists, promising
+from corellarec.cascade.router import Verdict
 from corellarec.config import load_config
 from corellarec.crm.score import crm_logits
 from corellarec.data.ranking import as_of, positive_items, ranking_task, taken_items
-from corellarec.evaluation.ranking.reranking import CrmScores
+from corellarec.evaluation.ranking.lists import top_lists
+from corellarec.evaluation.ranking.reranking import CrmScores, list_samples, list_scores
 from corellarec.run.prepare import prepare_log
 from corellarec.run.stages import train_stage
 from corellarec.run.weights import trained_crm
@@ -63,6 +69,39 @@ def test_the_crm_ranks_by_the_next_items_probability(workspace):
     expected = next_log_probability(past, item.numpy(), p).reshape(2, -1)
     gap = expected - scores  # the constant of so many negatives for each positive
     np.testing.assert_allclose(gap, gap[0, 0], atol=1e-4)
+
+
+def test_a_cascade_orders_lists_as_they_were_measured(workspace):
+    """Both logits are corrected for the drawing; a list that is answered in part stays."""
+    task = ranking_task(workspace.log, "test", "test")
+    crm = CrmScores(workspace, task, "stage1")
+    lists = top_lists(task, crm.of_all, 8)
+    asked, there = list_samples(task, lists)
+    assert there.all()
+    llm_logit = np.random.default_rng(0).normal(size=there.shape)
+    expert = llm_logit + task.log.log_q[asked.item.numpy()].reshape(there.shape)
+    nothing = (0.0,) * len(FEATURES)
+    policy = ListPolicy(8, 1.0, ListBlend(0.5, 1.0), ListValue(nothing, 0.0, nothing, nothing),
+                        None, Verdict(helps=True, routed=30, gain=0.1, bound=0.05))  # fmt: skip
+    order = policy.blend(list_scores(task, lists, expert, by_logit=True).base, expert)
+    expected = lists.reordered(order, np.arange(len(order)) > 0)
+
+    head = promising(
+        task.log,
+        lambda samples: crm_logits(crm.model, crm.reader, samples).double().numpy(),
+        SimpleNamespace(crm=crm.calibration),  # pyright: ignore[reportArgumentType]
+        torch.from_numpy(task.user),
+        torch.from_numpy(task.candidate),
+        8,
+        exclude_seen=True,
+    )
+    np.testing.assert_allclose(head.score, lists.score.ravel(), atol=1e-6)
+    llm_logit[0, 3] = np.nan  # the first list is answered in part
+    place = HeadLists(task.log, head, policy).order(llm_logit.ravel()).reshape(there.shape)
+    found = np.take_along_axis(lists.item, np.argsort(-place, axis=1), 1)
+    assert (found == expected.item).all()
+    assert (found[0] == lists.item[0]).all()
+    assert (found != lists.item).any()
 
 
 def test_a_prepared_log_without_negatives_is_ranked(workspace):

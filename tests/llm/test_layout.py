@@ -252,16 +252,23 @@ def test_tokenizer_round_trip(tiny_llm):
     assert tokenizer.decode(np.array(ids)) == "Film é3 ->"
 
 
+def joined(*parts):
+    columns = zip(*((s.user, s.item, s.begin, s.end, s.row) for s in parts), strict=True)
+    return Samples(*(torch.cat(column) for column in columns))
+
+
 def test_a_pair_reads_the_same_whatever_is_scored_with_it(taken, log, llm):
     for one in (taken, log):
         layout = StreamLayout(one, llm[1], STREAM, 5, 20)
         rows = one.rows_of("train")[:200]
-        pairs = one.candidates(one.user[rows[::9]].long(), torch.arange(len(rows[::9])))
+        some = rows[::9]
+        offered = one.candidates(one.user[some].long(), torch.arange(len(some)))
+        # As of just before the log's own row of the pair: what follows the history is that row.
+        earlier = one.pairs(one.user[some].long(), one.item[some].long(), one.time[some] - 1)
+        assert (earlier.row == -1).all()
+        pairs = joined(offered, earlier)
         alone = layout.encode(pairs)
-        both = Samples(*(torch.cat(two) for two in zip(*(
-            (part.user, part.item, part.begin, part.end, part.row)
-            for part in (one.samples(rows), pairs)
-        ), strict=True)))  # fmt: skip
+        both = joined(one.samples(rows), pairs)
         found = {int(s.samples[0]): s.whole().ids for s in layout.encode(both) if s.after}
         for sequence in alone:
             assert (

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,7 @@ import torch
 from rich.console import Console
 
 from command_line import run
-from corellarec import Cascade
+from corellarec import Cascade, rank
 from corellarec.base.errors import ConfigError
 from corellarec.base.metrics import log_loss, sigmoid
 from corellarec.config import load_config, to_toml, with_settings
@@ -60,6 +61,24 @@ def test_the_blend_is_never_worse_on_validation_than_a_network_alone(workspace):
     assert min(blended.weights) >= 0
     assert blended.together <= min(blended.alone) + 1e-6
     assert blended.together <= min(blended.without) + 1e-6
+
+
+def test_networks_that_are_not_blended_yet_are_ranked_as_one_crm(grown, tmp_path, capsys):
+    """A trained run that is not fitted, and one whose second network is not trained."""
+    trained, untrained = tmp_path / "trained", tmp_path / "untrained"
+    for directory in (trained, untrained):
+        shutil.copytree(grown[0], directory)
+        for step in ("members", "cascade"):
+            shutil.rmtree(directory / step)
+    shutil.rmtree(untrained / "member1")
+    options: dict[str, Any] = {"k": [5], "llm": False, "bootstrap": 20}
+    found = rank(trained, control=trained, **options)
+    assert (trained / "members" / "blend.json").exists()
+    assert found.row("crm").metrics == rank(grown[0], quiet=True, **options).row("crm").metrics
+    capsys.readouterr()
+    assert rank(untrained, **options).row("crm").metrics
+    told = " ".join(capsys.readouterr().err.split())
+    assert "is measured as stage 1 left it: member1 not done yet" in told
 
 
 def test_a_network_joins_only_where_it_helps_users_who_did_not_fit_the_weights():

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from services import asking, client_of, wait_for_llm
 
+from corellarec.base.errors import ConfigError
 from corellarec.cascade.cascade import Cascade
 from corellarec.cascade.lists import FEATURES, ListBlend, ListPolicy, ListValue
 from corellarec.cascade.router import Verdict
@@ -382,6 +383,19 @@ def test_a_list_is_asked_about_as_a_whole_or_not_at_all(make_service):
             assert [row["item"] for row in found["candidates"]] == wanted["item"].to_list()
             np.testing.assert_allclose(column(found, "p"), wanted["p"], atol=1e-5)
         assert service.bucket.level == 4
+
+
+def test_a_budget_that_never_holds_a_list_is_refused(make_service, run, tmp_path):
+    nothing = (0.0,) * len(FEATURES)
+    policy = ListPolicy(8, 1.0, ListBlend(0.5, 1.0), ListValue(nothing, 0.0, nothing, nothing),
+                        None, Verdict(helps=True, routed=30, gain=0.1, bound=0.05))  # fmt: skip
+    of = Cascade.load(run, device="cpu")
+    recipe = replace(of.recipe, lists=policy)
+    model = ServedModel(Cascade(recipe, of.log, of.models, of.adapter), "v2")
+    service = make_service(1e9, budget={"burst": 7}, load=lambda path: model)
+    with pytest.raises(ConfigError, match=r"budget\.burst is 7, and .* lists of 8 rows"):
+        service.load(tmp_path, "live", 0.0)
+    assert service.now.model.version == "v1"
 
 
 def test_recommendations_can_be_filtered(make_service):

@@ -148,6 +148,11 @@ def read_cascade(
         ties=recipe.ties,
         negatives=recipe.negatives,
     )
+    if recipe.lists and recipe.lists.length > log.items.height:
+        raise ArtifactError(
+            f"{directory / 'cascade.json'}: lists.length is {recipe.lists.length:,}, and there are "
+            f"{log.items.height:,} items: `corellarec rank RUN --keep` fits the policy again"
+        )
     crm = None
     if recipe.crm.model != "external":
         crm = _read_crm(directory / CRM, recipe, device)

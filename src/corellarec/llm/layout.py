@@ -207,7 +207,8 @@ class StreamLayout:
             & (self.log.history_item.numpy()[at] == item)
         )
         liked = self.liked(item, samples.row.numpy())
-        alone = ~is_line & (samples.row.numpy() < 0)
+        alone = samples.row.numpy() < 0
+        is_line &= ~alone
         order = np.lexsort((end, begin, user, alone))
         sequences, first = [], 0
         while first < len(order):

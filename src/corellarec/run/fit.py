@@ -113,6 +113,15 @@ def _cascade_key(workspace: Workspace) -> str:
     return workspace.key("cascade", *parts)
 
 
+def check_fitted(workspace: Workspace) -> None:
+    """Check that the cascade is there.
+
+    Raises:
+        ArtifactError: If it is not fitted, or with other settings.
+    """
+    finished_step(workspace.directory / "cascade", _cascade_key(workspace))
+
+
 def keep_lists(workspace: Workspace, policy: ListPolicy | None) -> None:
     """Write the cascade's directory again with this policy of lists, or with none.
 
@@ -120,7 +129,7 @@ def keep_lists(workspace: Workspace, policy: ListPolicy | None) -> None:
         ArtifactError: If the cascade is not fitted, or with other settings.
     """
     directory, key = workspace.directory / "cascade", _cascade_key(workspace)
-    finished_step(directory, key)
+    check_fitted(workspace)
     recipe, log, crm = read_cascade(directory, torch.device("cpu"), workspace.config.crm.model)
     write_cascade(
         directory,

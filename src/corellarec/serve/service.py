@@ -163,8 +163,18 @@ class Service:
         return of.text()
 
     def _start(self, model: ServedModel) -> InService:
-        """A model with the store's items and users, warm, and its language model's thread."""
+        """A model with the store's items and users, warm, and its language model's thread.
+
+        Raises:
+            ConfigError: If the budget never holds a list that the cascade sends as a whole.
+        """
         store, config = self.store, self.config
+        lists, burst = model.recipe.lists, config.budget.burst
+        if lists and config.llm.place != "off" and burst < lists.length:
+            raise ConfigError(
+                f"budget.burst is {burst}, and the cascade sends whole lists of {lists.length} "
+                f"rows, which would never be sent: set it to {lists.length} or more"
+            )
         model = model.with_more(store.entities("item"), store.entities("user"))
         model.warm_up()
         llm = None

@@ -26,6 +26,7 @@ from corellarec.evaluation.ranking.results import Decision
 from corellarec.llm.layout import build_layout
 from corellarec.llm.load import load_tokenizer
 from corellarec.llm.score import Cost, LlmScorer
+from corellarec.run.members import blend_members
 from corellarec.run.weights import final_crm, load_tuned_adapter, trained_crm
 from corellarec.run.workspace import Workspace
 
@@ -51,6 +52,7 @@ class CrmScores:
             self.model, reader = trained_crm(workspace, stage=1), workspace.reader
             self.reader = network_reader(config, task.log, device)
         else:
+            blend_members(workspace)
             self.model, reader = final_crm(workspace)
             self.reader = build_reader(config, task.log, device)
         self.calibration = LogisticMap((1.0,), 0.0)

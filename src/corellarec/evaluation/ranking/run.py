@@ -8,7 +8,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from corellarec.base.artifacts import read_manifest, write_text
+from corellarec.base.artifacts import MANIFEST, read_manifest, write_text
 from corellarec.base.errors import ConfigError
 from corellarec.base.metrics import Floats
 from corellarec.cascade.lists import ListPolicy, fit_lists
@@ -29,7 +29,7 @@ from corellarec.evaluation.ranking.reranking import (
 )
 from corellarec.evaluation.ranking.results import Decision, Ranking
 from corellarec.llm.score import Cost
-from corellarec.run.fit import keep_lists
+from corellarec.run.fit import check_fitted, keep_lists
 from corellarec.run.status import Status, status
 from corellarec.run.workspace import Workspace
 
@@ -86,8 +86,10 @@ def rank(
         Every figure; ``to_frame()``.
 
     Raises:
-        ArtifactError: If it is no run, or its log is not prepared.
-        ConfigError: If an argument cannot be used, or the control is of another log.
+        ArtifactError: If it is no run, its log is not prepared, or there is no cascade to keep the
+            policy.
+        ConfigError: If an argument cannot be used, the control is of another log, or there are too
+            few validation lists to keep what they show.
         DataError: If no user has a relevant item.
 
     Example:
@@ -111,6 +113,13 @@ def rank(
                 "--keep keeps whose lists of the CRM a tuned LLM re-ranks: train both, and leave "
                 "out --retriever, --no-llm, --candidates and --include-seen"
             )
+        if keep and len(validation.user) < MIN_LISTS:
+            raise ConfigError(
+                f"--keep fits a policy on {MIN_LISTS} validation lists or more, and there are "
+                f"{len(validation.user)}: take more users (--users 0 takes all)"
+            )
+        if keep:
+            check_fitted(workspace)
         with workspace.display.waiting("ranking all items"):
             lists = {name: make(test) for name, make in makers.items()}
         rankers = [
@@ -263,7 +272,7 @@ def _makers(
     makers: dict[str, Maker] = {
         name: partial(_retrieved, name, chosen, places) for name, chosen in settings.items()
     }
-    stage = _crm_stage(state)
+    stage = _crm_stage(workspace, state)
     if stage != "none":
         makers["crm"] = partial(_by_crm, workspace, stage, places)
     return makers
@@ -297,12 +306,19 @@ def _maker(retriever: str, makers: dict[str, Maker]) -> str:
     return retriever
 
 
-def _crm_stage(state: Status) -> Stage:
+def _crm_stage(workspace: Workspace, state: Status) -> Stage:
     """The trained CRM to take: the final one, else stage 1's, else none."""
     if state.config.crm.model == "external" or not state.done["stage1"]:
         return "none"
-    whole = all(state.done.get(step, True) for step in ("stage2", "distilled"))
-    return "final" if whole else "stage1"
+    steps = [step for step in ("stage2", "distilled") if step in state.done]
+    steps += [f"member{number}" for number in range(1, len(state.config.crm.networks))]
+    missing = [step for step in steps if not (workspace.directory / step / MANIFEST).exists()]
+    if not missing:
+        return "final"
+    workspace.display.say(
+        f"the CRM of {state.run} is measured as stage 1 left it: {', '.join(missing)} not done yet"
+    )
+    return "stage1"
 
 
 def _llm_ready(state: Status) -> bool:
@@ -324,7 +340,7 @@ def _control(workspace: Workspace, run: Path, quiet: bool) -> tuple[str, Expert]
     )
     if ours != theirs:
         raise ConfigError(f"{run} is of another log than {workspace.directory}: it is no control")
-    stage = _crm_stage(state)
+    stage = _crm_stage(other, state)
     if stage == "none":
         raise ConfigError(f"{run} has no trained CRM: `corellarec train --stage 1 --out {run}`")
 
