@@ -61,9 +61,12 @@ def measure(run: Path, given: argparse.Namespace) -> None:
     workspace = Workspace(read_run_config(run), run, Console(quiet=True))
     found = scored_rows(workspace, "validation", workspace.config.cascade.validation_rows)
     order = np.argsort(found.rows.numpy())  # by user, then by time
-    of = found.scores
-    columns = (found.rows.numpy(), of.label, of.user, of.crm_logit, of.llm_logit)
-    row, label, user, crm, llm = (column[order] for column in columns)
+    row, label, user = (
+        found.rows.numpy()[order],
+        found.scores.label[order],
+        found.scores.user[order],
+    )
+    crm, llm = found.scores.crm_logit[order], found.scores.llm_logit[order]
     place = places(row, user)
     difference = fit_logistic(label, llm)(llm) - fit_logistic(label, crm)(crm)
 

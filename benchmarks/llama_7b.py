@@ -26,9 +26,10 @@ from corellarec.base.device import pick_device
 from corellarec.config import LlmConfig, LoraConfig
 from corellarec.llm.attention import Block
 from corellarec.llm.count import paper_tokens
-from corellarec.llm.layout import TokenSequence, build_layout
+from corellarec.llm.layout import build_layout
 from corellarec.llm.load import AnswerModel, load_tokenizer
 from corellarec.llm.lora import add_adapter
+from corellarec.llm.sequence import TokenSequence
 from harness import emit, parse, parser, peak_memory_mb
 from llm import SMOLLM2, flops, gemm_rate, timed
 from logs import add_data_option, data_settings, prepared_log

@@ -20,8 +20,8 @@ from transformers import (
 from corellarec.base.device import pick_device, pick_dtype
 from corellarec.config import LlmConfig
 from corellarec.data.log import Log
-from corellarec.llm.layout import TokenSequence
 from corellarec.llm.load import load_model, load_tokenizer
+from corellarec.llm.sequence import TokenSequence
 from harness import emit, median_ratio, parse, parser
 from logs import add_data_option, data_settings, prepared_log
 

@@ -13,9 +13,10 @@ from collections.abc import Callable
 import torch
 
 from corellarec.data.log import Samples
-from corellarec.llm.layout import Layout, TokenSequence, build_layout
+from corellarec.llm.layout import Layout, build_layout
 from corellarec.llm.load import AnswerModel
 from corellarec.llm.packing import make_batches
+from corellarec.llm.sequence import TokenSequence
 from harness import take_turns
 from llm import Pass, flops, naive_batches, report, setting, spread, timed
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from corellarec.llm.layout import TokenSequence, tokens_read
+from corellarec.llm.sequence import TokenSequence, tokens_read
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from corellarec.data.categories import CategorySums
+from corellarec.data.categories import CategorySums, item_categories
 from corellarec.data.log import Samples
 from corellarec.data.statistics import STATISTICS, USER_PRIOR, Statistics
 
@@ -42,7 +42,7 @@ def test_items_without_categories_have_none():
 
 
 def test_categories_have_numbers_of_their_own_over_all_features(log):
-    codes, found = log.item_codes, log.item_categories
+    codes, found = log.item_codes, item_categories(log)
     assert found.shape == (len(codes), codes.shape[1] - 1)
     assert torch.equal(found < 0, codes[:, 1:] == 0)
     begin = 1
@@ -57,14 +57,13 @@ def test_categories_have_numbers_of_their_own_over_all_features(log):
 def test_a_row_knows_its_user_s_taste_in_its_categories_before_it(log):
     rows = torch.arange(len(log))
     found = log.statistics(log.samples(rows))
-    seen = 0
+    seen, categories = 0, item_categories(log)
     for row in range(0, len(log), 37):
         samples = log.samples(torch.tensor([row]))
-        own = log.item_categories[samples.item[0]]
+        own = categories[samples.item[0]]
         before = range(int(samples.begin), int(samples.end))
         shared = [
-            int((log.item_categories[log.item[i]].unsqueeze(1) == own[own >= 0]).sum())
-            for i in before
+            int((categories[log.item[i]].unsqueeze(1) == own[own >= 0]).sum()) for i in before
         ]
         seen += sum(shared) > 0
         liked = sum(n * int(log.history_label[i]) for n, i in zip(shared, before, strict=True))

@@ -13,14 +13,10 @@ from corellarec.config import LlmConfig, load_config
 from corellarec.data.log import Log, Samples
 from corellarec.data.prepare import prepare
 from corellarec.llm.count import paper_tokens, tokens_alone
-from corellarec.llm.layout import (
-    PaperLayout,
-    StreamLayout,
-    build_layout,
-    tokens_read,
-)
+from corellarec.llm.layout import PaperLayout, StreamLayout, build_layout
 from corellarec.llm.load import AnswerModel, load_model
 from corellarec.llm.score import LlmScorer
+from corellarec.llm.sequence import tokens_read
 from corellarec.llm.template import clean_title, load_template
 from corellarec.llm.text import Text
 

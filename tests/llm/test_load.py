@@ -12,10 +12,10 @@ from corellarec.base.errors import ModelError
 from corellarec.config import LoraConfig
 from corellarec.llm import catalog
 from corellarec.llm.catalog import find_model
-from corellarec.llm.layout import TokenSequence
 from corellarec.llm.load import AnswerModel, load_model
 from corellarec.llm.lora import add_adapter, load_adapter
 from corellarec.llm.packing import LlmBatch, make_batches
+from corellarec.llm.sequence import TokenSequence
 
 CPU = torch.device("cpu")
 

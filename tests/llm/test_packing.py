@@ -21,10 +21,11 @@ from transformers import (
 )
 
 from corellarec.llm.attention import CHUNK, NAME, Block, _causal, _masked, add_block, enable_packing
-from corellarec.llm.layout import PaperLayout, StreamLayout, TokenSequence, context
+from corellarec.llm.layout import PaperLayout, StreamLayout
 from corellarec.llm.load import AnswerModel, load_model
 from corellarec.llm.packing import make_batches
 from corellarec.llm.score import LlmScorer
+from corellarec.llm.sequence import TokenSequence, context
 from corellarec.llm.template import load_template
 
 CPU = torch.device("cpu")

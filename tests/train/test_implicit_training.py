@@ -10,9 +10,10 @@ from corellarec.config import NegativesConfig, Stage3Config, load_config
 from corellarec.crm.build import build_crm, build_reader
 from corellarec.data.log import Log
 from corellarec.data.prepare import prepare
-from corellarec.llm.layout import StreamLayout, tokens_read
+from corellarec.llm.layout import StreamLayout
 from corellarec.llm.load import AnswerModel, load_model, load_tokenizer
 from corellarec.llm.score import LlmScorer
+from corellarec.llm.sequence import tokens_read
 from corellarec.llm.template import load_template
 from corellarec.train.stages import CrmTask, LlmStageModel, LlmTask, draw_rows, take
 

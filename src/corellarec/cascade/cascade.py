@@ -16,12 +16,10 @@ from corellarec.base.errors import DataError
 from corellarec.base.frames import Table, as_frame
 from corellarec.base.metrics import Floats
 from corellarec.cascade.budget import BudgetMeter
-from corellarec.cascade.lists import ListPolicy
 from corellarec.cascade.models import Models, OnServerError, connect, load_local
 from corellarec.cascade.policy import known
 from corellarec.cascade.prediction import CrmScored, Prediction, answer
 from corellarec.cascade.ranking import (
-    Head,
     HeadLists,
     candidate_numbers,
     head_length,
@@ -253,7 +251,11 @@ class Cascade:
             )
             scored = self._known(log, head.samples, head.crm_logit)
             if self.recipe.lists and len(head.user):
-                prediction, order = self._route_lists(scored, head, self.recipe.lists)
+                lists = HeadLists(log, head, self.recipe.lists)
+                first = f"list of {head.samples.user[:1].tolist()}"
+                with self._list_meter.reserve(lists.above, lists.value, first) as asked:
+                    prediction = answer(self._router, self.models, scored, lists.rows(asked))
+                order = lists.order(prediction.llm_logit)
             else:
                 prediction, order = self._route(scored), None
             found.append(ranked(log, ids[part], head, prediction, k, order))
@@ -396,13 +398,3 @@ class Cascade:
         above, value = router.above(scored.known), router.value(scored.known)
         with meter.reserve(above, value, first) as routed:
             return answer(router, self.models, scored, routed, progress)
-
-    def _route_lists(
-        self, scored: CrmScored, head: Head, policy: ListPolicy
-    ) -> tuple[Prediction, Floats]:
-        """The answer where lists are sent as a whole, within their budget; and the items' order."""
-        lists = HeadLists(scored.log, head, policy)
-        above, first = policy.above(lists.value), f"list of {head.samples.user[:1].tolist()}"
-        with self._list_meter.reserve(above, lists.value, first) as asked:
-            found = answer(self._router, self.models, scored, lists.rows(asked))
-            return found, lists.order(found.llm_logit)

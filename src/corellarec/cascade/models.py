@@ -17,11 +17,12 @@ from corellarec.cascade.store import Recipe
 from corellarec.crm.batch import Reader
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Log, Samples
-from corellarec.llm.layout import build_layout, tokens_read
+from corellarec.llm.layout import build_layout
 from corellarec.llm.load import AnswerModel, load_model, load_tokenizer
 from corellarec.llm.lora import load_adapter
 from corellarec.llm.remote import RemoteScorer, UnansweredError
 from corellarec.llm.score import LlmScorer, Scorer
+from corellarec.llm.sequence import tokens_read
 
 MakeScorer = Callable[[Log], Scorer]
 OnServerError = Literal["crm", "fail"]

@@ -122,6 +122,7 @@ class HeadLists:
 
     Attributes:
         value: ``(lists,)`` NDCG that re-ranking each is expected to gain.
+        above: ``(lists,)`` whether the policy sends it, if the budget allows.
     """
 
     def __init__(self, log: Log, head: Head, policy: ListPolicy) -> None:
@@ -137,6 +138,7 @@ class HeadLists:
             self._base, (samples.end - samples.begin).numpy(), known.numpy(), self._table(rows, 0.0)
         )
         self.value = policy.value(facts)
+        self.above = policy.above(self.value)
 
     def _table(self, column: Floats, missing: float) -> Floats:
         """``(lists, places)`` of a column of the head."""

@@ -6,7 +6,19 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from corellarec.data.log import Samples
+    from corellarec.data.log import Log, Samples
+
+
+def item_categories(log: "Log") -> Tensor:
+    """``(items, columns)`` int64: values of the features of each item, its id left out.
+
+    They are numbered over all features; -1 is none.
+    """
+    features = log.features.item
+    sizes = torch.tensor([0, *(f.vocabulary for f in features)]).cumsum(0)[:-1]
+    offset = sizes.repeat_interleave(torch.tensor([f.width for f in features], dtype=torch.long))
+    codes = log.item_codes.long()
+    return torch.where(codes > 0, codes + offset, -1)[:, 1:]
 
 
 class CategorySums:

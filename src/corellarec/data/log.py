@@ -301,20 +301,6 @@ class Log:
         )
 
     @cached_property
-    def item_categories(self) -> Tensor:
-        """``(items, columns)`` int64: values of the features of each item, its id left out.
-
-        They are numbered over all features; -1 is none.
-        """
-        features = self.features.item
-        sizes = torch.tensor([0, *(f.vocabulary for f in features)]).cumsum(0)[:-1]
-        offset = sizes.repeat_interleave(
-            torch.tensor([f.width for f in features], dtype=torch.long)
-        )
-        codes = self.item_codes.long()
-        return torch.where(codes > 0, codes + offset, -1)[:, 1:]
-
-    @cached_property
     def statistics(self) -> Statistics | Counts:
         """What the rows before a sample say of its item and its user."""
         return Counts(self) if self.negatives else Statistics(self)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from corellarec.data.categories import CategorySums
+from corellarec.data.categories import CategorySums, item_categories
 
 if TYPE_CHECKING:
     from corellarec.data.log import Log, Samples
@@ -110,7 +110,7 @@ class Statistics:
         self._row_item = self._item(liked.row_count, liked.row_sum, smoothed)
         self._item_item = self._item(liked.item_count, liked.item_sum, of_items)
         self._rating, self._smoothed = rating, (smoothed, of_items)
-        self._categories = log.item_categories
+        self._categories = item_categories(log)
         self._read_histories(log)
         own = log.samples(torch.arange(len(log)))
         self._own_begin, self._own_end = own.begin, own.end

@@ -20,8 +20,8 @@ from corellarec.base.errors import ConfigError, ModelError
 from corellarec.llm.attention import Plan, enable_packing
 from corellarec.llm.catalog import find_model, first_line
 from corellarec.llm.head import AnswerHead
-from corellarec.llm.layout import TokenSequence
 from corellarec.llm.packing import LlmBatch, group, make_batch
+from corellarec.llm.sequence import TokenSequence
 
 
 class LlmOutput(NamedTuple):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from corellarec.llm.attention import Block, add_block
-from corellarec.llm.layout import TokenSequence
+from corellarec.llm.sequence import TokenSequence
 
 
 @dataclass(frozen=True)

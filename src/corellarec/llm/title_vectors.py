@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from corellarec.llm.layout import TokenSequence
 from corellarec.llm.packing import make_batches
+from corellarec.llm.sequence import TokenSequence
 from corellarec.llm.text import Text
 
 

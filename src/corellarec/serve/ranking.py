@@ -62,7 +62,7 @@ async def _recommend(
         found = await route(service, now, asked, scored[head], items[head])
         order = order_of(model.log, items[head], found.p)
     else:
-        rows = lists.rows(lists.policy.above(lists.value))
+        rows = lists.rows(lists.above)
         found = await route(service, now, asked, scored[head], items[head], whole=rows)
         order = lists.order(found.llm_logit)
     best = np.argsort(-order, kind="stable")[: body.k]

@@ -20,10 +20,10 @@ from corellarec.crm.score import crm_logits
 from corellarec.crm.windows import StreamBatch
 from corellarec.data.log import Log
 from corellarec.data.negatives import Redraw
-from corellarec.llm.layout import TokenSequence
 from corellarec.llm.load import AnswerModel
 from corellarec.llm.packing import LlmBatch, families
 from corellarec.llm.score import LlmScorer
+from corellarec.llm.sequence import TokenSequence
 from corellarec.train.align import Alignment
 
 

@@ -22,8 +22,9 @@ from corellarec.evaluation.profile.parts import (
     SplitProfile,
     TextCost,
 )
-from corellarec.llm.layout import build_layout, tokens_read
+from corellarec.llm.layout import build_layout
 from corellarec.llm.load import load_tokenizer
+from corellarec.llm.sequence import tokens_read
 
 PERIODS = {"day": ("1d", 120), "week": ("1w", 1100), "month": ("1mo", None)}  # of so many days
 QUARTERS = 4
