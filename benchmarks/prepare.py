@@ -7,8 +7,8 @@ pandas on the same, in turn: drop duplicates, sort, label, split by time, number
 write Parquet. What pandas needs beyond that, histories as lists, is timed apart: the prepared log
 needs none, a history is a window over it.
 
-    python benchmarks/prepare.py [--rows N] [--memory-limit-mb N] [--slice N] [--rounds N]
-        [--folder DIRECTORY] [--quick] [--json]
+    python benchmarks/prepare.py [--rows N] [--users N] [--items N] [--memory-limit-mb N]
+        [--slice N] [--rounds N] [--folder DIRECTORY] [--quick] [--json]
 
 Source of the sizes: https://nijianmo.github.io/amazon (51,311,621 ratings of Books).
 """
@@ -171,7 +171,9 @@ def write_slice(full: Path, folder: Path, rows: int) -> None:
 
 def main() -> None:
     options = parser(__doc__, rounds=3)
-    options.add_argument("--rows", type=int, default=ROWS, help="rows; users and items as many")
+    options.add_argument("--rows", type=int, default=ROWS, help="rows of the whole log")
+    options.add_argument("--users", type=int, help="its users; by default in proportion")
+    options.add_argument("--items", type=int, help="its items; likewise")
     options.add_argument("--slice", type=int, default=5_000_000, help="rows beside pandas")
     options.add_argument("--folder", type=Path, help="where to keep the log for another run")
     options.add_argument("--memory-limit-mb", type=int, default=0, help="data.memory_limit_mb")
@@ -183,9 +185,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary)
-        full = (given.folder or out) / f"{given.rows}-rows"
+        users = given.users or int(USERS * given.rows / ROWS)
+        items = given.items or int(ITEMS * given.rows / ROWS)
+        full = (given.folder or out) / f"{given.rows}-{users}-{items}"
         if not (full / "meta_Books.json.gz").exists():
-            users, items = (int(count * given.rows / ROWS) for count in (USERS, ITEMS))
             write_log(full, given.rows, users, items)
         write_slice(full, out / "slice", given.slice)
         whole = apart("ours", full, out, given.memory_limit_mb)
