@@ -1,8 +1,9 @@
 """Whether ``corellarec estimate`` is right: traffic whose true gain is known, many times.
 
 The test rows of a run, which both models scored, are the traffic: users are drawn with
-replacement, their rows decided by the router with a share explored. The true gain is that of all
-rows. Counted is how often each 95 % interval holds it.
+replacement, their rows decided by the router with a share explored; where it would ask about none
+of them, half of the rows count as worth asking about. The true gain is that of all rows. Counted is
+how often each 95 % interval holds it.
 """
 
 from pathlib import Path
@@ -30,14 +31,18 @@ def main() -> None:
     router = run.cascade().router
     scores = scored_rows(run.workspace, "test", run.config.evaluate.test_rows).scores
     p_crm = sigmoid(router.crm(scores.crm_logit))
+    value = router.value(scores.known)
+    threshold = router.rule.threshold
+    if not (value > threshold).any():
+        threshold = float(np.median(value))
     rows = pl.DataFrame(
         {
             "user": scores.user,
             "label": scores.label,
             "p_crm": p_crm,
             "p_asked": router.answer(scores.known, scores.llm_logit),
-            "value": router.value(scores.known),
-            "threshold": np.full(len(p_crm), router.rule.threshold),
+            "value": value,
+            "threshold": np.full(len(p_crm), threshold),
         }
     )
     above = (rows["value"] > rows["threshold"]).to_numpy()

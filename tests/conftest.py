@@ -64,6 +64,7 @@ def tiny_settings(movielens: Path, tiny_llm: Path) -> list[str]:
         "llm.window=20",
         "llm.dtype=float32",
         "device=cpu",
+        "crm.members=[]",
         "crm.embedding_dim=8",
         "crm.history_length=10",
         "crm.deep_layers=[16, 8]",

@@ -105,11 +105,10 @@ def test_cells_share_the_steps_they_have_in_common(write, tmp_path, tiny_setting
     found = cells(spec, base, tmp_path / "out")
     for cell in found:
         run_cell(cell, Console(quiet=True))
-    # The method's stages and the CRM's member, and lr; without stage 1 the stages; else nothing.
-    stages_of = ["CrmTask", "LlmTask", "LlmTask"]
-    assert trained == [*stages_of, "CrmTask", "CrmTask", *stages_of]
+    # The method's three stages and lr; without stage 1 all three again; without stage 3 nothing.
+    assert trained == ["CrmTask", "LlmTask", "LlmTask", "CrmTask", "CrmTask", "LlmTask", "LlmTask"]
     for cell in found:
         run_cell(cell, Console(quiet=True))
-    assert len(trained) == 8
+    assert len(trained) == 7
     untrained = json.loads((found[2].directory / "stage1" / "manifest.json").read_text())
     assert untrained["step"] == 0

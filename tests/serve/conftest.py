@@ -4,10 +4,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 from services import asking
 
 from corellarec.cascade.cascade import Cascade
+from corellarec.cascade.tables import read_pairs
 from corellarec.serve.model import ServedModel
 from corellarec.serve.service import Service
 from corellarec.serve.settings import ServeConfig
@@ -17,6 +20,17 @@ from corellarec.serve.store import Store
 @pytest.fixture(scope="session")
 def run(finished) -> Path:
     return finished[0]
+
+
+@pytest.fixture(scope="session")
+def middle(run) -> float:
+    """A threshold that half of the pairs exceed."""
+    cascade = Cascade.load(run, device="cpu")
+    table = pl.DataFrame({"user": [str(u) for u in range(1, 31)]}).join(
+        pl.DataFrame({"item": [str(i) for i in range(1, 50)]}), how="cross"
+    )
+    scored = cascade.score_crm(read_pairs(cascade.log, table, "pairs"))
+    return float(np.median(cascade.router.value(scored.known)))
 
 
 @pytest.fixture

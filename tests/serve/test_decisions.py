@@ -31,10 +31,10 @@ def ask(client, user, items):
     return found.json()
 
 
-def test_each_row_is_logged_as_it_was_decided(make_service, tmp_path):
+def test_each_row_is_logged_as_it_was_decided(make_service, middle, tmp_path):
     folder = tmp_path / "log"
     service = make_service(
-        threshold=0.0,
+        threshold=middle,
         budget={"share": 1.0},
         decisions={"directory": str(folder), "explored_share": 0.3},
     )
@@ -146,10 +146,10 @@ def test_too_few_rows_are_refused():
         gains_of(rows.filter(pl.col("asked")))
 
 
-def test_labels_come_from_later_events(make_service, tmp_path, monkeypatch, capsys):
+def test_labels_come_from_later_events(make_service, middle, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "log"
     service = make_service(
-        threshold=0.0,
+        threshold=middle,
         budget={"share": 1.0, "burst": 100_000},
         decisions={"directory": str(folder), "explored_share": 0.3},
     )

@@ -114,9 +114,12 @@ def read_times(
     Raises:
         DataError: If a time is missing or cannot be read.
     """
-    texts = table["time"].cast(pl.String)  # what CSV holds is text
-    numbers = texts.cast(pl.Float64, strict=False)
-    zone = None if numbers.null_count() == texts.null_count() else time_zone
+    times = table["time"]
+    if times.dtype == pl.String:  # what CSV holds
+        numbers = times.cast(pl.Float64, strict=False).null_count() == times.null_count()
+    else:
+        numbers = times.dtype.is_numeric()
+    zone = None if numbers else time_zone
     parse, _ = time_parser(table.select("time"), "auto", time_zone=zone, lenient=True)
     time = table.select(parse(pl.col("time")).alias("time"))["time"]
     if time.null_count():
