@@ -1,4 +1,5 @@
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ def test_rounding_in_many_layers_is_no_other_computation():
         num_attention_heads=4, initializer_range=0.2,
     )  # fmt: skip
     model = LlamaForCausalLM(config).to(torch.bfloat16)
-    decoder = model.get_decoder()
+    decoder: Any = model.get_decoder()
     forward = decoder.forward
     decoder.forward = lambda plan=None, **given: forward(**given)
     assert not enable_packing(model)
