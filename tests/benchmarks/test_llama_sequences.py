@@ -1,6 +1,7 @@
 """The benchmark of LLaMA's sequences: ids that it has, read as often as the stream's own."""
 
 import importlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 def test_branches_of_one_stream_share_it_when_their_ids_are_folded(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.delitem(sys.modules, "llm", raising=False)  # a folder of tests has the name, too
     llama_7b = importlib.import_module("llama_7b")
     place = np.array([0])
     stream = TokenSequence(np.array([40_000, 7, 32_000]), place, place)
