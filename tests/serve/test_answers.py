@@ -289,16 +289,17 @@ def test_an_answer_comes_at_its_deadline_whatever_the_llm_does(make_service, mon
     with client_of(service) as client:
         wait_for_llm(service)
         llm = service.now.llm
-        own = llm._logits
-        monkeypatch.setattr(llm, "_logits", lambda asks: time.sleep(2.0) or own(asks))
+        own, goes_on = llm._logits, threading.Event()
+        monkeypatch.setattr(llm, "_logits", lambda asks: goes_on.wait(60) and own(asks))
         reasons = []
         for _ in range(12):
             begun = time.monotonic()
-            found = ask(client, "17", ["7"], deadline_ms=150)
-            assert time.monotonic() - begun < 0.4
+            found = ask(client, "17", ["7"], deadline_ms=600)
+            assert time.monotonic() - begun < 2
             assert found["degraded"]
             reasons.append(found["candidates"][0]["reason"])
             assert found["candidates"][0]["p"] == found["candidates"][0]["p_crm"]
+        goes_on.set()
         assert reasons[0] == "late"
         assert reasons[-1] == "breaker"
 
