@@ -104,8 +104,8 @@ def limit_memory(pid, chance):
             victim.rlimit(psutil.RLIMIT_AS, (limit, limit))
 
 
-def test_killed_raylets(attack, tmp_path, scratch, given):
-    """Ray's own process on a node is killed; the job ends, and another engine goes on."""
+def test_killed_ray_jobs(attack, tmp_path, scratch, given):
+    """The node's own process, an actor or the command is killed; either engine then goes on."""
     if not attack.hard:
         pytest.skip("minutes: make test-hard; actors are killed in tests/batch")
     pytest.importorskip("ray")
@@ -113,29 +113,44 @@ def test_killed_raylets(attack, tmp_path, scratch, given):
     assert call([*head, out, *tail], scratch).kind == "done"
     expected = read(out)
     command = [*head, out, *tail, "--engine", "ray", "--workers", 2]
-    for number in range(attack.times(1, 20)):
+    for number in range(attack.times(3, 20)):
         shutil.rmtree(out)
         running = Call(command, scratch, memory=1 << 46)  # Ray maps far more than it uses
-        deadline = time.monotonic() + 100
-        while not (victims := raylets(running.process.pid)) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        time.sleep(attack.random.uniform(0, 15))
-        killed = bool(victims)
-        for one in victims:
+        what = ("raylet", "ray::_Worker", "command")[number % 3]
+        of_ray = wait_for(running, "raylet" if what == "command" else what)
+        time.sleep(attack.random.uniform(0, 2 if what == "ray::_Worker" else 15))
+        if what == "command":
+            running.kill()
+        for one in [] if what == "command" else of_ray[:1]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
         stopped = running.wait(180)
-        attack.note(f"raylet {killed}: {stopped.kind}", stopped.text, bad=stopped.kind == "hang")
+        ends = ("done",) if what == "ray::_Worker" else ("done", "refused", "signal 9")
+        kind = f"{what} {'killed' if of_ray else 'not found'}: {stopped.kind}"
+        attack.note(kind, stopped.text[-800:], bad=stopped.kind not in ends)
+        _, alive = psutil.wait_procs(of_ray, timeout=60)
+        if alive:
+            attack.note("Ray without its job", [command_of(one) for one in alive], bad=True)
         more = ["--engine", "ray"] if number % 5 == 4 else []
         done = call([*head, out, *tail, *more], scratch, memory=1 << 46, seconds=180)
         same = done.kind == "done" and is_whole(out, expected)
         attack.note("then whole" if same else done.kind, done.text[-500:], bad=not same)
 
 
-def raylets(pid):
-    """Ray's node processes below a command."""
+def wait_for(running, name):
+    """A command's processes of a name, when there are any; none if the command ends before."""
+    deadline = time.monotonic() + 100
+    while not (found := named(running.process.pid, name)) and time.monotonic() < deadline:
+        if not running.process.is_alive():
+            break
+        time.sleep(0.02)
+    return found
+
+
+def named(pid, name):
+    """Processes below a command that run a program, or call themselves so."""
     found = [(one, command_of(one)) for one in children_of(pid)]
-    return [one for one, words in found if words and words[0].endswith("raylet/raylet")]
+    return [one for one, words in found if words and words[0].split("/")[-1].startswith(name)]
 
 
 def children_of(pid):
