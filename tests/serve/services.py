@@ -14,8 +14,18 @@ import httpx
 from fastapi.testclient import TestClient
 
 from corellarec.cascade.cascade import Cascade
+from corellarec.cascade.lists import FEATURES, ListBlend, ListPolicy, ListValue
+from corellarec.cascade.router import Verdict
 from corellarec.serve.app import build_app
+from corellarec.serve.lineup import InService, Lineup
+from corellarec.serve.llm import LlmThread
+from corellarec.serve.model import ServedModel
 from corellarec.serve.service import Service
+
+_NOTHING = (0.0,) * len(FEATURES)
+LISTS = ListPolicy(8, 1.0, ListBlend(0.5, 1.0), ListValue(_NOTHING, 0.0, _NOTHING, _NOTHING),
+                   None, Verdict(helps=True, routed=30, gain=0.1, bound=0.05))  # fmt: skip
+"""Every list of 8 is sent."""
 
 
 def asking(cascade: Cascade, threshold: float = -1e9) -> Cascade:
@@ -29,6 +39,18 @@ def asking(cascade: Cascade, threshold: float = -1e9) -> Cascade:
     cascade.router = replace(
         router, llm=llm, rules={**router.rules, router.policy: rule}, hard=False
     )
+    return cascade
+
+
+def send_lists(service: Service) -> Cascade:
+    """Let a service whose LLM is off send whole lists, and no rows; returns its cascade."""
+    of = asking(service.now.model.cascade, 1e9)
+    cascade = Cascade(
+        replace(of.recipe, router=of.router, lists=LISTS), of.log, of.models, of.adapter
+    )
+    model = ServedModel(cascade, "v2")
+    service.lineup = Lineup(InService(model, LlmThread(model, service.config.llm)))
+    wait_for_llm(service)
     return cascade
 
 

@@ -10,12 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
-from services import asking, client_of, wait_for_llm
+from services import LISTS, asking, client_of, send_lists, wait_for_llm
 
 from corellarec.base.errors import ConfigError
 from corellarec.cascade.cascade import Cascade
-from corellarec.cascade.lists import FEATURES, ListBlend, ListPolicy, ListValue
-from corellarec.cascade.router import Verdict
 from corellarec.serve.asks import LlmAsk
 from corellarec.serve.lineup import InService, Lineup
 from corellarec.serve.llm import LlmThread
@@ -361,17 +359,9 @@ def test_recommendations_are_the_cascades(make_service, run):
 
 def test_a_list_is_asked_about_as_a_whole_or_not_at_all(make_service):
     """As ``Cascade.recommend`` does it with the same policy; the budget counts rows."""
-    nothing = (0.0,) * len(FEATURES)
-    policy = ListPolicy(8, 1.0, ListBlend(0.5, 1.0), ListValue(nothing, 0.0, nothing, nothing),
-                        None, Verdict(helps=True, routed=30, gain=0.1, bound=0.05))  # fmt: skip
     budget = {"share": 0.0, "burst": 20}
     service = make_service(llm={"place": "off", "states_mb": 0}, budget=budget)
-    of = asking(service.now.model.cascade, 1e9)
-    recipe = replace(of.recipe, router=of.router, lists=policy)
-    cascade = Cascade(recipe, of.log, of.models, of.adapter)
-    model = ServedModel(cascade, "v2")
-    service.lineup = Lineup(InService(model, LlmThread(model, service.config.llm)))
-    wait_for_llm(service)
+    cascade = send_lists(service)
     with client_of(service) as client:
         for user, asked in (("1", 8), ("17", 8), ("new", 0)):  # 4 are left for the third
             found = client.post("/v1/recommend", json={"user": user, "k": 12}).json()
@@ -387,11 +377,8 @@ def test_a_list_is_asked_about_as_a_whole_or_not_at_all(make_service):
 
 
 def test_a_budget_that_never_holds_a_list_is_refused(make_service, run, tmp_path):
-    nothing = (0.0,) * len(FEATURES)
-    policy = ListPolicy(8, 1.0, ListBlend(0.5, 1.0), ListValue(nothing, 0.0, nothing, nothing),
-                        None, Verdict(helps=True, routed=30, gain=0.1, bound=0.05))  # fmt: skip
     of = Cascade.load(run, device="cpu")
-    recipe = replace(of.recipe, lists=policy)
+    recipe = replace(of.recipe, lists=LISTS)
     model = ServedModel(Cascade(recipe, of.log, of.models, of.adapter), "v2")
     service = make_service(1e9, budget={"burst": 7}, load=lambda path: model)
     with pytest.raises(ConfigError, match=r"budget\.burst is 7, and .* lists of 8 rows"):

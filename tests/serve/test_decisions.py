@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 import pytest
-from services import client_of, wait_for_llm
+from services import client_of, send_lists, wait_for_llm
 
 from command_line import call
 from corellarec.base.errors import DataError
 from corellarec.base.metrics import losses
 from corellarec.serve.decisions import SCHEMA, DecisionLog
-from corellarec.serve.estimate import estimate, gains_of
+from corellarec.serve.estimate import estimate, gains_of, lists_of
 from corellarec.serve.settings import DecisionSettings
 from corellarec.serve.store import Store
 
@@ -179,7 +179,102 @@ def test_labels_come_from_later_events(make_service, middle, tmp_path, monkeypat
     assert "labelled rows of 30 users" in err
     code, out, _ = call(monkeypatch, capsys, "estimate", folder, "--json")
     assert json.loads(out)["gains"]["users"] == 30
+    with pytest.raises(DataError, match="no list was decided as a whole"):
+        estimate(folder, lists=True)
     late = Store(str(tmp_path / "empty.sqlite"))
     late.close()
     with pytest.raises(DataError, match="too few"):
         estimate(folder, str(tmp_path / "empty.sqlite"))
+
+
+def test_lists_are_logged_as_a_whole_and_estimated(make_service, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "log"
+    service = make_service(
+        llm={"place": "off", "states_mb": 0},
+        budget={"share": 1.0, "burst": 1000},
+        decisions={"directory": str(folder), "explored_share": 0.3},
+    )
+    send_lists(service)
+    served = {}
+    with client_of(service) as client:
+        for user in map(str, range(1, 41)):
+            found = client.post("/v1/recommend", json={"user": user, "k": 8}).json()
+            served[user] = [row["item"] for row in found["candidates"]]
+        time.sleep(0.01)
+        taken = {user: items[int(user) % 3] for user, items in served.items() if int(user) % 4}
+        events = [
+            {"event_id": user, "user": user, "item": item, "rating": 5}
+            for user, item in taken.items()
+        ]
+        client.post("/v1/events", json={"events": events})
+    log = read(folder)
+    assert dict(log.schema) == SCHEMA
+    explored, ndcg = 0, {"place": [], "position": []}
+    for (user, items), (_, rows) in zip(
+        served.items(), log.group_by("request_id", maintain_order=True), strict=True
+    ):
+        assert rows["position"].to_list() == list(range(rows.height))
+        assert rows.sort("place")["item"].to_list()[:8] == items
+        assert rows["asked"].n_unique() == rows["propensity"].n_unique() == 1
+        assert rows["propensity"][0] == pytest.approx(0.7 if rows["asked"][0] else 0.3)
+        if not rows["asked"][0]:
+            explored += 1
+            assert (rows["place"] == rows["position"]).all()
+            assert set(rows["reason"][:8]) == {"explored"}
+        elif user in taken:
+            hit = rows.filter(pl.col("item") == taken[user])
+            for name, found in ndcg.items():
+                found.append(1 / np.log2(2 + hit[name][0]))
+    assert 3 < explored < 25
+    found = estimate(folder, lists=True)
+    assert found.gains.rows == found.gains.users == len(taken)
+    assert found.gains.above == 1.0
+    assert found.unlabelled == pytest.approx(0.25)
+    expected = np.mean(ndcg["place"]) - np.mean(ndcg["position"])
+    assert found.gains.paired.value == pytest.approx(expected, abs=1e-9)
+    assert expected != 0
+    code, out, err = call(monkeypatch, capsys, "estimate", folder, "--lists")
+    assert code == 0, err
+    assert "NDCG@10" in out
+    assert "labelled lists of 30 users" in err
+    with pytest.raises(DataError, match="0 labelled rows or lists"):
+        estimate(folder)
+
+
+def simulated_lists(seed, users, explored=0.1):
+    """Labelled rows of lists of eight, in which asking brings the item that is taken forward."""
+    chance, rows = np.random.default_rng(seed), []
+    for user in range(users):
+        for number in range(chance.integers(1, 6)):
+            hit = np.arange(8) == chance.integers(8)
+            asked = chance.random() >= explored
+            score = -np.arange(8.0) + asked * (chance.normal(size=8) + 2.0 * hit)
+            rows.append(
+                pl.DataFrame(
+                    {
+                        "request_id": f"{user}-{number}",
+                        "user": user,
+                        "position": np.arange(8),
+                        "place": np.argsort(np.argsort(-score)),
+                        "label": np.where(hit, 1, 0),
+                        "value": 0.1,
+                        "threshold": 0.0,
+                        "asked": asked,
+                        "propensity": 1 - explored if asked else explored,
+                    }
+                )
+            )
+    return lists_of(pl.concat(rows))
+
+
+def test_intervals_hold_the_gain_of_lists():
+    many = simulated_lists(0, 3000, 0.5).filter(pl.col("asked"))
+    truth = float((many["ndcg"] - many["ndcg_crm"]).mean())
+    assert truth > 0.05
+    held = dict.fromkeys(("inverse_propensity", "doubly_robust", "paired"), 0)
+    for seed in range(1, 41):
+        found = gains_of(simulated_lists(seed, 100))
+        for name in held:
+            gain = getattr(found, name)
+            held[name] += gain.low <= truth <= gain.high
+    assert all(count >= 34 for count in held.values()), held

@@ -112,6 +112,11 @@ def promising(
     return Head(place // len(items), chosen, logit.ravel()[place], order.ravel()[place])
 
 
+def places(order: Floats) -> NDArray[np.int64]:
+    """``(..., n)`` the place of each in its row, 0 for the highest; of equals the first."""
+    return np.argsort(np.argsort(-order, axis=-1, kind="stable"), axis=-1)
+
+
 class HeadLists:
     """The first items of each user's head as a list that is re-ranked as a whole, or not at all.
 
@@ -163,7 +168,7 @@ class HeadLists:
         if self.log.negatives:
             expert = expert + self.log.log_q[self.head.samples.item.numpy()]
         expert = self._table(expert, -np.inf)
-        place = np.argsort(np.argsort(-self.policy.blend(self._base, expert), 1, "stable"), 1)
+        place = places(self.policy.blend(self._base, expert))
         moved = np.isnan(expert).sum(1) == 0
         order = -self._place.astype(np.float64)
         rows = self.rows(moved)

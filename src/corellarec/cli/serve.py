@@ -175,24 +175,28 @@ def estimate(
     positive_rating: Annotated[
         float, typer.Option(help="A rating at or above it is a positive label.")
     ] = 4.0,
+    lists: Annotated[
+        bool, typer.Option("--lists", help="Take lists that were decided as a whole, not rows.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """What asking the LLM gains in service, from the decisions of a service and later events."""
     from corellarec.cli.tables import gains_table
     from corellarec.serve.estimate import estimate as estimate_log
 
-    found = estimate_log(log, store, hours, positive_rating)
-    gains = found.gains
+    found = estimate_log(log, store, hours, positive_rating, lists=lists)
+    gains, unit = found.gains, "list" if lists else "row"
     if as_json:
         print_json(found)
         return
-    output_console().print(gains_table(gains))
+    output_console().print(gains_table(gains, lists=lists))
     say(
-        f"{gains.rows:,} labelled rows of {gains.users:,} users; {gains.above:.1%} above the "
+        f"{gains.rows:,} labelled {unit}s of {gains.users:,} users; {gains.above:.1%} above the "
         f"threshold, {gains.explored:,} of these not asked about, by chance; the LLM answered "
-        f"{found.answered:.1%} of what was to be asked. {found.unlabelled:.1%} of the log has no "
-        f"later event; {found.over_budget:.1%} of the rest was decided with the budget spent, and "
-        "is left out. `paired` holds where what is served does not change what users do."
+        f"{found.answered:.1%} of what was to be asked. {found.unlabelled:.1%} of the {unit}s have "
+        f"no later {'positive ' if lists else ''}event; {found.over_budget:.1%} of the rest were "
+        "decided with the budget spent, and are left out. `paired` holds where what is served does "
+        "not change what users do."
     )
 
 

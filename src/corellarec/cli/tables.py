@@ -83,9 +83,13 @@ def ranking_table(found: pl.DataFrame, titles: Mapping[str, str]) -> Table:
     return table
 
 
-def gains_table(gains: "Gains") -> Table:
-    """What asking the LLM gains in service, by each estimator."""
-    table = _folded("log loss saved on a row above the threshold", "nats", "95 %")
+def gains_table(gains: "Gains", *, lists: bool = False) -> Table:
+    """What asking the LLM gains in service on rows, or on lists, by each estimator."""
+    table = (
+        _folded("NDCG@10 gained on a list above the threshold", "NDCG", "95 %")
+        if lists
+        else _folded("log loss saved on a row above the threshold", "nats", "95 %")
+    )
     for name in ("inverse_propensity", "doubly_robust", "paired"):
         gain = getattr(gains, name)
         ends = f"{gain.low:+.4f} to {gain.high:+.4f}"
@@ -96,6 +100,6 @@ def gains_table(gains: "Gains") -> Table:
 def _folded(*names: str) -> Table:
     table = Table()
     for name in names:
-        whole = name in ("from", "rank", "p", "nats", "95 %", "cached")
+        whole = name in ("from", "rank", "p", "nats", "NDCG", "95 %", "cached")
         table.add_column(name, overflow="fold", no_wrap=whole)
     return table

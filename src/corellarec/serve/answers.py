@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from corellarec.base.metrics import Floats, sigmoid
 from corellarec.cascade.budget import Mask
+from corellarec.cascade.ranking import HeadLists, places
+from corellarec.cascade.router import Router
 from corellarec.serve.asks import LlmAsk
 from corellarec.serve.crm import OverloadedError, Scored
-from corellarec.serve.decisions import Decided
+from corellarec.serve.decisions import LIST, Decided
 from corellarec.serve.intake import put
 from corellarec.serve.lineup import InService
 from corellarec.serve.model import ServedModel
@@ -72,6 +74,34 @@ class Answer:
     def degraded(self) -> bool:
         """Whether the language model or the store was wanted and not there."""
         return self.scored.user.stale or any(reason in DEGRADED for reason in self.reasons)
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What decides which rows the language model is asked about.
+
+    Args:
+        above: ``(n,)`` whether the value of each, or of their list, is above the threshold.
+        sent: ``(n,)`` whether each would be sent.
+        value: ``(n,)`` of asking about each, or about their list.
+        threshold: Of the value.
+    """
+
+    above: Mask
+    sent: Mask
+    value: Floats
+    threshold: float
+
+
+def _row_terms(router: Router, scored: Scored) -> _Terms:
+    sent = np.ones(len(scored.value), dtype=bool)
+    return _Terms(scored.above, sent, scored.value, router.rule.threshold)
+
+
+def _list_terms(lists: HeadLists) -> _Terms:
+    sent, threshold = lists.rows(np.ones(1, dtype=bool)), lists.policy.threshold
+    above, value = np.repeat(lists.above, len(sent)), np.repeat(lists.value, len(sent))
+    return _Terms(above, sent, value, -np.inf if threshold is None else threshold)
 
 
 async def score(
@@ -144,7 +174,7 @@ async def route(
     scored: Scored,
     items: NDArray[np.int64],
     *,
-    whole: Mask | None = None,
+    lists: HeadLists | None = None,
 ) -> Answer:
     """Ask the language model about the rows that are worth it, if it answers in time.
 
@@ -154,28 +184,28 @@ async def route(
         asked: The request.
         scored: The CRM's answer.
         items: ``(n,)`` item numbers.
-        whole: ``(n,)`` the rows of a list, to ask about all of them or none, whatever their own
-            value; such decisions are not logged.
+        lists: The rows as one list, to ask about all of its places or none.
     """
     router, llm, count, begun = now.model.router, now.llm, len(items), time.monotonic()
-    helps = whole is not None or router.rule.verdict.helps
+    helps = lists is not None or router.rule.verdict.helps
     p, llm_logit = scored.p_crm.copy(), np.full(count, np.nan)
-    above = scored.above if whole is None else whole
-    wanted = above | asked.anyway
-    log = service.decisions if llm and helps and whole is None and not asked.anyway else None
+    terms = _row_terms(router, scored) if lists is None else _list_terms(lists)
+    wanted = terms.above | asked.anyway
+    log = service.decisions if llm and helps and not asked.anyway else None
     if log:
-        wanted = wanted ^ log.explored(asked.request_id, asked.user, asked.ids)
-    rows = np.flatnonzero(wanted)
-    rows = rows[np.argsort(-scored.value[rows], kind="stable")]
+        units = asked.ids if lists is None else [LIST] * count
+        wanted = wanted ^ log.explored(asked.request_id, asked.user, units)
+    rows = np.flatnonzero(wanted & terms.sent)
+    rows = rows[np.argsort(-terms.value[rows], kind="stable")]
     credit = service.bucket.level
     granted = service.bucket.take(count, len(rows) if llm else 0)
-    if whole is not None and granted < len(rows):
+    if lists is not None and granted < len(rows):
         service.bucket.give_back(granted)
         granted = 0
     reasons: list[Reason] = [
         "llm_off" if llm is None else "below_threshold" if helps else "verdict"
     ] * count
-    for row in np.flatnonzero(above & ~wanted):
+    for row in np.flatnonzero(terms.above & terms.sent & ~wanted):
         reasons[row] = "explored"
     for row in rows[granted:] if llm else ():
         reasons[row] = "budget"
@@ -206,16 +236,17 @@ async def route(
                 model=now.model.version,
                 items=asked.ids,
                 p_crm=scored.p_crm,
-                value=scored.value,
+                value=terms.value,
                 p=p,
                 p_llm=p_llm,
                 asked=wanted,
-                above=scored.above,
-                threshold=router.rule.threshold,
+                above=terms.above,
+                threshold=terms.threshold,
                 credit=credit,
                 eligible=granted == len(rows),
                 reasons=reasons,
                 milliseconds=1000 * (time.monotonic() - begun),
+                place=None if lists is None else places(lists.order(llm_logit)),
             )
         )
     return Answer(scored, p, p_llm, reasons, llm_logit)

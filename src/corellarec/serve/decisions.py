@@ -25,9 +25,14 @@ SCHEMA = {
     "item": pl.String, "position": pl.Int32, "model": pl.String, "p_crm": pl.Float64,
     "value": pl.Float64, "threshold": pl.Float64, "credit": pl.Float64, "eligible": pl.Boolean,
     "asked": pl.Boolean, "propensity": pl.Float64, "reason": pl.String, "p": pl.Float64,
-    "p_llm": pl.Float64, "milliseconds": pl.Float64,
+    "p_llm": pl.Float64, "milliseconds": pl.Float64, "place": pl.Int32,
 }  # fmt: skip
-"""Columns of the files; ``asked`` is what was decided, ``reason`` what came of it."""
+"""Columns of the files; ``asked`` is what was decided, ``reason`` what came of it.
+
+``place`` is null, but where a list was decided as a whole: its rows are in the CRM's order
+(``position``) and were answered in this one, and the other columns of the decision are the list's.
+"""
+LIST = "list"  # takes the place of an item where a list is explored
 ROWS_KEPT = 20_000  # that wait to be written
 
 
@@ -59,6 +64,7 @@ class Decided:
         eligible: Whether it allowed all that were to be asked about.
         reasons: ``n`` reasons.
         milliseconds: From the request's arrival.
+        place: ``(n,)`` places in the answer, where they are a list that was decided as a whole.
     """
 
     request_id: str
@@ -77,6 +83,7 @@ class Decided:
     eligible: bool
     reasons: Sequence[str]
     milliseconds: float
+    place: NDArray[np.int64] | None = None
 
 
 def user_hash(key: str, user: str) -> str:
@@ -168,6 +175,7 @@ class DecisionLog:
                 "p": one.p,
                 "p_llm": pl.Series(one.p_llm, dtype=pl.Float64).fill_nan(None),
                 "milliseconds": [one.milliseconds] * count,
+                "place": [None] * count if one.place is None else one.place,
             },
             schema=SCHEMA,
         )

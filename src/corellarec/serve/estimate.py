@@ -11,17 +11,19 @@ from scipy.stats import t as student
 from corellarec.base.artifacts import read_json
 from corellarec.base.errors import DataError
 from corellarec.base.frames import readable
+from corellarec.base.list_metrics import list_metrics
 from corellarec.base.metrics import Floats, entropy, losses
-from corellarec.serve.decisions import SCHEMA, About, user_hash
+from corellarec.serve.decisions import About, user_hash
 from corellarec.serve.store import Store
 
 KEY = "decision_key"
 FEWEST_USERS = 10
+PLACES = 10  # of a list, that count
 
 
 @dataclass(frozen=True)
 class Gain:
-    """Log loss (nats) that asking saves on a row above the threshold.
+    """What asking gains on a row or a list above the threshold: log loss in nats, or NDCG.
 
     Args:
         value: The estimate.
@@ -39,14 +41,14 @@ class Gains:
     """What decisions gained, by three estimates.
 
     Args:
-        rows: Rows with a label.
+        rows: Rows with a label, or lists of which the user took something.
         users: Of these.
-        above: Share of the rows that are above the threshold.
-        explored: Rows above the threshold that were not to be asked about: the comparison.
+        above: Share of them that is above the threshold.
+        explored: Those above the threshold that were not to be asked about: the comparison.
         inverse_propensity: Gain by inverse propensity weights, normalised.
         doubly_robust: Gain by the router's expectation, corrected by the same weights.
-        paired: Gain on the rows that were to be asked about, each compared with the CRM's answer to
-            the same row. Much narrower; it holds where what is served does not change what users
+        paired: Gain on those that were to be asked about, each compared with the CRM's answer to
+            the same. Much narrower; it holds where what is served does not change what users
             do.
     """
 
@@ -64,10 +66,10 @@ class Estimate:
     """What a service's decisions gained.
 
     Args:
-        gains: On the rows that count.
-        answered: Share of the rows to be asked about that the language model answered.
-        unlabelled: Share of all logged rows that have no later event.
-        over_budget: Share of the labelled rows that were left out, since the budget was spent.
+        gains: On the rows, or lists, that count.
+        answered: Share of those to be asked about that the language model answered.
+        unlabelled: Share of all logged that have no later event; of lists, no positive one.
+        over_budget: Share of the labelled that was left out, since the budget was spent.
     """
 
     gains: Gains
@@ -77,24 +79,28 @@ class Estimate:
 
 
 def estimate(directory: Path, store: str | None = None, hours: float = 24.0,
-             positive_rating: float = 4.0) -> Estimate:  # fmt: skip
-    """Estimate the gain of asking, by intention: what time-outs made of a decision is part of it.
+             positive_rating: float = 4.0, *, lists: bool = False) -> Estimate:  # fmt: skip
+    """Estimate the gain of asking, by intention: what time-outs made of it is part of it.
 
     Args:
         directory: Of the log.
         store: SQLite file or PostgreSQL URL with the events; by default the one that the log names.
-        hours: An event labels a row that was decided at most so long before.
+        hours: An event labels what was decided at most so long before.
         positive_rating: A rating at or above it is a positive label.
+        lists: Take the lists that were decided as a whole, not the rows that were decided alone.
 
     Raises:
-        DataError: If there are too few rows to tell.
+        DataError: If there is too little to tell.
     """
     about = read_json(directory / "about.json", About)
     place = store or about.store
     if not place:
         raise DataError(f"{directory}: the events are in PostgreSQL: give its URL (--store)")
-    log = _read(directory)
+    log = _read(directory, lists=lists)
     labelled = _with_labels(log, Store(place), hours, positive_rating)
+    if lists:
+        log, labelled = log.filter(pl.col("position") == 0), lists_of(labelled)
+    labelled = labelled.filter(pl.col("label").is_not_null())
     eligible = labelled.filter(pl.col("eligible"))
     asked = eligible.filter(pl.col("asked"))["reason"].to_list()
     return Estimate(
@@ -105,12 +111,34 @@ def estimate(directory: Path, store: str | None = None, hours: float = 24.0,
     )
 
 
+def lists_of(rows: pl.DataFrame) -> pl.DataFrame:
+    """Labelled rows of lists as one row a list of which the user took something.
+
+    Returns:
+        The log's columns of each list's first row, and ``ndcg`` and ``ndcg_crm``, of the list as it
+        was answered and in the CRM's order.
+    """
+    taken = (pl.col("label") == 1).fill_null(False)
+    lists = rows.with_columns(hit=taken).filter(pl.col("hit").any().over("request_id"))
+
+    def ndcg(place: str) -> pl.Series:
+        one = lists.sort("request_id", place).group_by("request_id", maintain_order=True)
+        hits = one.agg("hit")["hit"].to_list()
+        table = np.zeros((len(hits), max(map(len, hits), default=1)), dtype=bool)
+        for row, hit in zip(table, hits, strict=True):
+            row[: len(hit)] = hit
+        return pl.Series(list_metrics(table, table.sum(1), PLACES)["ndcg"])
+
+    first = lists.filter(pl.col("position") == 0).sort("request_id")
+    return first.with_columns(label=1, ndcg=ndcg("place"), ndcg_crm=ndcg("position"))
+
+
 def gains_of(rows: pl.DataFrame) -> Gains:
     """What labelled rows of the log say.
 
     Args:
-        rows: ``user``, ``label``, and the log's ``p``, ``p_crm``, ``value``, ``threshold``,
-            ``asked``, ``propensity``.
+        rows: ``user``, and the log's ``value``, ``threshold``, ``asked``, ``propensity``; ``label``
+            and the log's ``p`` and ``p_crm``, or of lists ``ndcg`` and ``ndcg_crm``.
 
     Raises:
         DataError: If nothing can be compared.
@@ -121,15 +149,18 @@ def gains_of(rows: pl.DataFrame) -> Gains:
     explored = int((above & ~asked).sum())
     if above.sum() < 2 or explored < 2 or cluster.max(initial=-1) + 1 < FEWEST_USERS:
         raise DataError(
-            f"{rows.height} labelled rows of {cluster.max(initial=-1) + 1} users, {explored} of "
-            f"them above the threshold and not asked about: too few to tell; at least 2 such rows "
-            f"and {FEWEST_USERS} users are needed: collect more decisions, or explore a larger "
-            "share"
+            f"{rows.height} labelled rows or lists of {cluster.max(initial=-1) + 1} users, "
+            f"{explored} of them above the threshold and not asked about: too few to tell; at "
+            f"least 2 such and {FEWEST_USERS} users are needed: collect more decisions, or "
+            "explore a larger share"
         )
-    label = rows["label"].to_numpy().astype(np.int8)
-    loss = losses(label, rows["p"].to_numpy())
-    # The router's expectation: a calibrated CRM loses its entropy, and asking saves the value.
-    expected_crm = entropy(rows["p_crm"].to_numpy())
+    if "ndcg" in rows.columns:
+        loss, loss_crm = 1 - rows["ndcg"].to_numpy(), 1 - rows["ndcg_crm"].to_numpy()
+        expected_crm = np.full(len(above), loss_crm.mean())
+    else:
+        label = rows["label"].to_numpy().astype(np.int8)
+        loss, loss_crm = (losses(label, rows[name].to_numpy()) for name in ("p", "p_crm"))
+        expected_crm = entropy(rows["p_crm"].to_numpy())  # what a calibrated CRM loses
     expected_asked = expected_crm - rows["value"].to_numpy()
     weight = above / propensity
     treated, control = weight * asked, weight * ~asked
@@ -144,7 +175,7 @@ def gains_of(rows: pl.DataFrame) -> Gains:
     corrected = direct + control * (loss - expected_crm) - treated * (loss - expected_asked)
     robust = corrected.mean() / share
     treated_alone = above & asked
-    saved = treated_alone * (losses(label, rows["p_crm"].to_numpy()) - loss)
+    saved = treated_alone * (loss_crm - loss)
     part = treated_alone.mean()
     paired = saved.mean() / part
     return Gains(
@@ -167,19 +198,26 @@ def _gain(value: float, influence: Floats, cluster: NDArray[np.int64]) -> Gain:
     return Gain(float(value), float(value) - reach, float(value) + reach)
 
 
-def _read(directory: Path) -> pl.DataFrame:
+def _read(directory: Path, *, lists: bool) -> pl.DataFrame:
     files = sorted(directory.glob("????-??-??/*.parquet"))
     if not files:
         raise DataError(f"{directory}: no decisions yet")
     with readable(directory):
-        rows = pl.concat([pl.read_parquet(path).select(list(SCHEMA)) for path in files])
-    return rows.filter(pl.col("reason") != "shadow")
+        rows = pl.concat([pl.read_parquet(path) for path in files], how="diagonal")
+    of_lists = pl.col("place").is_not_null()
+    rows = rows.filter(pl.col("reason") != "shadow", of_lists if lists else ~of_lists)
+    if lists and rows.is_empty():
+        raise DataError(
+            f"{directory}: no list was decided as a whole: `corellarec rank RUN --keep` gives a "
+            "cascade a policy of lists, and /v1/recommend then decides by it"
+        )
+    return rows
 
 
 def _with_labels(
     log: pl.DataFrame, store: Store, hours: float, positive_rating: float
 ) -> pl.DataFrame:
-    """The log's rows that a later event of the same user and item labels, with ``label``."""
+    """The log's rows with the ``label`` that a later event of the same user and item gives."""
     try:
         key = store.fact(KEY) or ""
         events = store.all_events()
@@ -202,15 +240,11 @@ def _with_labels(
         },
         schema_overrides={"user": pl.String, "item": pl.String, "label": pl.Int8},
     )
-    return (
-        log.sort("time")
-        .join_asof(
-            table.sort("at"),
-            left_on="time",
-            right_on="at",
-            by=["user", "item"],
-            strategy="forward",
-            tolerance=f"{round(hours * 3600)}s",
-        )
-        .filter(pl.col("label").is_not_null())
+    return log.sort("time").join_asof(
+        table.sort("at"),
+        left_on="time",
+        right_on="at",
+        by=["user", "item"],
+        strategy="forward",
+        tolerance=f"{round(hours * 3600)}s",
     )

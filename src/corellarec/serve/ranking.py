@@ -58,13 +58,10 @@ async def _recommend(
     ids = model.log.items["id"].gather(items[head]).to_list()
     asked = Asked(request_id, body.user, history is None, ids, deadline)
     lists = _lists(model, user, items[head], scored[head].known.crm_logit)
-    if lists is None:
-        found = await route(service, now, asked, scored[head], items[head])
-        order = order_of(model.log, items[head], found.p)
-    else:
-        rows = lists.rows(lists.above)
-        found = await route(service, now, asked, scored[head], items[head], whole=rows)
-        order = lists.order(found.llm_logit)
+    found = await route(service, now, asked, scored[head], items[head], lists=lists)
+    order = (
+        order_of(model.log, items[head], found.p) if lists is None else lists.order(found.llm_logit)
+    )
     best = np.argsort(-order, kind="stable")[: body.k]
     answer = write(
         service, model, [ids[i] for i in best], found[best], request_id, explained=body.explain
