@@ -47,6 +47,20 @@ class Samples:
         return Samples(*(getattr(self, column.name)[index] for column in fields(self)))
 
 
+@dataclass(frozen=True)
+class RangeOfRows:
+    """Begin and end of rows' histories; it holds a log's columns, and not the log."""
+
+    user: Tensor
+    user_begin: Tensor
+    history_before: Tensor | None
+
+    def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """``(n,)`` each, in history rows."""
+        end = rows if self.history_before is None else self.history_before[rows]
+        return self.user_begin[self.user[rows].long()], end
+
+
 class Log:
     """A prepared log: columns as contiguous tensors, sorted by (user, time, item).
 
@@ -183,9 +197,9 @@ class Log:
 
         Where ties are apart, the history ends before the time of row i.
         """
-        user = self.user[rows].long()
-        end = rows if self._history_before is None else self._history_before[rows]
-        return Samples(user, self.item[rows].long(), self.user_begin[user], end, rows)
+        return Samples(
+            self.user[rows].long(), self.item[rows].long(), *self.range_of_rows(rows), rows
+        )
 
     def pairs(self, user: Tensor, item: Tensor, time: Tensor | None = None) -> Samples:
         """Samples of (user, item) pairs.
@@ -279,6 +293,11 @@ class Log:
         keys = ["user", "time", "item", *(["label"] if self.negatives else [])]
         together = pl.concat([self.rows, rows]).unique(keys, keep="first", maintain_order=True)
         return self._with_tables(together.sort("user", "time", "item"), users, items)
+
+    @cached_property
+    def range_of_rows(self) -> "RangeOfRows":
+        """Where the history of each row begins and ends, for row numbers ``(n,)``."""
+        return RangeOfRows(self.user, self.user_begin, self._history_before)
 
     @cached_property
     def liked_before(self) -> Tensor:

@@ -112,8 +112,7 @@ class Statistics:
         self._rating, self._smoothed = rating, (smoothed, of_items)
         self._categories = item_categories(log)
         self._read_histories(log)
-        own = log.samples(torch.arange(len(log)))
-        self._own_begin, self._own_end = own.begin, own.end
+        self._own_range = log.range_of_rows
         self._of_rows = np.full((len(log), 3), np.nan, np.float32)
 
     def over(self, log: "Log") -> "Statistics":
@@ -188,7 +187,8 @@ class Statistics:
             return self._sums(samples).float()
         row = samples.row.clamp(min=0)
         found = self._of_rows[row.numpy()]
-        same = (self._own_begin[row] == samples.begin) & (self._own_end[row] == samples.end)
+        begin, end = self._own_range(row)
+        same = (begin == samples.begin) & (end == samples.end)
         is_row = (same & (samples.row >= 0)).numpy()
         new = ~is_row | np.isnan(found[:, 0])
         if new.any():
