@@ -36,12 +36,17 @@ def run_steps(workspace: Workspace) -> None:
         workspace.start()
         prepare_log(workspace)
         check_inputs(workspace)
-        train_stage(workspace, 1)
-        train_members(workspace)
-        train_stage(workspace, 2)
-        train_stage(workspace, 3)
-        distill(workspace)
+        train_models(workspace)
         fit(workspace)
+
+
+def train_models(workspace: Workspace) -> None:
+    """Train both models through all stages, or find them done."""
+    train_stage(workspace, 1)
+    train_members(workspace)
+    train_stage(workspace, 2)
+    train_stage(workspace, 3)
+    distill(workspace)
 
 
 def check_inputs(workspace: Workspace) -> None:

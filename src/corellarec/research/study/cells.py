@@ -15,12 +15,12 @@ from corellarec.base.errors import ConfigError
 from corellarec.config import Config, changed, load_config
 from corellarec.research.baselines.run import run_baseline
 from corellarec.research.study.spec import StudySpec
-from corellarec.run.distill import distill
-from corellarec.run.members import blend_members, train_members
+from corellarec.run.members import blend_members
 from corellarec.run.prepare import prepare_log
 from corellarec.run.scores import score
 from corellarec.run.stages import train_stage
-from corellarec.run.workspace import REFITTED, STAGES, Workspace
+from corellarec.run.steps import train_models
+from corellarec.run.workspace import REFITTED, Workspace
 
 Kind = Literal["method", "crm", "llm", "ablation", "baseline", "distilled"]
 MAIN = "CoReLLa"
@@ -135,11 +135,10 @@ def run_cell(cell: Cell, console: Console) -> None:
         with run.alone():
             run.start()
             prepare_log(run)
-            for stage in STAGES if cell.kind != "crm" else (1,):
-                train_stage(run, stage)
-            if cell.kind != "crm":
-                distill(run)
-                train_members(run)
+            if cell.kind == "crm":
+                train_stage(run, 1)
+            else:
+                train_models(run)
                 blend_members(run)
                 score(run, "validation", cell.config.cascade.validation_rows)
                 score(run, "test", cell.config.evaluate.test_rows)
