@@ -4,7 +4,7 @@ from datetime import time as time_of_day
 import polars as pl
 import pytest
 
-from corellarec.base.errors import DataError
+from corellarec.base.errors import ConfigError, DataError
 from corellarec.data.times import SECOND, time_parser
 
 NOON = 1_500_033_600  # 2017-07-14 12:00 UTC
@@ -81,6 +81,9 @@ def test_times_of_a_named_zone():
     assert read(["15.07.2024 12:00"], time_format="%d.%m.%Y %H:%M", **zone) == [
         "2024-07-15T10:00:00+00:00"
     ]
+    for form in ("%Y-%m-%dT%H:%M%z", "%Y-%m-%dT%H:%M%:z", "%+"):  # an offset is no zone's clock
+        time = "2024-07-15T12:00:00-03:00" if form == "%+" else "2024-07-15T12:00-03:00"
+        assert read([time], time_format=form, **zone) == ["2024-07-15T15:00:00+00:00"]
     here = datetime(2024, 7, 15, 12, tzinfo=timezone(timedelta(hours=-3)))
     assert read([here], **zone) == ["2024-07-15T15:00:00+00:00"]
 
@@ -88,3 +91,8 @@ def test_times_of_a_named_zone():
 def test_numbers_have_no_zone():
     with pytest.raises(DataError, match=r"numbers \(1500033600\), .* leave out data\.inter"):
         read([NOON], time_zone="Europe/Berlin")
+
+
+def test_a_format_of_no_moment_is_refused():
+    with pytest.raises(ConfigError, match=r"time_format = '%Y%m%d%H': .* both hour and minute"):
+        read(["2024050112"], time_format="%Y%m%d%H")

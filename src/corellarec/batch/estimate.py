@@ -163,7 +163,7 @@ def _sample(
         name = files[number].path
         with readable(name):
             table = tables[number].slice(first, step).collect()
-        found.append(read_pairs(cascade.log, table, name, first + 1, cascade.recipe.time_zone))
+        found.append(read_pairs(cascade.log, table, name, first + 1, cascade.recipe.times))
         if cascade.models.crm is None:
             config = cascade.recipe.crm.external
             logits.append(score_logits(table, config, Path(name), first + 1).to_numpy())

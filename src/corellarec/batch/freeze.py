@@ -171,7 +171,7 @@ def _parts(
 
 def _numbers(cascade: Cascade, batch: pl.DataFrame, name: str, first: int) -> list[pl.Series]:
     """The rows in the log's numbers, and the hash of the user's id."""
-    pairs = read_pairs(cascade.log, batch, name, first, cascade.recipe.time_zone)
+    pairs = read_pairs(cascade.log, batch, name, first, cascade.recipe.times)
     columns = [
         pl.Series(HASH, _hashes(ids_of(batch, "user", name))),
         pl.Series(USER, pairs.user.numpy()),

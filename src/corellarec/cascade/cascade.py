@@ -162,8 +162,8 @@ class Cascade:
 
         A user's history is what the log holds before ``time``, or, without times, all of it; but a
         pair that the log holds is then scored as of its latest row, since its own label would be in
-        its history otherwise. Times that name no zone are of the log's
-        (``data.interactions.time_zone``). Users who are not known are scored without history.
+        its history otherwise. Times that are text may be written as the log's own are
+        (``data.interactions``). Users who are not known are scored without history.
 
         Args:
             pairs: A table, or its file, with the columns ``user`` and ``item``; perhaps ``time``;
@@ -184,7 +184,7 @@ class Cascade:
         columns = ("user", "item", "score") if self.models.crm is None else ("user", "item")
         table = as_frame(pairs, name, columns)
         state = self._state
-        read = read_pairs(state[0], table, name, first_row, self.recipe.time_zone)
+        read = read_pairs(state[0], table, name, first_row, self.recipe.times)
         logit = None
         if self.models.crm is None:
             logit = score_logits(table, self.recipe.crm.external, Path(name), first_row).to_numpy()
@@ -359,7 +359,7 @@ class Cascade:
         self, log: Log, table: pl.DataFrame, name: str
     ) -> tuple[pl.DataFrame, pl.DataFrame]:
         recipe = self.recipe
-        return read_events(log, table, recipe.positive_rating, name, recipe.time_zone)
+        return read_events(log, table, recipe.positive_rating, name, recipe.times)
 
     def _add(self, kind: Literal["items", "users"], table: pl.DataFrame) -> int:
         with self._log_lock:

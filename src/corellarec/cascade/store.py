@@ -35,6 +35,7 @@ from corellarec.crm.build import build_crm
 from corellarec.data.log import Log
 from corellarec.data.preparation import Features
 from corellarec.data.stored_log import read_tables
+from corellarec.data.times import TimeText
 from corellarec.llm.template import Template
 
 FORMAT = 2
@@ -64,6 +65,7 @@ class Recipe:
         negatives: How the log's negatives were drawn; None where it has its own.
         positive_rating: A rating at or above this is a positive label.
         seed: Of the run that made it.
+        time_format: Of the log's times that are text; by default one of the known formats.
         time_zone: Of the log's times that name none; UTC by default.
         lists: Whose lists are re-ranked as a whole; None where rows of rankings are routed alone.
         format: Version of the directory's layout.
@@ -80,8 +82,14 @@ class Recipe:
     format: int = FORMAT
     ties: Literal["ordered", "apart"] = "ordered"
     negatives: NegativesConfig | None = None
+    time_format: str | None = None
     time_zone: str | None = None
     lists: ListPolicy | None = None
+
+    @property
+    def times(self) -> TimeText:
+        """How the log's times are written."""
+        return TimeText(self.time_format, self.time_zone)
 
 
 def write_cascade(

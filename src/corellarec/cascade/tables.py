@@ -12,9 +12,10 @@ from corellarec.base.frames import check_plain, ids_of, inner_type, readable, re
 from corellarec.data.extend import append
 from corellarec.data.levels import rating_levels
 from corellarec.data.log import Log
-from corellarec.data.times import time_parser
+from corellarec.data.times import TimeText, time_parser
 
 OUTPUT_COLUMNS = ("p", "p_crm", "p_llm", "source", "entropy")
+UTC_TEXT = TimeText()
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Pairs:
 
 
 def read_pairs(
-    log: Log, table: pl.DataFrame, name: str, first_row: int = 1, time_zone: str | None = None
+    log: Log, table: pl.DataFrame, name: str, first_row: int = 1, text: TimeText = UTC_TEXT
 ) -> Pairs:
     """Look up the pairs of a table with the columns ``user``, ``item`` and perhaps ``time``.
 
@@ -47,7 +48,7 @@ def read_pairs(
         table: The pairs.
         name: What messages call the table.
         first_row: Number of the table's first row, for messages.
-        time_zone: As for :func:`read_times`.
+        text: As for :func:`read_times`.
 
     Raises:
         DataError: If an id is missing or of a wrong type, an item is not known, or a time cannot
@@ -71,7 +72,7 @@ def read_pairs(
         )
     time = None
     if "time" in table.columns:
-        time = _tensor(read_times(table, name, first_row, time_zone))
+        time = _tensor(read_times(table, name, first_row, text))
     return Pairs(_tensor(user), _tensor(item), time)
 
 
@@ -101,7 +102,7 @@ def _refuse_floats(unknown: pl.Series, entities: pl.DataFrame, side: str, name: 
 
 
 def read_times(
-    table: pl.DataFrame, name: str, first_row: int = 1, time_zone: str | None = None
+    table: pl.DataFrame, name: str, first_row: int = 1, text: TimeText = UTC_TEXT
 ) -> pl.Series:
     """The column ``time`` as microseconds since 1970.
 
@@ -109,23 +110,34 @@ def read_times(
         table: It has the column.
         name: What messages call the table.
         first_row: Number of the table's first row, for messages.
-        time_zone: Of dates and times that name none; UTC by default. Numbers count in UTC.
+        text: How the log's times are written. Where none of the table's is written so, it may
+            hold numbers, which count in UTC, or dates in another known format, of the log's zone.
 
     Raises:
         DataError: If a time is missing or cannot be read.
     """
     times = table["time"]
-    if times.dtype == pl.String:  # what CSV holds
-        numbers = times.cast(pl.Float64, strict=False).null_count() == times.null_count()
-    else:
-        numbers = times.dtype.is_numeric()
-    zone = None if numbers else time_zone
-    parse, _ = time_parser(table.select("time"), "auto", time_zone=zone, lenient=True)
-    time = table.select(parse(pl.col("time")).alias("time"))["time"]
+
+    def parsed(form: str | None, zone: str | None) -> pl.Series:
+        parse, _ = time_parser(
+            times.to_frame(), "auto", time_format=form, time_zone=zone, lenient=True
+        )
+        return times.to_frame().select(parse(pl.col("time"))).to_series()
+
+    is_text = times.dtype == pl.String  # what CSV holds
+    form = text.form if is_text else None
+    time = parsed(form, text.zone) if form else None
+    if time is None or time.null_count() == len(time):
+        if is_text:
+            numbers = times.cast(pl.Float64, strict=False).null_count() == times.null_count()
+        else:
+            numbers = times.dtype.is_numeric()
+        time = parsed(None, None if numbers else text.zone)
     if time.null_count():
         row = int(time.is_null().arg_true()[0])
+        told = f': the log\'s have data.interactions.time_format = "{form}"' if form else ""
         raise DataError(
-            f"{name}, row {first_row + row}: time {table['time'][row]!r} cannot be read as a time"
+            f"{name}, row {first_row + row}: time {times[row]!r} cannot be read as a time{told}"
         )
     return time
 
@@ -135,7 +147,7 @@ def read_events(
     table: pl.DataFrame,
     positive_rating: float,
     name: str,
-    time_zone: str | None = None,
+    text: TimeText = UTC_TEXT,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Interactions as rows for :meth:`corellarec.data.log.Log.extended`.
 
@@ -145,7 +157,7 @@ def read_events(
             ``time``, by default now. Of a log without negatives every row is positive by default.
         positive_rating: Ratings at or above it are positive.
         name: What messages call the table.
-        time_zone: As for :func:`read_times`.
+        text: As for :func:`read_times`.
 
     Returns:
         The rows, and the user table with the new users below.
@@ -169,7 +181,7 @@ def read_events(
         )
     now = int(datetime.now(UTC).timestamp() * 1_000_000)
     time = (
-        read_times(table, name, time_zone=time_zone)
+        read_times(table, name, text=text)
         if "time" in table.columns
         else pl.Series([now] * table.height, dtype=pl.Int64)
     )

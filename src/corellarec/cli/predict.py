@@ -117,12 +117,12 @@ def predict(
     """Score (user, item) pairs: adds p, p_crm, p_llm, source and entropy.
 
     The columns may also be called as in the run's log (data.interactions).
-    The history is what the log holds before the column `time` (in the log's time zone, where the
-    times name none), or all of it where there is no such column; a pair that the log holds is then
-    scored as of its own row. Users the log does not know are scored without history. The file is
-    read in batches and may be larger than memory. Where the CRM is external, the input needs its
-    score, too. With --server the language model runs elsewhere; its key, if it wants one, is in
-    VLLM_API_KEY.
+    The history is what the log holds before the column `time` (in the log's format and time zone,
+    where the times name none), or all of it where there is no such column; a pair that the log
+    holds is then scored as of its own row. Users the log does not know are scored without history.
+    The file is read in batches and may be larger than memory. Where the CRM is external, the input
+    needs its score, too. With --server the language model runs elsewhere; its key, if it wants one,
+    is in VLLM_API_KEY.
     """
     from corellarec.base.console import Display, say_warnings
     from corellarec.cascade.cascade import Cascade

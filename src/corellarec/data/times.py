@@ -1,10 +1,12 @@
 """Times of every kind as microseconds since 1970."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import polars as pl
 
 from corellarec.base.errors import ConfigError, DataError
+from corellarec.base.frames import first_line
 
 SECOND = 1_000_000  # microseconds
 FIRST, LAST = -62_135_596_800 * SECOND, 253_402_300_800 * SECOND - 1  # years 1 to 9999
@@ -27,6 +29,19 @@ DAY_OR_MONTH_FIRST = tuple(
     for date in ("%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m/%d/%Y", "%m-%d-%Y")
     for time in ("", " %H:%M", " %H:%M:%S")
 )
+
+
+@dataclass(frozen=True)
+class TimeText:
+    """How a log's own times are written.
+
+    Args:
+        form: Format of times that are text; None where it is one of ``TIME_FORMATS``.
+        zone: Zone of times that name none; UTC by default.
+    """
+
+    form: str | None = None
+    zone: str | None = None
 
 
 def time_parser(
@@ -53,7 +68,7 @@ def time_parser(
         unit of numbers, None for dates.
 
     Raises:
-        ConfigError: If there is no such ``time_zone``.
+        ConfigError: If there is no such ``time_zone``, or no such ``time_format``.
         DataError: If the column holds neither numbers nor dates nor text, or numbers where there
             is a ``time_zone``.
     """
@@ -61,6 +76,7 @@ def time_parser(
         _check_zone(time_zone)
     times = sample["time"].drop_nulls()
     if time_format and times.dtype in (pl.String, pl.Null):
+        _check_format(time_format)
         return _format_parser(time_format, time_zone), None
     is_date = times.dtype in (pl.Date, pl.Datetime)
     if not (is_date or times.dtype.is_numeric() or times.dtype in (pl.String, pl.Null)):
@@ -150,6 +166,15 @@ def _format_parser(pattern: str, time_zone: str | None) -> Callable[[pl.Expr], p
     return parse
 
 
+def _check_format(pattern: str) -> None:
+    try:
+        pl.Series([], dtype=pl.String).str.to_datetime(pattern, strict=False)
+    except pl.exceptions.PolarsError as error:
+        raise ConfigError(
+            f"data.interactions.time_format = {pattern!r}: {first_line(error)}"
+        ) from error
+
+
 def _check_zone(name: str) -> None:
     try:
         pl.Series([0], dtype=pl.Datetime("us")).dt.replace_time_zone(name)
@@ -174,4 +199,4 @@ def _local(time: pl.Expr, zone: str | None) -> pl.Expr:
 
 
 def _zone(pattern: str) -> str | None:
-    return "UTC" if "%#z" in pattern or "%z" in pattern else None
+    return "UTC" if any(offset in pattern for offset in ("%z", "%:z", "%#z", "%+")) else None

@@ -88,6 +88,7 @@ def _fit(workspace: Workspace) -> Router:
         negatives=workspace.log.negatives,
         positive_rating=data.positive_rating,
         seed=config.seed,
+        time_format=data.interactions.time_format if data.interactions else None,
         time_zone=data.interactions.time_zone if data.interactions else None,
     )
     crm = None if workspace.is_external else final_crm(workspace)[0]
