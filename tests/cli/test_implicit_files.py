@@ -97,6 +97,14 @@ def test_from_init_data_to_a_report(tiny_settings, monkeypatch, capsys, tmp_path
     assert ("drawn negatives by popularity, seed 0" in report) == drawn
     assert ("drawn negatives" in json.loads(out)["data"]["negatives"]) == drawn
     check_answers(run, drawn)
+    later, pairs = tmp_path / "later.csv", tmp_path / "pairs.csv"
+    user = Log.load(run / "data").users["id"][0]
+    later.write_text(f"user,item\n{user},p1\n")
+    pairs.write_text(f"user,item\n{user},p2\n")
+    code, _, err = call(monkeypatch, capsys, "predict", run, pairs, "-o", tmp_path / "out.csv",
+                        "--events", later)  # fmt: skip
+    assert code == (0 if drawn else 2)
+    assert ("1 new interactions" if drawn else "no column 'customer_id'") in err
     if kind == "events":
         assert set(Log.load(run / "data").rows["weight"].unique()) == {1.0, 3.0, 5.0}
     if kind == "sessions":

@@ -208,6 +208,29 @@ def test_ids_that_no_log_has(finished, monkeypatch, capsys, tmp_path, pairs, mes
     assert not output.exists()
 
 
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_ids_that_went_through_floats_are_no_new_ones(
+    finished, monkeypatch, capsys, tmp_path, side
+):
+    """Interactions of theirs would be histories of users that nobody asks about."""
+    pairs, later = tmp_path / "pairs.csv", tmp_path / "later.csv"
+    pairs.write_text("user,item\n1,3\n")
+    event = {"user": "1", "item": "3"}
+    event[side] += ".0"
+    later.write_text(f"user,item,label\n{event['user']},{event['item']},1\n")
+    predict = ["predict", finished[0], pairs, "-o", tmp_path / "scored.csv"]
+    code, _, err = call(monkeypatch, capsys, *predict, "--events", later)
+    assert code == 2
+    assert f"{side} {event[side]!r} is not known, but '{event[side][:-2]}' is" in err
+    if side == "item":
+        later.write_text("item,title\n3.0,Film 3\n")
+        code, _, err = call(monkeypatch, capsys, *predict, "--items", later)
+    else:
+        code, _, err = call(monkeypatch, capsys, "recommend", finished[0], "--user", "1.0")
+    assert code == 2
+    assert f"write the column {side!r} as whole numbers or text" in err
+
+
 def test_the_input_is_not_overwritten(finished, monkeypatch, capsys, tmp_path):
     source = tmp_path / "pairs.csv"
     source.write_text("user,item\n1,3\n")

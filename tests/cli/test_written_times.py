@@ -57,6 +57,18 @@ def test_files_of_later_read_times_as_the_log(folder, tiny_settings, monkeypatch
     event = {"user": ["w1"], "item": ["s2"], "label": [1], "time": ["01/02/2024 09:00"]}
     assert cascade.observe(event) == 1
     assert str(cascade.log.rows["time"].max()) == "2024-02-01 00:00:00+00:00"
+    # In the log's own columns: nothing allows a bad row there.
+    later = tmp_path / "later.csv"
+    for when, message in (
+        ("2024-02-01", f"time '2024-02-01' is not a time in the format \"{FORM}\" (data.inter"),
+        ("", "line 2: time '' is not"),
+    ):
+        later.write_text(f"who,sku,stars,when\nw1,s2,5,{when}\n")
+        code, _, err = call(monkeypatch, capsys, "predict", run, tmp_path / "utc.csv",
+                            "-o", tmp_path / "none.csv", "--events", later)  # fmt: skip
+        assert code == 2
+        assert message in err
+        assert err.endswith("1 such row(s) in all: correct them, or leave them out\n")
     # What fits neither the log's format nor another.
     event = {**event, "time": ["13/13/2024 09:00"]}
     pl.DataFrame(event).drop("label").write_csv(tmp_path / "bad.csv")

@@ -30,6 +30,26 @@ def test_decimal_commas_and_currency_signs(tmp_path):
     assert not prepared.facts.warnings
 
 
+def test_points_between_other_digits_than_thousands_are_decimal_points(tmp_path):
+    """One setting reads all columns of a file, also one that a program wrote."""
+    log = write_log(tmp_path)
+    mixed = pl.when(pl.int_range(pl.len()) % 2 == 0).then(pl.format("{}.5", "stars"))
+    texts = mixed.otherwise(pl.format('"{},5"', "stars"))
+    log.with_columns(stars=texts).write_csv(tmp_path / "log.csv", quote_style="never")
+    told = 'rating = "stars"\ndecimal = ","'
+    facts = build(describe(tmp_path, told, more="positive_rating = 3.5")).facts
+    assert facts.positives == (log["stars"] >= 3).sum()
+    shown = {"s0": "1.234,5", "s1": "1.234", "s2": "5.50", "s4": "0.125", "s5": "-7.000"}
+    price = pl.col("sku").replace_strict(shown, default="1")
+    ITEMS.with_columns(price=price).write_csv(tmp_path / "items.csv")
+    config = describe(tmp_path, told)
+    items = config.items.model_copy(update={"decimal": ","})
+    found = dict(
+        build(config.model_copy(update={"items": items})).items.select("id", "price").rows()
+    )
+    assert [found[sku] for sku in shown] == [1234.5, 1234, 5.5, 0.125, -7000]
+
+
 def test_features_that_say_little_are_warned_of(tmp_path):
     log = write_log(tmp_path)
     ITEMS.with_columns(

@@ -304,7 +304,8 @@ def test_core_and_history_only(tmp_path_factory, seed, min_user_rows, min_item_r
     try:
         facts = prepare(config, folder / "d")
     except DataError as error:
-        assert samples.height < 120, error  # few rows: a split of one label  # noqa: PT017
+        few = samples.height < 200 and "every label in the" in str(error)
+        assert few or samples.height < 120, error  # noqa: PT017
         return
     rows, users, items = tables(folder / "d")
     assert rows.height == expected.height

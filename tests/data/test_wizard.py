@@ -43,6 +43,23 @@ def test_a_directory_becomes_a_configuration_that_works(tmp_path):
     assert facts.untitled_items == 0
 
 
+def test_prices_with_codes_and_missing_ones_are_numbers(tmp_path):
+    """As in the reading: it warns of several currencies, which nobody sees of what is left out."""
+    write_log(tmp_path)
+    shown = pl.Series(["$ {}.50", "{} USD", "{} €", "n/a", "-"]).gather(list(range(5)) * 5)
+    prices = [form.format(n) for n, form in enumerate(shown)]
+    prices += [f"{n} CHF" for n in range(30, 55)]
+    items = {"sku": [f"s{n}" for n in range(50)], "name": [f"Thing {n}" for n in range(50)]}
+    pl.DataFrame({**items, "price": prices}).write_csv(tmp_path / "items.csv")
+    data = parse_config(propose_settings([tmp_path], {}).settings).data
+    assert data.items.numeric == ("price",)
+    found = " ".join(prepare(data, tmp_path / "d").warnings)
+    assert "prices in 4 currencies (CHF 25, " in found
+    assert "are no numbers" not in found
+    pl.DataFrame({**items, "price": [*prices[:-1], "on request"]}).write_csv(tmp_path / "items.csv")
+    assert not parse_config(propose_settings([tmp_path], {}).settings).data.items.numeric
+
+
 def test_one_file_with_everything(tmp_path):
     log = write_log(tmp_path).join(ITEMS, on="sku").rename(LOG_NAMES)
     log.write_csv(tmp_path / "all.csv", separator=";")

@@ -29,7 +29,7 @@ from corellarec.cascade.ranking import (
 from corellarec.cascade.router import Router
 from corellarec.cascade.scores import Scores
 from corellarec.cascade.store import Recipe, check_run, read_cascade, write_cascade
-from corellarec.cascade.tables import Pairs, numbers_of, read_events, read_new, read_pairs
+from corellarec.cascade.tables import Pairs, checked_numbers, read_events, read_new, read_pairs
 from corellarec.crm.batch import Reader
 from corellarec.crm.build import build_reader
 from corellarec.crm.external import score_logits
@@ -229,7 +229,7 @@ class Cascade:
 
         Raises:
             ValueError: If ``k`` is below 1, or there are no users.
-            DataError: If a candidate is not known, or the CRM is external.
+            DataError: If a candidate is not known, an id is a float, or the CRM is external.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, found {k}")
@@ -239,7 +239,7 @@ class Cascade:
             raise DataError("recommend scores all items, and this cascade's CRM is external")
         log, reader = self._state
         ids = pl.Series("user", [str(user) for user in users], dtype=pl.String)
-        user = torch.from_numpy(numbers_of(ids, log.users).to_numpy().copy())
+        user = torch.from_numpy(checked_numbers(ids, log.users, "users").to_numpy().copy())
         items = candidate_numbers(log, candidates)
         score = partial(self.models.crm_logits, reader)
         found, length = [], head_length(k, self.recipe.lists)

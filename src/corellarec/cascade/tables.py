@@ -56,12 +56,8 @@ def read_pairs(
     """
     if clash := set(OUTPUT_COLUMNS) & set(table.columns):
         raise DataError(f"{name}: rename the column {min(clash)!r}, which the output adds")
-    users = ids_of(table, "user", name, first_row)
-    user = numbers_of(users, log.users)
-    _refuse_floats(users.filter(user == -1), log.users, "user", name)
-    items = ids_of(table, "item", name, first_row)
-    item = numbers_of(items, log.items)
-    _refuse_floats(items.filter(item == -1), log.items, "item", name)
+    user = checked_numbers(ids_of(table, "user", name, first_row), log.users, name)
+    item = checked_numbers(ids_of(table, "item", name, first_row), log.items, name)
     unknown = (item == -1).arg_true()
     if len(unknown):
         place = int(unknown[0])
@@ -85,20 +81,24 @@ def numbers_of(ids: pl.Series, entities: pl.DataFrame) -> pl.Series:
     return found["number"].fill_null(-1)
 
 
-def _refuse_floats(unknown: pl.Series, entities: pl.DataFrame, side: str, name: str) -> None:
-    """Refuse ids that the log knows without a ``.0`` at their end.
+def checked_numbers(ids: pl.Series, entities: pl.DataFrame, name: str) -> pl.Series:
+    """As :func:`numbers_of`, of a column that the caller's table, ``name``, has.
 
     Raises:
-        DataError: If there is one.
+        DataError: If the log does not know an id, but knows it without a ``.0`` at its end.
     """
+    numbers = numbers_of(ids, entities)
+    unknown = ids.filter(numbers == -1)
     floats = unknown.filter(unknown.str.contains(r"^\d+\.0+$"))
     whole = floats.str.extract(r"^(\d+)")
-    known = whole.filter(whole.is_in(entities["id"].implode()))
-    if len(known):
+    is_known = whole.is_in(entities["id"].implode())
+    if is_known.any():
         raise DataError(
-            f"{name}: {side} {floats[0]!r} is not known, but {known[0]!r} is: the ids went through "
-            f"floats; write the column {side!r} as whole numbers or text"
+            f"{name}: {ids.name} {floats.filter(is_known)[0]!r} is not known, but "
+            f"{whole.filter(is_known)[0]!r} is: the ids went through floats; write the column "
+            f"{ids.name!r} as whole numbers or text"
         )
+    return numbers
 
 
 def read_times(
@@ -167,12 +167,12 @@ def read_events(
     """
     users_ids = ids_of(table, "user", name)
     new = users_ids.unique(maintain_order=True)
-    new = new.filter(numbers_of(new, log.users) == -1)
+    new = new.filter(checked_numbers(new, log.users, name) == -1)
     users = log.users
     if len(new):
         users = append(users, pl.DataFrame({"id": new}), log.features.user,
                        log.features.user_values)  # fmt: skip
-    item = numbers_of(ids_of(table, "item", name), log.items)
+    item = checked_numbers(ids_of(table, "item", name), log.items, name)
     if (item == -1).any():
         place = int((item == -1).arg_true()[0])
         raise DataError(
@@ -260,7 +260,7 @@ def read_new(entities: pl.DataFrame, table: pl.DataFrame, name: str) -> pl.DataF
                 columns.append(table[column].cast(kind, strict=False))
     table = pl.DataFrame(columns)
     table = table.unique("id", keep="first", maintain_order=True)
-    return table.filter(numbers_of(table["id"], entities) == -1)
+    return table.filter(checked_numbers(table["id"].alias(key), entities, name) == -1)
 
 
 def _tensor(column: pl.Series) -> Tensor:

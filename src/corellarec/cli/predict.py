@@ -230,7 +230,8 @@ def _bring_up_to_date(
     if events:
         log = own.interactions if own else None
         read = partial(read_more_rows, log, time_unit=own.time_unit) if own and log else None
-        table = _own_or_plain(events, read, ({"user"}, {"item"}, {"label", "rating"}))
+        plain = ({"user"}, {"item"}, {"label", "rating"})
+        table = _own_or_plain(events, read, plain[:2] if log and log.is_implicit else plain)
         say(f"{cascade.observe(table):,} new interactions from {events}")
 
 

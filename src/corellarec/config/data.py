@@ -20,7 +20,7 @@ class TableConfig(Section):
     header: tuple[str, ...] | None = None
     """Names of the columns of delimited text whose first line is a row already."""
     decimal: Literal[".", ","] = "."
-    """Decimal separator of numbers in text: with ``,`` ``1.234,5`` is 1234.5."""
+    """Decimal separator of numbers in text: with ``,`` ``1.234,5`` is 1234.5, and 1.5 still 1.5."""
     encoding: str = "utf-8"
     """Encoding of delimited text."""
     database: str | None = None

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from corellarec.data.row_files import plain_number
+from corellarec.data.sources.features import MISSING, number
 from corellarec.data.times import DAY_OR_MONTH_FIRST, TIME_FORMATS, UNITS, fitting_formats
 
 # What columns are called, best first; compared in lower case without anything but letters.
@@ -265,8 +266,9 @@ def feature_kind(
     longest = int(text.str.len_chars().max())  # pyright: ignore[reportArgumentType]
     if distinct <= max(FEW_VALUES, FEW * len(text)) and longest <= 100:
         return "categorical", None
-    numbers = numbers_of(text.str.strip_chars("€$£¥ "), decimal)
-    return (None if numbers.null_count() else "numeric"), None
+    known = text.filter(~text.str.strip_chars().str.to_lowercase().is_in(MISSING)).to_frame("x")
+    numbers = known.select(number(pl.col("x"), decimal)).to_series()
+    return ("numeric" if len(numbers) > numbers.null_count() == 0 else None), None
 
 
 def _separator(text: pl.Series) -> str | None:

@@ -22,6 +22,7 @@ from corellarec.base.frames import check_ids, check_plain, readable
 
 SLOW_ROWS = 200_000  # rows held at once as Python objects
 LONGEST_LINE = 1 << 24  # characters
+THOUSANDS = r"^\s*[-+]?[1-9]\d{0,2}(\.\d{3})+(,\d*)?\s*$"  # with points between them
 Source = Path | BytesIO
 
 
@@ -56,8 +57,9 @@ def plain_number(value: pl.Expr, decimal: str) -> pl.Expr:
     """Numbers with a decimal comma, and points between thousands, as text without; others as is."""
     if decimal == ".":
         return value
-    text = value.cast(pl.String).str.replace_all(".", "", literal=True)
-    return text.str.replace(",", ".", literal=True)
+    text = value.cast(pl.String)
+    whole = pl.when(text.str.contains(THOUSANDS)).then(text.str.replace_all(".", "", literal=True))
+    return whole.otherwise(text).str.replace(",", ".", literal=True)
 
 
 RATING = rating()

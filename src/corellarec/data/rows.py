@@ -87,7 +87,7 @@ class _Store:
 def read_rows(
     files: Sequence[RowFile],
     time_unit: str,
-    skip: int,
+    skip: int | None,
     time_format: str | None = None,
     time_zone: str | None = None,
     folder: Path | None = None,
@@ -97,7 +97,7 @@ def read_rows(
     Args:
         files: Where they are.
         time_unit: Unit of numeric times: ``s``, ``ms``, ``us``, ``ns`` or ``auto``.
-        skip: Bad rows that may be left out.
+        skip: Bad rows that may be left out; None where no option can allow any.
         time_format: Format of times that are text.
         time_zone: Zone of times that name none.
         folder: Where rows are put, 20 bytes each; None: in memory.
@@ -161,13 +161,16 @@ def _typed(
 
 def _read_slowly(
     files: Sequence[RowFile],
-    read_times: Callable[..., tuple[Callable[[pl.Expr], pl.Expr], str | None]],
-    skip: int,
+    read_times: partial[tuple[Callable[[pl.Expr], pl.Expr], str | None]],
+    skip: int | None,
     folder: Path | None,
 ) -> Rows:
     """Every line looked at, bad ones named and counted."""
     store = _Store(folder)
     total, count, first, hint, unit, parse = 0, 0, None, "", None, None
+    wanted = "a time of the years 1 to 9999"
+    if form := read_times.keywords["time_format"]:
+        wanted = f'a time in the format "{form}" (data.interactions.time_format)'
     for file in files:
         for batch in readable_batches(file):
             if parse is None:
@@ -176,7 +179,7 @@ def _read_slowly(
             texts = [name for name in ("value", "time") if batch.schema[name] == pl.String]
             batch = batch.with_columns(pl.col(texts).str.strip_chars())
             typed = _typed(batch.lazy(), file.value, parse).collect()
-            checked = batch.with_columns(problem=_problem(typed, batch, file.value))
+            checked = batch.with_columns(problem=_problem(typed, batch, file.value, wanted))
             bad = checked.filter(pl.col("problem").is_not_null())
             if bad.height and first is None:
                 row = bad.row(0, named=True)
@@ -188,9 +191,11 @@ def _read_slowly(
                 store.add(typed.filter(checked["problem"].is_null()).lazy())
             except pl.exceptions.PolarsError as error:  # what is read is in memory
                 raise DataError(f"{folder} cannot be written: {first_line(error)}") from error
-    if count > skip:
+    if count > (skip or 0):
         allowed = f", and data.skip_bad_rows allows {skip}" if skip else ""
-        remedy = f"correct them, or leave them out with --skip-bad-rows {count}"
+        remedy = "correct them, or leave them out"
+        if skip is not None:
+            remedy += f" with --skip-bad-rows {count}"
         if count > max(10, total / 10):
             remedy = f"of {total} rows: correct the file, or the settings that say how to read it"
         raise DataError(f"{first}; {count} such row(s) in all{allowed}: {hint or remedy}")
@@ -214,7 +219,9 @@ def _hint(row: dict[str, Any], kind: ValueKind) -> str:
     return ""
 
 
-def _problem(typed: pl.DataFrame, batch: pl.DataFrame, kind: ValueKind) -> pl.Series:
+def _problem(
+    typed: pl.DataFrame, batch: pl.DataFrame, kind: ValueKind, wanted_time: str
+) -> pl.Series:
     """Why each row cannot be used, or null."""
     problem = pl.when(pl.col("problem").is_not_null()).then(pl.col("problem"))
     for side in ("user", "item"):
@@ -222,7 +229,7 @@ def _problem(typed: pl.DataFrame, batch: pl.DataFrame, kind: ValueKind) -> pl.Se
         problem = problem.when(empty).then(pl.lit(f"no {side}"))
     for name, called, what in (
         ("value", kind.name, kind.what),
-        ("time", "time", "a time of the years 1 to 9999"),
+        ("time", "time", wanted_time),
     ):
         found = pl.col(name).cast(pl.String).fill_null("")
         problem = problem.when(typed[name].is_null()).then(

@@ -106,7 +106,7 @@ def _not_numbers(column: pl.Series, decimal: str, section: str) -> list[str]:
     lost = text.filter(
         text.is_not_null()
         & ~text.str.to_lowercase().is_in(MISSING)
-        & column.to_frame("x").select(_number(pl.col("x"), decimal))["x"].is_null()
+        & column.to_frame("x").select(number(pl.col("x"), decimal))["x"].is_null()
     )
     if lost.is_empty():
         return []
@@ -166,10 +166,10 @@ def _title(template: str, names: tuple[str, ...]) -> pl.Expr:
     return pl.when(titled).then(pl.format(template, *parts)).alias("title")
 
 
-def _number(column: pl.Expr, decimal: str) -> pl.Expr:
+def number(column: pl.Expr, decimal: str) -> pl.Expr:
     """Numbers, those of text perhaps with a currency's sign or code."""
     text = plain_number(column.cast(pl.String).str.replace_all(AROUND, ""), decimal)
-    return column.cast(pl.Float64, strict=False).fill_null(text.cast(pl.Float64, strict=False))
+    return text.cast(pl.Float64, strict=False)
 
 
 def _convert(field: Field, schema: pl.Schema, separators: dict[str, str], decimal: str) -> pl.Expr:
@@ -177,8 +177,8 @@ def _convert(field: Field, schema: pl.Schema, separators: dict[str, str], decima
     if field.kind == "categorical":
         return column.cast(pl.String).alias(field.name)
     if field.kind == "numeric":
-        number = _number(column, decimal) if found == pl.String else column
-        return number.cast(pl.Float64, strict=False).alias(field.name)
+        values = number(column, decimal) if found == pl.String else column
+        return values.cast(pl.Float64, strict=False).alias(field.name)
     if isinstance(found, pl.List | pl.Array):
         listed = column.cast(pl.List(pl.String)).list.unique(maintain_order=True)
         return listed.alias(field.name)

@@ -68,7 +68,7 @@ def read_more_rows(config: InteractionsConfig, path: Path, time_unit: str) -> pl
         update={"files": str(path), "database": None, "query": None, "split": None}
     )
     files = [dataclasses.replace(file, value=_kind(log)) for file in _scan_log(log)]
-    rows = read_rows(files, time_unit, 0, log.time_format, log.time_zone).named()
+    rows = read_rows(files, time_unit, None, log.time_format, log.time_zone).named()
     if log.is_implicit:  # a kind of events may have the weight 0
         rows = rows.filter(pl.col("value") > 0).with_columns(value=1.0)
     return rows.select(
