@@ -104,6 +104,19 @@ def test_blocks_marked_as_tested_work(monkeypatch, capsys, tmp_path):
     assert {"", "toml", "python"} <= set(kinds)
 
 
+def test_the_first_pages_say_who_the_program_is_for():
+    readme, guide = DOCUMENTS["README.md"], DOCUMENTS["docs/guide.md"]
+    assert "\n## When not to use it\n" in readme
+    assert "\n## When another program is the better one\n" in guide
+    needs = readme.partition("\n## What a log needs\n")[2].partition("\n## ")[0]
+    for need in ("id", "time", "title", "negatives"):
+        assert need in needs
+    for text in (readme, guide):
+        said = " ".join(text.replace("*", "").split())
+        assert "conventional recommender model" in said
+        assert "not customer relationship management" in said
+
+
 def test_the_guides_own_class_is_trained_and_aligned(tiny_settings, monkeypatch, capsys, tmp_path):
     guide = DOCUMENTS["docs/how-to/own-crm.md"]
     (code,) = (block for kind, block in TESTED.findall(guide) if kind == "python")

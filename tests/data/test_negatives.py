@@ -320,10 +320,14 @@ def test_a_log_of_one_item_has_no_negatives(tmp_path):
 def test_a_bad_line_is_named(tmp_path):
     baskets(tmp_path)
     with (tmp_path / "log.csv").open("a") as file:
-        file.write("1,2,never,Thing 2\n")
-    with pytest.raises(DataError, match=r"log\.csv, line 922: time 'never'"):
+        file.write("1,2,never,Thing 2\n,2,1600000000,Thing 2\n1,,1600000000,\n")
+    with pytest.raises(DataError, match=r"log\.csv, line 922: time 'never'.*; 3 such .*rows 3$"):
         build(data(tmp_path))
-    assert build(data(tmp_path, "data.skip_bad_rows=1")).facts.left_out.bad_rows == 1
+    with pytest.raises(DataError, match=r"and data\.skip_bad_rows allows 2"):
+        build(data(tmp_path, "data.skip_bad_rows=2"))
+    found = build(data(tmp_path, "data.skip_bad_rows=3"))
+    assert found.facts.left_out.bad_rows == 3
+    assert "" not in found.users["id"]  # nobody
 
 
 def test_rows_without_a_split_get_no_negatives():

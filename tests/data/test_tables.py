@@ -99,7 +99,9 @@ def test_a_log_of_csv_files(tmp_path):
     assert known["price_code"].n_unique() > 15
 
 
-@pytest.mark.parametrize("kind", ["csv.gz", "csv.zst", "tsv", "parquet", "jsonl", "glob", "latin"])
+@pytest.mark.parametrize(
+    "kind", ["csv.gz", "csv.zst", "tsv", "parquet", "jsonl", "glob", "latin", "colons"]
+)
 def test_every_kind_of_file_holds_the_same_log(tmp_path, kind):
     log = write_log(tmp_path / "a")
     prepare(describe(tmp_path / "a"), tmp_path / "x")
@@ -115,6 +117,9 @@ def test_every_kind_of_file_holds_the_same_log(tmp_path, kind):
         log.with_columns(pl.from_epoch("when")).write_parquet(folder / name)
     elif kind == "jsonl":
         log.write_ndjson(folder / name)
+    elif kind == "colons":
+        (folder / name).write_bytes(content.replace(b",", b"::"))
+        more += '\nseparator = "::"'
     elif kind == "latin":
         (folder / name).write_bytes(content)
         more += '\nencoding = "latin-1"\nseparator = ","'
@@ -275,6 +280,10 @@ def test_mistakes_are_named(tmp_path):
     (tmp_path / "items.csv").write_text("sku,name,maker,tags,price\ns1,a\ns2,b,c,d,1,2,3\n")
     with pytest.raises(DataError, match=r"items\.csv, line 2: 2 values where 5"):
         prepare(config, tmp_path / "d")
+    log = pl.read_csv(tmp_path / "log.csv").with_columns(who=pl.int_range(pl.len()) / 2)
+    log.write_parquet(tmp_path / "log.parquet")  # as a missing id makes them
+    with pytest.raises(DataError, match="'who' holds Float64; ids are text or whole numbers: cast"):
+        prepare(describe(tmp_path, log="log.parquet"), tmp_path / "d")
     assert not (tmp_path / "d").exists()
 
 
