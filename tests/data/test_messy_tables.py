@@ -50,6 +50,21 @@ def test_points_between_other_digits_than_thousands_are_decimal_points(tmp_path)
     assert [found[sku] for sku in shown] == [1234.5, 1234, 5.5, 0.125, -7000]
 
 
+def test_commas_between_thousands_are_no_decimal_commas(tmp_path):
+    write_log(tmp_path)
+    shown = {"s0": "$1,299.00", "s1": "12,345,678", "s2": "-1,000", "s4": "999.5"}
+    price = pl.col("sku").replace_strict(shown, default="1,001")
+    ITEMS.with_columns(price=price).write_csv(tmp_path / "items.csv")
+    prepared = build(describe(tmp_path))
+    found = dict(prepared.items.select("id", "price").rows())
+    assert [found[sku] for sku in shown] == [1299, 12_345_678, -1000, 999.5]
+    assert not prepared.facts.warnings
+    for text in ("12,50", "0,125", "1,2345"):  # of which none has three digits behind thousands
+        ITEMS.with_columns(price=pl.lit(text)).write_csv(tmp_path / "items.csv")
+        (warning, *_) = build(describe(tmp_path)).facts.warnings
+        assert f"such as '{text}': data.items.decimal = \",\" reads" in warning
+
+
 def test_features_that_say_little_are_warned_of(tmp_path):
     log = write_log(tmp_path)
     ITEMS.with_columns(

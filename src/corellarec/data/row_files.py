@@ -22,7 +22,8 @@ from corellarec.base.frames import check_ids, check_plain, readable
 
 SLOW_ROWS = 200_000  # rows held at once as Python objects
 LONGEST_LINE = 1 << 24  # characters
-THOUSANDS = r"^\s*[-+]?[1-9]\d{0,2}(\.\d{3})+(,\d*)?\s*$"  # with points between them
+# With points between them; 0.125 is none, 0.125,5 is.
+THOUSANDS = r"^\s*[-+]?([1-9]\d{0,2}(\.\d{3})+|\d{1,3}(\.\d{3})+,\d*)\s*$"
 Source = Path | BytesIO
 
 

@@ -19,6 +19,7 @@ MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "?")
 CODES = "AUD|BRL|CAD|CHF|CNY|CZK|DKK|EUR|GBP|HUF|INR|JPY|KRW|MXN|NOK|NZD|PLN|RUB|SEK|TRY|USD|ZAR"
 CURRENCY = f"[€$£¥₹]|{CODES}"
 AROUND = f"^(?:{CURRENCY}|\\s)+|(?:{CURRENCY}|\\s)+$"  # a number; \\s knows every space
+THOUSANDS = r"^[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?$"  # with commas between them
 OFTEN = 0.5
 TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 
@@ -167,8 +168,13 @@ def _title(template: str, names: tuple[str, ...]) -> pl.Expr:
 
 
 def number(column: pl.Expr, decimal: str) -> pl.Expr:
-    """Numbers, those of text perhaps with a currency's sign or code."""
-    text = plain_number(column.cast(pl.String).str.replace_all(AROUND, ""), decimal)
+    """Numbers, those of text perhaps with a currency's sign or code, and marks of thousands."""
+    text = column.cast(pl.String).str.replace_all(AROUND, "")
+    if decimal == ",":
+        text = plain_number(text, decimal)
+    else:
+        whole = pl.when(text.str.contains(THOUSANDS)).then(text.str.replace_all(",", ""))
+        text = whole.otherwise(text)
     return text.cast(pl.Float64, strict=False)
 
 
