@@ -112,6 +112,19 @@ def test_columns_of_any_name_are_told_by_what_they_hold(tmp_path, user, item, ti
     assert (found["items"]["id"], found["items"]["title"]) == ("sku", "name")
 
 
+def test_a_scale_may_lack_its_lowest_steps(tmp_path):
+    """Of 0 to 10 nobody gave less than 2: such a log was taken for one without ratings."""
+    log = write_log(tmp_path).with_columns(points=2 * pl.col("stars"), kind=3 + pl.col("stars") % 3)
+    log.select("who", "sku", "points", "when").write_csv(tmp_path / "log.csv")
+    found = propose_settings([tmp_path], {}).settings["data"]
+    assert (found["interactions"]["rating"], found["positive_rating"]) == ("points", 8)
+    log.select("who", "sku", "kind", "when", "stars").rename({"stars": "points"}).write_csv(
+        tmp_path / "log.csv"
+    )
+    found = propose_settings([tmp_path], {}).settings["data"]
+    assert found["interactions"]["rating"] == "points"  # a whole scale goes before
+
+
 def test_what_was_guessed_is_shown_with_values(tmp_path):
     write_shop(tmp_path)
     uses = {(use.table, use.column): use for use in propose_settings([tmp_path], {}).uses}

@@ -136,17 +136,22 @@ def event_weights(column: pl.Series) -> dict[str, float]:
 
 
 def rating_columns(rows: pl.DataFrame, columns: Iterable[str], decimal: str) -> list[str]:
-    """Columns whose numbers are a scale such as 1 to 5, 0.5 to 5, or 0 to 10."""
-    found = []
+    """Columns whose numbers are a scale such as 1 to 5, 0.5 to 5, or 0 to 10.
+
+    Where there are none, those whose numbers are a scale without its lowest steps.
+    """
+    whole, upper = [], []
     for name in columns:
         numbers = numbers_of(rows[name].drop_nulls(), decimal)
         if re.search(NO_RATING, name.lower()) or not len(numbers) or numbers.null_count():
             continue
         steps = numbers.unique().sort()
-        is_scale = steps[0] in (0, 0.5, 1) and steps[-1] in (3, 4, 5, 6, 7, 10, 20, 100)
-        if is_scale and 3 <= len(steps) <= RATING_VALUES:
-            found.append(name)
-    return found
+        if steps[-1] in (3, 4, 5, 6, 7, 10, 20, 100) and 3 <= len(steps) <= RATING_VALUES:
+            if steps[0] in (0, 0.5, 1):
+                whole.append(name)
+            elif 0 < steps[0] <= 3:
+                upper.append(name)
+    return whole or upper
 
 
 def numbers_of(column: pl.Series, decimal: str) -> pl.Series:
