@@ -240,6 +240,7 @@ JSON_VALUES = (
     ("crm.embedding_dim", 8.5), ("crm.embedding_dim", -1), ("llm.layout", "paper"),
     ("llm.layout", "x"), ("llm.dtype", "int8"), ("llm.title_year", 1), ("llm.window", 1),
     ("llm.lora", {"alpha": NAN}), ("time_zone", 5), ("time_zone", "../../etc/passwd"),
+    ("time_format", 5),
     ("lists", 5), ("lists", []), ("lists", LISTS | {"length": 0}),
     ("lists", LISTS | {"length": 2**31 - 1}), ("lists", LISTS | {"length": 10**400}),
     ("lists", LISTS | {"budget": 1.1}), ("lists", LISTS | {"threshold": NAN}),
