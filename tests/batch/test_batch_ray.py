@@ -16,7 +16,7 @@ import pytest
 
 import corellarec as cr
 from batch.jobs import ROWS, all_pairs, job, routing, write_input
-from corellarec.base.errors import ArtifactError, CorellarecError
+from corellarec.base.errors import ArtifactError, CorellarecError, WorkerError
 from corellarec.base.ray import on_ray
 from corellarec.batch import shard as shard_module
 from corellarec.batch.folder import LocalFolder
@@ -119,6 +119,19 @@ def test_an_error_of_an_actor_is_one_line():
     with pytest.raises(CorellarecError) as found, on_ray(lambda: damaged, 1) as mapped:
         list(mapped(["000003.parquet"]))
     assert str(found.value) == "000003.parquet is not as it was written"
+
+
+def test_ray_that_does_not_start_is_one_line(monkeypatch):
+    def fails(**_):
+        raise Exception("The current node timed out\nduring startup")  # noqa: TRY002 (as Ray does)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fails)
+    with pytest.raises(WorkerError) as found, on_ray(lambda: str, 1):
+        pass
+    assert str(found.value) == (
+        "Ray did not start (The current node timed out): run the same command again to go on"
+    )
 
 
 @pytest.mark.hard

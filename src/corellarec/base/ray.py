@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from corellarec.base.errors import ConfigError, CorellarecError, WorkerError
+from corellarec.base.frames import first_line
 
 RETRIES = 3  # of a task whose actor dies
 Task = TypeVar("Task")
@@ -31,18 +32,23 @@ def on_ray(
 
     Raises:
         ConfigError: If Ray is not installed.
-        WorkerError: If a task's actor dies again and again.
+        WorkerError: If a task's actor dies again and again, or Ray does.
     """
     try:
         import ray
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import RayError, RayTaskError
         from ray.util import ActorPool
     except ImportError as error:
         raise ConfigError("--engine ray needs Ray: pip install 'corellarec[ray]'") from error
     ours = not ray.is_initialized()
     if ours:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to Ray's makers
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # Ray raises a plain one where its processes die or are late
+            raise WorkerError(
+                f"Ray did not start ({first_line(error)}): run the same command again to go on"
+            ) from error
     gpus = ray.cluster_resources().get("GPU", 0.0) / workers
     actor: Any = ray.remote(_Worker)
     actor = actor.options(
@@ -60,10 +66,10 @@ def on_ray(
         if isinstance(error.cause, CorellarecError | OSError):
             raise CorellarecError(str(error.cause)) from None
         raise
-    except RayActorError as error:
+    except RayError as error:
         raise WorkerError(
-            "an actor died again and again, killed or out of memory: run the same command again to "
-            "go on; fewer --workers need less memory"
+            "an actor died again and again, or Ray itself, killed or out of memory: run the same "
+            "command again to go on; fewer --workers need less memory"
         ) from error
     finally:
         for one in actors:
