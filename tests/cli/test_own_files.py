@@ -231,6 +231,14 @@ def test_ids_that_went_through_floats_are_no_new_ones(
     assert f"write the column {side!r} as whole numbers or text" in err
 
 
+def test_recommendations_of_a_user_whom_the_log_lacks_say_so(finished, monkeypatch, capsys):
+    asked = ["recommend", finished[0], "--user", "1", "--user", "nobody", "-k", 2]
+    code, out, err = call(monkeypatch, capsys, *asked)
+    assert code == 0
+    assert "nobody" in out
+    assert err.splitlines()[-1] == "not in the log, ranked as new users: nobody"
+
+
 def test_the_input_is_not_overwritten(finished, monkeypatch, capsys, tmp_path):
     source = tmp_path / "pairs.csv"
     source.write_text("user,item\n1,3\n")

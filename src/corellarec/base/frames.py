@@ -24,6 +24,10 @@ DAMAGE = (
 """What reading a damaged file raises."""
 
 
+SEPARATORS = (";", "\t", "|")
+LONGEST_HEADER = 1 << 16  # bytes
+
+
 @contextmanager
 def readable(place: object) -> Iterator[None]:
     """Turn what reading a damaged file raises into a DataError that names the file."""
@@ -88,6 +92,8 @@ def require_columns(table: pl.DataFrame, name: str, columns: Sequence[str]) -> N
 def scan_table(path: Path, columns: Sequence[str] = ()) -> pl.LazyFrame:
     """A Parquet file, or a CSV file whose values stay text, to be read in batches.
 
+    A CSV file whose first line has no comma may be separated by one of ``SEPARATORS``.
+
     Raises:
         DataError: If it is missing or damaged, or lacks one of ``columns``.
     """
@@ -96,10 +102,17 @@ def scan_table(path: Path, columns: Sequence[str] = ()) -> pl.LazyFrame:
         if path.suffix.lower() == ".parquet":
             table = pl.scan_parquet(path, glob=False)
         else:
-            table = pl.scan_csv(path, infer_schema=False, glob=False)
+            table = pl.scan_csv(path, separator=_separator(path), infer_schema=False, glob=False)
         schema = table.collect_schema()
     check_schema(schema, str(path), columns)
     return table
+
+
+def _separator(path: Path) -> str:
+    with path.open("rb") as file:
+        names = file.readline(LONGEST_HEADER)
+    found = (one for one in SEPARATORS if one.encode() in names)
+    return "," if b"," in names else next(found, ",")
 
 
 def check_schema(schema: pl.Schema, name: str, columns: Sequence[str]) -> None:

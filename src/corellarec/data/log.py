@@ -84,6 +84,7 @@ class Log:
         history_user, history_item, history_label, history_time: the rows that make histories,
             all or the positive ones; :class:`Samples` counts in these. A test row's label is in
             the history of the user's later ones, as it would be in service.
+        range_of_rows: Where the history of each row begins and ends.
         user_codes, item_codes: ``(entities, sum of widths)`` int32.
         user_values, item_values: ``(entities, sum of widths)`` float32.
         user_train_rows, item_train_rows: ``(users,)``, ``(items,)`` int64, rows of each in the
@@ -125,18 +126,17 @@ class Log:
         self.history_label, self.history_time = self._label, self.time
         self.history_level = _tensor(rows["level"])
         self.history_rows = torch.arange(len(self.user))
-        self._history_before: Tensor | None = None
+        before: Tensor | None = None
         if history == "positives":
             positive = self._label == 1
             self.history_rows = positive.nonzero().squeeze(1)
             self.history_user, self.history_item = self.user[positive], self.item[positive]
             self.history_label, self.history_time = self._label[positive], self.time[positive]
             self.history_level = self.history_level[positive]
-            self._history_before = positive.cumsum(0) - positive.long()
+            before = positive.cumsum(0) - positive.long()
         if ties == "apart" and len(rows):
-            before = self._history_before
             before = torch.arange(len(self.user)) if before is None else before
-            self._history_before = before[_first_of_moment(self.user, self.time)]
+            before = before[_first_of_moment(self.user, self.time)]
         self.log_q = log_shares(self.item_train_rows.numpy(), negatives)
         self.weight = None
         if "weight" in rows.columns:
@@ -144,6 +144,7 @@ class Log:
             self.weight = weight / weight[self.rows_of("train")].mean()
         counts = torch.bincount(self.history_user, minlength=users.height)
         self.user_begin = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        self.range_of_rows = RangeOfRows(self.user, self.user_begin, before)
 
     @classmethod
     def load(cls, directory: Path) -> "Log":
@@ -293,11 +294,6 @@ class Log:
         keys = ["user", "time", "item", *(["label"] if self.negatives else [])]
         together = pl.concat([self.rows, rows]).unique(keys, keep="first", maintain_order=True)
         return self._with_tables(together.sort("user", "time", "item"), users, items)
-
-    @cached_property
-    def range_of_rows(self) -> "RangeOfRows":
-        """Where the history of each row begins and ends, for row numbers ``(n,)``."""
-        return RangeOfRows(self.user, self.user_begin, self._history_before)
 
     @cached_property
     def liked_before(self) -> Tensor:
