@@ -1,8 +1,15 @@
 """Where models run, and what computes fast there."""
 
+import os
+
 import torch
 
 from corellarec.base.errors import ConfigError
+
+# oneDNN keeps a kernel for each shape that a matrix product had, 1,024 of them by default. Batches
+# of a language model differ in length: tuning one then took about 15 MB more with each step, and
+# with 64, more than the shapes of a step, half of that in the same time.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
