@@ -243,28 +243,24 @@ def test_lists_are_logged_as_a_whole_and_estimated(make_service, tmp_path, monke
 
 def simulated_lists(seed, users, explored=0.1):
     """Labelled rows of lists of eight, in which asking brings the item that is taken forward."""
-    chance, rows = np.random.default_rng(seed), []
-    for user in range(users):
-        for number in range(chance.integers(1, 6)):
-            hit = np.arange(8) == chance.integers(8)
-            asked = chance.random() >= explored
-            score = -np.arange(8.0) + asked * (chance.normal(size=8) + 2.0 * hit)
-            rows.append(
-                pl.DataFrame(
-                    {
-                        "request_id": f"{user}-{number}",
-                        "user": user,
-                        "position": np.arange(8),
-                        "place": np.argsort(np.argsort(-score)),
-                        "label": np.where(hit, 1, 0),
-                        "value": 0.1,
-                        "threshold": 0.0,
-                        "asked": asked,
-                        "propensity": 1 - explored if asked else explored,
-                    }
-                )
-            )
-    return lists_of(pl.concat(rows))
+    chance = np.random.default_rng(seed)
+    user = np.repeat(np.arange(users), chance.integers(1, 6, users))
+    hit = np.arange(8) == chance.integers(8, size=(len(user), 1))
+    asked = chance.random(len(user)) >= explored
+    moved = chance.normal(size=hit.shape) + 2.0 * hit
+    score = -np.arange(8.0) + asked[:, None] * moved
+    rows = pl.DataFrame(
+        {
+            "request_id": np.repeat(np.arange(len(user)), 8),
+            "user": np.repeat(user, 8),
+            "position": np.tile(np.arange(8), len(user)),
+            "place": np.argsort(np.argsort(-score, 1), 1).ravel(),
+            "label": hit.ravel().astype(int),
+            "asked": np.repeat(asked, 8),
+            "propensity": np.repeat(np.where(asked, 1 - explored, explored), 8),
+        }
+    )
+    return lists_of(rows.with_columns(value=0.1, threshold=0.0))
 
 
 def test_intervals_hold_the_gain_of_lists():
