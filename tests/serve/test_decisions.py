@@ -198,7 +198,8 @@ def test_lists_are_logged_as_a_whole_and_estimated(make_service, tmp_path, monke
     served = {}
     with client_of(service) as client:
         for user in map(str, range(1, 41)):
-            found = client.post("/v1/recommend", json={"user": user, "k": 8}).json()
+            same = {"X-Request-ID": f"{int(user) % 7}"}
+            found = client.post("/v1/recommend", json={"user": user, "k": 8}, headers=same).json()
             served[user] = [row["item"] for row in found["candidates"]]
         time.sleep(0.01)
         taken = {user: items[int(user) % 3] for user, items in served.items() if int(user) % 4}
@@ -211,7 +212,7 @@ def test_lists_are_logged_as_a_whole_and_estimated(make_service, tmp_path, monke
     assert dict(log.schema) == SCHEMA
     explored, ndcg = 0, {"place": [], "position": []}
     for (user, items), (_, rows) in zip(
-        served.items(), log.group_by("request_id", maintain_order=True), strict=True
+        served.items(), log.group_by("user", maintain_order=True), strict=True
     ):
         assert rows["position"].to_list() == list(range(rows.height))
         assert rows.sort("place")["item"].to_list()[:8] == items
@@ -253,6 +254,7 @@ def simulated_lists(seed, users, explored=0.1):
         {
             "request_id": np.repeat(np.arange(len(user)), 8),
             "user": np.repeat(user, 8),
+            "time": np.repeat(np.arange(len(user)), 8),
             "position": np.tile(np.arange(8), len(user)),
             "place": np.argsort(np.argsort(-score, 1), 1).ravel(),
             "label": hit.ravel().astype(int),

@@ -13,7 +13,7 @@ from corellarec.base.errors import DataError
 from corellarec.base.frames import readable
 from corellarec.base.list_metrics import list_metrics
 from corellarec.base.metrics import Floats, entropy, losses
-from corellarec.serve.decisions import About, user_hash
+from corellarec.serve.decisions import SCHEMA, About, user_hash
 from corellarec.serve.store import Store
 
 KEY = "decision_key"
@@ -119,17 +119,18 @@ def lists_of(rows: pl.DataFrame) -> pl.DataFrame:
         was answered and in the CRM's order.
     """
     taken = (pl.col("label") == 1).fill_null(False)
-    lists = rows.with_columns(hit=taken).filter(pl.col("hit").any().over("request_id"))
+    keys = ["request_id", "user", "time"]  # callers may give two requests the same id
+    lists = rows.with_columns(hit=taken).filter(pl.col("hit").any().over(keys))
 
     def ndcg(place: str) -> pl.Series:
-        one = lists.sort("request_id", place).group_by("request_id", maintain_order=True)
+        one = lists.sort(*keys, place).group_by(keys, maintain_order=True)
         hits = one.agg("hit")["hit"].to_list()
         table = np.zeros((len(hits), max(map(len, hits), default=1)), dtype=bool)
         for row, hit in zip(table, hits, strict=True):
             row[: len(hit)] = hit
         return pl.Series(list_metrics(table, table.sum(1), PLACES)["ndcg"])
 
-    first = lists.filter(pl.col("position") == 0).sort("request_id")
+    first = lists.filter(pl.col("position") == 0).sort(keys)
     return first.with_columns(label=1, ndcg=ndcg("place"), ndcg_crm=ndcg("position"))
 
 
@@ -203,7 +204,7 @@ def _read(directory: Path, *, lists: bool) -> pl.DataFrame:
     if not files:
         raise DataError(f"{directory}: no decisions yet")
     with readable(directory):
-        rows = pl.concat([pl.read_parquet(path) for path in files], how="diagonal")
+        rows = pl.concat([pl.read_parquet(path).select(list(SCHEMA)) for path in files])
     of_lists = pl.col("place").is_not_null()
     rows = rows.filter(pl.col("reason") != "shadow", of_lists if lists else ~of_lists)
     if lists and rows.is_empty():
