@@ -122,15 +122,15 @@ def test_killed_ray_jobs(attack, tmp_path, scratch, given):
         time.sleep(attack.random.uniform(0, 2 if what == "ray::_Worker" else 15))
         if what == "command":
             running.kill()
-        for one in [] if what == "command" else of_ray[:1]:
+        elif of_ray:
             with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
+                of_ray[0].kill()
         stopped = running.wait(600)
         # Where its node has died, Ray itself ends the command: exit 1, with its own message.
         ends = {"raylet": ("done", "refused", "exit 1"), "ray::_Worker": ("done",)}
         ends = ends.get(what, ("done", "signal 9"))
         kind = f"{what} {'killed' if of_ray else 'not found'}: {stopped.kind}"
-        attack.note(kind, stopped.text[-800:], bad=stopped.kind not in ends)
+        attack.note(kind, stopped.text[-800:], bad=not of_ray or stopped.kind not in ends)
         _, alive = psutil.wait_procs(of_ray, timeout=60)
         if alive:
             attack.note("Ray without its job", [command_of(one) for one in alive], bad=True)

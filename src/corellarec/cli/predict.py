@@ -206,7 +206,7 @@ def recommend(
     cascade = Cascade.load(run, device=device, trust=trust, llm=llm)
     _bring_up_to_date(cascade, run, items, events)
     found = cascade.recommend(user, k, exclude_seen=not include_seen)
-    known = set(cascade.log.users["id"])
+    known = set(cascade.log.users["id"].filter(cascade.log.users["id"].is_in(user)))
     if unknown := [one for one in user if one not in known]:
         say(f"not in the log, ranked as new users: {', '.join(unknown)}")
     titles = dict(zip(cascade.log.items["id"], cascade.log.titles, strict=True))
