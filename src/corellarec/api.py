@@ -13,6 +13,7 @@ from corellarec.config import Config, changed, load_config
 from corellarec.data.files import write_table
 from corellarec.data.wizard import propose_settings
 from corellarec.evaluation.evaluate import evaluate_scores
+from corellarec.evaluation.labelled import score_labelled
 from corellarec.evaluation.results import Evaluation
 from corellarec.evaluation.run import evaluate_run
 from corellarec.run.records import read_run_config
@@ -250,5 +251,5 @@ def evaluate(
         >>> report.row("cascade").metrics["auc"].value  # doctest: +SKIP
         0.7597
     """
-    scores = cascade.score_labelled(test, rows, seed)
+    scores = score_labelled(cascade, test, rows, seed)
     return evaluate_scores(scores, cascade.router, bootstrap=bootstrap, groups=groups, seed=seed)

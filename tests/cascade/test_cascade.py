@@ -13,6 +13,7 @@ from corellarec.cascade import files
 from corellarec.cascade.files import predict_file
 from corellarec.cascade.lists import FEATURES, ListBlend, ListPolicy, ListValue
 from corellarec.cascade.router import Verdict
+from corellarec.evaluation.labelled import score_labelled
 from corellarec.llm.load import load_model
 from corellarec.llm.lora import load_adapter
 from llm.vllm_server import ADAPTER, VllmServer
@@ -166,7 +167,7 @@ def test_evaluation_takes_no_crms_answers_for_the_llms(load, failing):
     cascade = load(server=failing.url, server_model=ADAPTER, on_server_error="crm")
     rows = pairs(100).with_columns(label=pl.lit(1), time=pl.lit("2030-01-01").str.to_datetime())
     with pytest.raises(cr.RemoteError, match="400 no"):
-        cascade.score_labelled(rows)
+        score_labelled(cascade, rows)
 
 
 def test_the_file_says_how_many_rows_the_server_did_not_answer(

@@ -27,7 +27,6 @@ from corellarec.cascade.ranking import (
     ranked,
 )
 from corellarec.cascade.router import Router
-from corellarec.cascade.scores import Scores
 from corellarec.cascade.store import Recipe, check_run, read_cascade, write_cascade
 from corellarec.cascade.tables import Pairs, checked_numbers, read_events, read_new, read_pairs
 from corellarec.crm.batch import Reader
@@ -261,44 +260,6 @@ class Cascade:
             found.append(ranked(log, ids[part], head, prediction, k, order))
         return pl.concat(found)
 
-    def score_labelled(self, table: Table, rows: int = 0, seed: int = 0) -> Scores:
-        """Both models' raw logits of labelled rows, all of them scored by both, for evaluation.
-
-        The rows are sorted in by time; each has the user's earlier ones as its history.
-
-        Args:
-            table: ``user``, ``item``, ``label`` or ``rating``, and ``time``.
-            rows: Random rows to score; 0 is all.
-            seed: Of the draw.
-
-        Raises:
-            DataError: If a column is missing, a value cannot be used, or an item is not known.
-        """
-        if self.models.crm is None:
-            raise DataError("this cascade's CRM is external: measure it with `audit`")
-        test = as_frame(table, "test", ("user", "item", "time"))
-        log, _ = self._state
-        given, users = self._events(log, test, "test")
-        log = log.extended(given, users, log.items)
-        if rows and rows < given.height:
-            given = given.sample(rows, seed=seed)
-        keys = ["user", "item", "time"]
-        found = log.rows.select(*keys, row=pl.int_range(pl.len())).join(
-            given.unique(keys), on=keys, maintain_order="left"
-        )
-        row = torch.from_numpy(found["row"].to_numpy().copy())
-        samples = log.samples(row)
-        reader = build_reader(self.recipe.crm, log, self.models.device)
-        crm_logit = self.models.crm_logits(reader, samples)
-        return Scores(
-            user=samples.user.numpy(),
-            time=log.time[row].numpy(),
-            returning=(log.user_train_rows[samples.user] > 0).numpy(),
-            label=found["label"].to_numpy(),
-            known=known(log, samples, crm_logit, self.recipe.crm.history_length),
-            llm_logit=self.models.llm_logits(log, samples),
-        )
-
     # What came after training.
 
     def observe(self, events: Table) -> int:
@@ -318,7 +279,8 @@ class Cascade:
         table = as_frame(events, "events", ("user", "item"))
         with self._log_lock:
             log, _ = self._state
-            rows, users = self._events(log, table, "events")
+            positive, times = self.recipe.positive_rating, self.recipe.times
+            rows, users = read_events(log, table, positive, "events", times)
             return self._replace(log.extended(rows, users, log.items)) - len(log)
 
     def add_items(self, items: Table) -> int:
@@ -354,12 +316,6 @@ class Cascade:
         return self._add("users", as_frame(users, "users"))
 
     # Parts of the above.
-
-    def _events(
-        self, log: Log, table: pl.DataFrame, name: str
-    ) -> tuple[pl.DataFrame, pl.DataFrame]:
-        recipe = self.recipe
-        return read_events(log, table, recipe.positive_rating, name, recipe.times)
 
     def _add(self, kind: Literal["items", "users"], table: pl.DataFrame) -> int:
         with self._log_lock:
