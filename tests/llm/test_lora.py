@@ -29,8 +29,20 @@ def saved(tiny_llm, tmp_path):
     for name, parameter in adapted.named_parameters():
         if "lora" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    save_adapter(adapted, tmp_path / "adapter")
+    save_adapter(adapted, tmp_path / "adapter", "tiny")
     return tmp_path / "adapter"
+
+
+def test_it_does_not_say_where_this_machine_keeps_its_base_model(saved, tiny_llm):
+    assert sorted(path.name for path in saved.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    for path in saved.iterdir():
+        assert str(tiny_llm.parent).encode() not in path.read_bytes()
+    settings = json.loads((saved / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == "tiny"
+    assert settings["target_modules"] == sorted(settings["target_modules"])
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
@@ -151,9 +152,28 @@ def _peft() -> Iterator[None]:
         yield
 
 
-def save_adapter(model: PeftModel, directory: Path) -> None:
-    """Write the adapter alone, in peft's format; nothing is looked up on the hub."""
-    model.save_pretrained(str(directory), save_embedding_layers=False)
+def save_adapter(
+    model: PeftModel, directory: Path, base: str, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write the adapter alone, in peft's format; equal weights make equal files.
+
+    Args:
+        model: The tuned model.
+        directory: Where to.
+        base: The base model as the settings name it: where this machine keeps it is not written.
+        dtype: Of the weights.
+    """
+    directory.mkdir(exist_ok=True)
+    tuned = {
+        name: tensor.to(dtype).contiguous()
+        for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
+    }
+    save_file(tuned, directory / "adapter_model.safetensors", {"format": "pt"})
+    settings = copy(model.peft_config["default"])
+    assert isinstance(settings, PeftLoraConfig)
+    settings.base_model_name_or_path, settings.inference_mode = base, True
+    settings.target_modules = sorted(settings.target_modules or ())  # a set, in any order
+    settings.save_pretrained(str(directory))
 
 
 class TunedLlm(Section):
@@ -250,14 +270,4 @@ def write_adapter(
         "trained_until": (EPOCH + timedelta(microseconds=last)).isoformat(),
     }
     with writing(directory, facts) as unfinished:
-        tuned = {
-            name: tensor.to(torch.bfloat16).contiguous()
-            for name, tensor in get_peft_model_state_dict(
-                model, save_embedding_layers=False
-            ).items()
-        }
-        save_file(tuned, unfinished / "adapter_model.safetensors", {"format": "pt"})
-        settings = model.peft_config["default"]
-        settings.base_model_name_or_path = config.model
-        settings.inference_mode = True
-        settings.save_pretrained(str(unfinished))
+        save_adapter(model, unfinished, config.model, torch.bfloat16)

@@ -98,7 +98,7 @@ def _fit(workspace: Workspace) -> Router:
         recipe,
         workspace.log,
         crm,
-        lambda path: save_adapter(_tuned_model(workspace), path),
+        lambda path: save_adapter(_tuned_model(workspace), path, config.llm.model),
         key,
     )
     workspace.display.say(f"cascade: {explain(router)}")
