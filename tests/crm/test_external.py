@@ -9,6 +9,7 @@ from corellarec.base.errors import ConfigError, DataError
 from corellarec.config import ExternalConfig, load_config
 from corellarec.crm.external import external_logits
 from corellarec.data.log import Log
+from corellarec.data.times import UTC_TEXT, TimeText
 
 
 @pytest.fixture
@@ -25,12 +26,12 @@ def scored(log):
     return rows.filter(log.rows["split"].is_in([1, 2]))
 
 
-def read(log, table, path, kind="probability"):
+def read(log, table, path, kind="probability", times=UTC_TEXT):
     if path.suffix == ".csv":
         table.write_csv(path)
     else:
         table.write_parquet(path)
-    return external_logits(ExternalConfig(scores=str(path), kind=kind), log)
+    return external_logits(ExternalConfig(scores=str(path), kind=kind), log, times)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -62,6 +63,16 @@ def test_times_may_be_missing_where_pairs_are_unique(log, scored, tmp_path):
     untimed = read(once, scores.drop("time"), tmp_path / "s.parquet")
     torch.testing.assert_close(untimed, timed, equal_nan=True)
     assert untimed.isfinite().sum() == ((once.split == 1) | (once.split == 2)).sum() > 0
+
+
+def test_times_may_be_written_as_the_logs_own_are(log, scored, tmp_path):
+    form = "%d.%m.%Y %H:%M:%S%.6f"
+    texts = scored.with_columns(pl.col("time").dt.strftime(form))
+    found = read(log, texts, tmp_path / "s.csv", times=TimeText(form))
+    exact = read(log, scored, tmp_path / "s.parquet")
+    torch.testing.assert_close(found, exact, equal_nan=True)
+    with pytest.raises(DataError, match=r"s\.csv, row 1: time '.*' cannot be read as a time"):
+        read(log, texts, tmp_path / "s.csv")
 
 
 @pytest.mark.parametrize(

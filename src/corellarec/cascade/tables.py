@@ -12,10 +12,9 @@ from corellarec.base.frames import check_plain, ids_of, inner_type, readable, re
 from corellarec.data.extend import append
 from corellarec.data.levels import rating_levels
 from corellarec.data.log import Log
-from corellarec.data.times import TimeText, time_parser
+from corellarec.data.times import UTC_TEXT, TimeText, read_times
 
 OUTPUT_COLUMNS = ("p", "p_crm", "p_llm", "source", "entropy")
-UTC_TEXT = TimeText()
 
 
 @dataclass(frozen=True)
@@ -99,47 +98,6 @@ def checked_numbers(ids: pl.Series, entities: pl.DataFrame, name: str) -> pl.Ser
             f"{ids.name!r} as whole numbers or text"
         )
     return numbers
-
-
-def read_times(
-    table: pl.DataFrame, name: str, first_row: int = 1, text: TimeText = UTC_TEXT
-) -> pl.Series:
-    """The column ``time`` as microseconds since 1970.
-
-    Args:
-        table: It has the column.
-        name: What messages call the table.
-        first_row: Number of the table's first row, for messages.
-        text: How the log's times are written. Where none of the table's is written so, it may
-            hold numbers, which count in UTC, or dates in another known format, of the log's zone.
-
-    Raises:
-        DataError: If a time is missing or cannot be read.
-    """
-    times = table["time"]
-
-    def parsed(form: str | None, zone: str | None) -> pl.Series:
-        parse, _ = time_parser(
-            times.to_frame(), "auto", time_format=form, time_zone=zone, lenient=True
-        )
-        return times.to_frame().select(parse(pl.col("time"))).to_series()
-
-    is_text = times.dtype == pl.String  # what CSV holds
-    form = text.form if is_text else None
-    time = parsed(form, text.zone) if form else None
-    if time is None or time.null_count() == len(time):
-        if is_text:
-            numbers = times.cast(pl.Float64, strict=False).null_count() == times.null_count()
-        else:
-            numbers = times.dtype.is_numeric()
-        time = parsed(None, None if numbers else text.zone)
-    if time.null_count():
-        row = int(time.is_null().arg_true()[0])
-        told = f': the log\'s have data.interactions.time_format = "{form}"' if form else ""
-        raise DataError(
-            f"{name}, row {first_row + row}: time {times[row]!r} cannot be read as a time{told}"
-        )
-    return time
 
 
 def read_events(

@@ -11,17 +11,22 @@ from corellarec.base.frames import ids_of, read_table
 from corellarec.config import ExternalConfig
 from corellarec.data.log import Log
 from corellarec.data.splits import SPLITS
-from corellarec.data.times import time_parser
+from corellarec.data.times import UTC_TEXT, TimeText, read_times
 
 SMALLEST = 1e-7  # probabilities of 0 and 1 are taken as this far from them
 
 
-def external_logits(config: ExternalConfig, log: Log) -> Tensor:
+def external_logits(config: ExternalConfig, log: Log, times: TimeText = UTC_TEXT) -> Tensor:
     """``(rows of the log,)`` fp32: the score of each validation and test row as a logit, else NaN.
 
+    Args:
+        config: Where the scores are, and of what kind.
+        log: The prepared log.
+        times: How the times of the log's own file are written; those of the scores may be too.
+
     Raises:
-        DataError: If the file is missing or damaged, a score is no number or no probability, a row
-            is scored twice, or a validation or test row has no score.
+        DataError: If the file is missing or damaged, a score is no number or no probability, a time
+            cannot be read, a row is scored twice, or a validation or test row has no score.
     """
     path = Path(config.scores or "").expanduser()
     table = read_table(path, ("user", "item", "score"))
@@ -37,8 +42,7 @@ def external_logits(config: ExternalConfig, log: Log) -> Tensor:
     ).filter(log.rows["split"] < len(SPLITS), log.rows["split"] > 0)
     if "time" in table.columns:
         keys.append("time")
-        parse, _ = time_parser(table, "auto")
-        table = table.with_columns(parse(pl.col("time")).alias("time"))
+        table = table.with_columns(read_times(table, str(path), text=times).alias("time"))
     elif (again := ours.select(keys).is_duplicated()).any():
         first = ours.row(int(again.arg_true()[0]), named=True)
         raise DataError(

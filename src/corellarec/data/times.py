@@ -7,6 +7,7 @@ import polars as pl
 
 from corellarec.base.errors import ConfigError, DataError
 from corellarec.base.frames import first_line
+from corellarec.config import DataConfig
 
 SECOND = 1_000_000  # microseconds
 FIRST, LAST = -62_135_596_800 * SECOND, 253_402_300_800 * SECOND - 1  # years 1 to 9999
@@ -42,6 +43,15 @@ class TimeText:
 
     form: str | None = None
     zone: str | None = None
+
+
+UTC_TEXT = TimeText()
+
+
+def times_of(config: DataConfig) -> TimeText:
+    """How the times of a log's own file are written."""
+    file = config.interactions
+    return TimeText(file.time_format, file.time_zone) if file else UTC_TEXT
 
 
 def time_parser(
@@ -123,6 +133,47 @@ def time_parser(
         return exact if whole else rounded
 
     return parse, time_unit
+
+
+def read_times(
+    table: pl.DataFrame, name: str, first_row: int = 1, text: TimeText = UTC_TEXT
+) -> pl.Series:
+    """The column ``time`` as microseconds since 1970.
+
+    Args:
+        table: It has the column.
+        name: What messages call the table.
+        first_row: Number of the table's first row, for messages.
+        text: How the log's times are written. Where none of the table's is written so, it may
+            hold numbers, which count in UTC, or dates in another known format, of the log's zone.
+
+    Raises:
+        DataError: If a time is missing or cannot be read.
+    """
+    times = table["time"]
+
+    def parsed(form: str | None, zone: str | None) -> pl.Series:
+        parse, _ = time_parser(
+            times.to_frame(), "auto", time_format=form, time_zone=zone, lenient=True
+        )
+        return times.to_frame().select(parse(pl.col("time"))).to_series()
+
+    is_text = times.dtype == pl.String  # what CSV holds
+    form = text.form if is_text else None
+    time = parsed(form, text.zone) if form else None
+    if time is None or time.null_count() == len(time):
+        if is_text:
+            numbers = times.cast(pl.Float64, strict=False).null_count() == times.null_count()
+        else:
+            numbers = times.dtype.is_numeric()
+        time = parsed(None, None if numbers else text.zone)
+    if time.null_count():
+        row = int(time.is_null().arg_true()[0])
+        told = f': the log\'s have data.interactions.time_format = "{form}"' if form else ""
+        raise DataError(
+            f"{name}, row {first_row + row}: time {times[row]!r} cannot be read as a time{told}"
+        )
+    return time
 
 
 def fitting_formats(times: pl.Series, formats: Sequence[str]) -> list[str]:

@@ -15,7 +15,8 @@ from corellarec.cascade.fit import Population, fit_router
 from corellarec.cascade.policy import Known, Policy
 from corellarec.cascade.router import Router
 from corellarec.cascade.scores import Scores
-from corellarec.cascade.tables import read_labels, read_times
+from corellarec.cascade.tables import read_labels
+from corellarec.data.times import read_times
 from corellarec.evaluation.evaluate import evaluate_scores
 from corellarec.evaluation.results import Evaluation
 

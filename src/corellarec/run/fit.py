@@ -17,6 +17,7 @@ from corellarec.cascade.router import Router, explain
 from corellarec.cascade.scores import Scores
 from corellarec.cascade.store import Recipe, read_cascade, write_cascade
 from corellarec.data.preparation import read_preparation
+from corellarec.data.times import times_of
 from corellarec.llm.lora import save_adapter, write_adapter
 from corellarec.llm.template import load_template
 from corellarec.run.members import blend_members
@@ -77,6 +78,7 @@ def _fit(workspace: Workspace) -> Router:
     validation = scored_rows(workspace, "validation", config.cascade.validation_rows)
     router = decide(workspace, validation.scores)
     data = read_preparation(workspace.directory / "data").settings
+    times = times_of(data)
     recipe = Recipe(
         crm=config.crm,
         llm=config.llm,
@@ -88,8 +90,8 @@ def _fit(workspace: Workspace) -> Router:
         negatives=workspace.log.negatives,
         positive_rating=data.positive_rating,
         seed=config.seed,
-        time_format=data.interactions.time_format if data.interactions else None,
-        time_zone=data.interactions.time_zone if data.interactions else None,
+        time_format=times.form,
+        time_zone=times.zone,
     )
     crm = None if workspace.is_external else final_crm(workspace)[0]
     load_tuned_adapter(workspace)

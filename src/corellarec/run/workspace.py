@@ -25,6 +25,7 @@ from corellarec.crm.build import network_reader
 from corellarec.crm.external import external_logits
 from corellarec.data.log import Log
 from corellarec.data.statistics import STATISTICS
+from corellarec.data.times import times_of
 from corellarec.llm.layout import Layout, build_layout
 from corellarec.llm.load import AnswerModel, load_model, load_tokenizer
 from corellarec.llm.lora import TunedAdapter, add_adapter, load_adapter
@@ -197,7 +198,7 @@ class Workspace:
     @cached_property
     def external_logits(self) -> Tensor:
         """``(rows of the log,)`` the external CRM's logit of each row, NaN where it has none."""
-        return external_logits(self.config.crm.external, self.log)
+        return external_logits(self.config.crm.external, self.log, times_of(self.config.data))
 
     @cached_property
     def adapter(self) -> TunedAdapter | None:
