@@ -12,11 +12,14 @@ from command_line import call, options
 from corellarec.config import load_config
 from corellarec.llm.score import Cost
 from corellarec.run import distill, scores
+from corellarec.run.members import train_members
 from corellarec.run.prepare import prepare_log
 from corellarec.run.stages import drawn_rows, train_stage
-from corellarec.run.weights import final_crm
+from corellarec.run.weights import final_networks
 from corellarec.run.workspace import STAGES, Workspace
 from corellarec.train.checkpoint import load_tensors
+
+MEMBER = """crm.members=[{crm={model="fm"}, stage1={epochs=3}}]"""
 
 
 @pytest.fixture
@@ -47,39 +50,60 @@ def answer(run, monkeypatch, logits):
     monkeypatch.setattr(distill, "score", score)
 
 
-def test_a_teacher_that_is_right_keeps_the_labels_and_one_of_noise_blurs_them(run, monkeypatch):
-    label = run.log._label.numpy()
-    config = run.config
-    monkeypatch.setattr(
-        run, "config", config.model_copy(
-            update={"distill": config.distill.model_copy(update={"rows": "all"})}
-        ),
-    )  # fmt: skip
-    generator = np.random.default_rng(0)
-    answer(run, monkeypatch, lambda rows: generator.normal(scale=3, size=len(rows)))
-    noise = distill._task(run, 0.9)
-    answer(run, monkeypatch, lambda rows: 6.0 * label[rows.numpy()] - 3.0)
-    wise = distill._task(run, 0.9)
-    train = run.log.rows_of("train")
-    truth = run.log.labels(train).float()
-    assert (wise.target[train] - truth).abs().mean() < 0.1
-    assert (noise.target[train] - truth).abs().mean() > (wise.target[train] - truth).abs().mean()
-    assert torch.isnan(wise.target[run.log.rows_of("test")]).all()
+def test_targets_lie_between_label_and_answer(run, monkeypatch):
+    label = run.log.labels(run.log.rows_of("train")).float()
+    answer(run, monkeypatch, lambda rows: 3.0 * run.log._label.numpy()[rows.numpy()] - 1.5)
+    train, (full, half) = run.log.rows_of("train"), (distill.targets(run, w) for w in (1.0, 0.5))
+    taught = torch.arange(300)  # those that have an answer
+    assert (full[train][taught] > 0).all()
+    assert ((full[train] > 0.5) == (label > 0.5))[taught].all()
+    torch.testing.assert_close(half[train][taught], (label + full[train])[taught] / 2)
+    assert half[train][300:].equal(label[300:])
+    assert full[run.log.rows_of("test")].isnan().all()
 
 
-def test_the_best_on_validation_stays(run):
-    found = distill.distill(run)
-    losses = found.validation_log_loss
-    assert set(losses) == {"0.0", "0.4", "0.9"}
-    assert losses[str(found.weight)] == min(losses.values())
-    of_stages = json.loads((run.directory / "stage2" / "manifest.json").read_text())
-    assert losses["0.0"] == of_stages["best"]["crm."]
+@pytest.fixture
+def several(run):
+    """The same run with a second network in its CRM."""
+    members = load_config(settings=[MEMBER]).crm.members
+    crm = run.config.crm.model_copy(update={"members": members})
+    run.config = run.config.model_copy(update={"crm": crm})
+    train_members(run)
+    return run
+
+
+def test_of_each_network_the_best_on_validation_stays(several):
+    run, found = several, distill.distill(several)
+    assert [one.network for one in found] == ["dcnv2", "fm"]
+    networks, steps = final_networks(run), ("distilled", "distilled-member1")
+    for one, network, step, before in zip(
+        found, networks, steps, ("stage2", "member1"), strict=True
+    ):
+        losses = one.validation_log_loss
+        assert set(losses) == {"0.0", "0.4", "0.9"}
+        assert losses[str(one.weight)] == min(losses.values())
+        of_before = json.loads((run.directory / before / "manifest.json").read_text())
+        assert losses["0.0"] == of_before["best"]["crm."]
+        weights = load_tensors(run.directory / (step if one.weight else before), "model")
+        state = network.state_dict()
+        assert all(torch.equal(weights[f"crm.{name}"], state[name]) for name in state)
     assert not (run.directory / "distilling").exists()
     assert not list((run.directory / "scores").glob("*.pieces"))
-    crm = final_crm(run)[0].state_dict()
-    folder = "distilled" if found.weight else "stage2"
-    weights = load_tensors(run.directory / folder, "model")
-    assert all(torch.equal(weights[f"crm.{name}"], crm[name]) for name in crm)
+    assert distill.distill(run) == found
+
+
+def test_a_good_teacher_is_kept_and_makes_each_network_better(several, monkeypatch):
+    """The LLM knows the rate of each item in all rows, validation's and test's among them."""
+    teach = several.config.distill.model_copy(update={"rows": "all"})
+    several.config = several.config.model_copy(update={"distill": teach})
+    log, label = several.log, several.log._label.double()
+    rate = torch.zeros(log.items.height, dtype=torch.double).scatter_add_(0, log.item.long(), label)
+    rate /= torch.bincount(log.item.long(), minlength=log.items.height).clip(1)
+    logit = rate.clip(0.05, 0.95).logit().numpy()
+    answer(several, monkeypatch, lambda rows: logit[log.item[rows].numpy()])
+    for one in distill.distill(several):
+        assert one.weight > 0
+        assert one.validation_log_loss[str(one.weight)] < one.validation_log_loss["0.0"]
 
 
 def test_the_llm_teaches_on_rows_that_it_was_not_tuned_on(run):
@@ -123,5 +147,7 @@ def test_distilling_from_the_command_line(tiny_settings, monkeypatch, capsys, tm
     code, out, err = call(monkeypatch, capsys, *more)
     assert code == 0, err
     assert "stage 3: done before" in err
-    assert "distillation: weight" in err
-    assert json.loads(out)["distillation"]["validation_log_loss"].keys() == {"0.0", "0.5"}
+    assert "distillation, stream: weight" in " ".join(err.split())
+    [found] = json.loads(out)["distillation"]
+    assert found["network"] == "stream"
+    assert found["validation_log_loss"].keys() == {"0.0", "0.5"}

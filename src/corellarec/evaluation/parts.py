@@ -232,13 +232,15 @@ class TrainingCurve:
 
 @dataclass(frozen=True)
 class Distillation:
-    """The weight of the LLM's answers that was kept (0: the CRM is as it was), and each's loss.
+    """How a network of the CRM was taught by the LLM.
 
     Args:
-        weight: The weight with the lowest log loss.
+        network: Its name.
+        weight: The weight of the LLM's answers with the lowest log loss; 0 is the network before.
         validation_log_loss: Nats, by weight.
     """
 
+    network: str
     weight: float
     validation_log_loss: dict[str, float]
 

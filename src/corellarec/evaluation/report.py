@@ -232,15 +232,12 @@ def _facts(result: Evaluation) -> list[Section]:
         )
     if result.stages:
         taught = result.distillation
+        kept = ", ".join(f"{one.weight:g} ({one.network})" for one in taught)
         found.append(
             Section(
                 "Training",
                 "Validation log loss; the best weights of each model are kept."
-                + (
-                    f" Distillation kept the weight {taught.weight:g} of the LLM's answers."
-                    if taught
-                    else ""
-                ),
+                + (f" Distillation kept the weight {kept} of the LLM's answers." if kept else ""),
                 figures=tuple(
                     partial(plots.training_figure, name, stage)
                     for name, stage in result.stages.items()

@@ -52,7 +52,7 @@ class Evaluation:
         machine: Where it was measured.
         costs: Of both models.
         stages: Training, by ``stage1``, ``stage2`` and ``stage3``, and ``member1`` and on.
-        distillation: Of the CRM.
+        distillation: Of each network of the CRM that the LLM taught.
         networks: Of a CRM that is several, the first first.
 
     Example:
@@ -79,7 +79,7 @@ class Evaluation:
     machine: Machine | None = None
     costs: Costs | None = None
     stages: dict[str, TrainingCurve] = field(default_factory=dict)
-    distillation: Distillation | None = None
+    distillation: tuple[Distillation, ...] = ()
     networks: tuple[Network, ...] = ()
 
     def row(self, key: str) -> PredictorRow:

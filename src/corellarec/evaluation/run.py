@@ -52,7 +52,7 @@ def evaluate_run(workspace: Workspace) -> Evaluation:
     return found
 
 
-def _evaluate(workspace: Workspace, distilled: Distilled, router: Router) -> Evaluation:
+def _evaluate(workspace: Workspace, distilled: tuple[Distilled, ...], router: Router) -> Evaluation:
     config = workspace.config
     test = scored_rows(workspace, "test", config.evaluate.test_rows)
     costs = measure_costs(workspace, test)
@@ -75,7 +75,7 @@ def _evaluate(workspace: Workspace, distilled: Distilled, router: Router) -> Eva
         data=data_facts(workspace),
         machine=machine(workspace.device),
         stages=training_curves(workspace),
-        distillation=_distillation(distilled),
+        distillation=tuple(Distillation(**vars(one)) for one in distilled),
         networks=tuple(network for network, _ in networks),
     )
 
@@ -143,8 +143,3 @@ def layout_tokens(workspace: Workspace, samples: Samples) -> dict[str, float]:
     found = {config.layout: tokens_alone(workspace.layout, samples)}
     paper = paper_tokens(config, log, load_tokenizer(config.model), samples)
     return found if paper is None else {"paper": paper} | found
-
-
-def _distillation(found: Distilled) -> Distillation | None:
-    losses = found.validation_log_loss
-    return Distillation(found.weight, losses) if losses else None

@@ -1,101 +1,106 @@
-"""The language model teaches the CRM: stage 1 again, toward labels mixed with its answers."""
+"""The language model teaches the CRM: its networks again, toward labels mixed with its answers.
+
+See also: Hinton et al. 2015, "Distilling the knowledge in a neural network",
+https://arxiv.org/abs/1503.02531
+"""
 
 import shutil
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from corellarec.base.artifacts import writing
 from corellarec.base.calibrate import fit_logistic
-from corellarec.base.metrics import Floats
-from corellarec.cascade.policy import known
-from corellarec.crm.score import crm_logits
+from corellarec.base.metrics import sigmoid
+from corellarec.run.members import network_names, train_network
 from corellarec.run.scores import llm_logits, score
-from corellarec.run.stages import read_state, stage_seed, train_into
-from corellarec.run.weights import new_crm, trained_crm
+from corellarec.run.stages import read_state
+from corellarec.run.status import final_step, trained_step
 from corellarec.run.workspace import Workspace
-from corellarec.train.distill import Gate, Lesson, soft_targets
-from corellarec.train.stages import CrmTask
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """Which CRM the distillation kept.
+    """How a network of the CRM was taught.
 
     Args:
-        weight: The language model's share in the targets; 0 is the CRM as it was before.
-        validation_log_loss: Of each weight that was tried, the weight as text; empty where
-            distillation is not part of the run.
+        network: Its name.
+        weight: The language model's share in the targets; 0 is the network as it was before.
+        validation_log_loss: Nats, by the weight that was tried, as text.
     """
 
-    weight: float = 0.0
-    validation_log_loss: dict[str, float] | None = None
+    network: str
+    weight: float
+    validation_log_loss: dict[str, float]
 
 
-def distill(workspace: Workspace) -> Distilled:
-    """Train the CRM on labels mixed with the language model's answers, or find it done.
+def distill(workspace: Workspace) -> tuple[Distilled, ...]:
+    """Train each network of the CRM on labels mixed with the language model's answers.
 
-    The weight with the lowest validation log loss is kept, the CRM before among them.
+    The weight with the lowest validation log loss is kept, the network before among them.
+
+    Returns:
+        One for each network; none where distillation is not part of the run.
     """
-    settings, directory = workspace.config.distill, workspace.directory / "distilled"
-    if settings.rows == 0 or workspace.is_external:
-        return Distilled()
-    key = workspace.step_key("distilled")
+    if workspace.config.distill.rows == 0 or workspace.is_external:
+        return ()
+    names = network_names(workspace.config.crm)
+    return tuple(_distilled(workspace, number, name) for number, name in enumerate(names))
+
+
+def _distilled(workspace: Workspace, number: int, name: str) -> Distilled:
+    """Teach one network, or find it done."""
+    config = workspace.config
+    step, before = final_step(config, number), trained_step(config, number)
+    directory, key = workspace.directory / step, workspace.step_key(step)
     if (facts := workspace.done(directory, key)) is not None:
-        return Distilled(facts["weight"], facts["validation_log_loss"])
-    before = 2 if workspace.trains(2) else 1
-    losses = {0.0: read_state(workspace, f"stage{before}").best["crm."]}
-    where = {0.0: workspace.directory / f"stage{before}"}
-    for weight in settings.weights:
-        where[weight] = workspace.directory / "distilling" / f"weight-{weight}"
-        state = train_into(
+        return Distilled(name, facts["weight"], facts["validation_log_loss"])
+    losses = {0.0: read_state(workspace, before).best["crm."]}
+    where = {0.0: workspace.directory / before}
+    trying = workspace.directory / "distilling"
+    for weight in config.distill.weights:
+        where[weight] = trying / f"{step}-{weight}"
+        state = train_network(
             workspace,
+            number,
             where[weight],
-            workspace.key("distill", workspace.config.cascade.validation_rows, weight),
-            lambda weight=weight: _task(workspace, weight),
-            workspace.config.stage1,
-            title=f"distillation, weight {weight}: the CRM alone",
-            seed=stage_seed(workspace, 1),
+            f"{key} {weight}",
+            title=f"distillation, {name}, weight {weight:g}: alone",
+            target=partial(targets, workspace, weight),
         )
         losses[weight] = state.best["crm."]
     best = min(losses, key=lambda weight: losses[weight])
-    found = Distilled(best, {str(weight): loss for weight, loss in losses.items()})
+    found = Distilled(name, best, {str(weight): loss for weight, loss in losses.items()})
     if workspace.accelerator.is_main_process:
-        with writing(directory, {"kind": "distilled", "key": key, **vars(found)}) as unfinished:
+        with writing(directory, {"kind": step, "key": key, **vars(found)}) as unfinished:
             shutil.copy(where[best] / "model.safetensors", unfinished / "model.safetensors")
-        shutil.rmtree(workspace.directory / "distilling")
+        shutil.rmtree(trying)
     workspace.accelerator.wait_for_everyone()
+    tried = ", ".join(f"{weight:g}: {loss:.4f}" for weight, loss in losses.items())
     workspace.display.say(
-        f"distillation: weight {best:g} is kept (validation log loss "
-        + ", ".join(f"{weight:g}: {loss:.4f}" for weight, loss in losses.items())
-        + ")"
+        f"distillation, {name}: weight {best:g} is kept (validation log loss {tried})"
     )
     return found
 
 
-def _task(workspace: Workspace, weight: float) -> CrmTask:
-    """Stage 1 again, toward the language model's answers where it is good."""
+def targets(workspace: Workspace, weight: float) -> Tensor:
+    """``(rows of the log,)`` what the CRM is taught; NaN outside the training split.
+
+    Args:
+        workspace: The run.
+        weight: The language model's calibrated answer weighs so much, 0 to 1, and the label the
+            rest, where it has answered; elsewhere the label is the target.
+    """
     config, log = workspace.config, workspace.log
     score(workspace, "train", 0 if config.distill.rows == "all" else config.distill.rows)
     score(workspace, "validation", config.cascade.validation_rows)
     judged, llm_logit = llm_logits(workspace, "validation")
-    label = log.labels(judged).numpy()
-    calibration = fit_logistic(label, llm_logit)
-    crm = trained_crm(workspace, stage=2)
-    crm_logit = crm_logits(crm, workspace.reader, log.samples(judged)).double().numpy()
-    calibrated = fit_logistic(label, crm_logit)(crm_logit)
-    gate = Gate(_lesson(workspace, judged, calibration(llm_logit)), label, calibrated)
+    calibrate = fit_logistic(log.labels(judged).numpy(), llm_logit)
     taught, llm_logit = llm_logits(workspace, "train")
-    lesson = _lesson(workspace, taught, calibration(llm_logit))
-    soft = soft_targets(log.labels(taught).numpy(), lesson, gate(lesson), weight)
+    answer = torch.from_numpy(sigmoid(calibrate(llm_logit)))
     rows, target = log.rows_of("train"), torch.full((len(log),), float("nan"))
     target[rows] = log.labels(rows).float()
-    target[taught] = torch.from_numpy(soft).float()
-    return CrmTask(new_crm(workspace), workspace.reader, log, config.stage1, config.seed, target)
-
-
-def _lesson(workspace: Workspace, rows: Tensor, llm_logit: Floats) -> Lesson:
-    samples = workspace.log.samples(rows)
-    of = known(workspace.log, samples, llm_logit, workspace.config.crm.history_length)
-    return Lesson(llm_logit, of.history_length, of.item_count, of.liked_share)
+    target[taught] = ((1 - weight) * log.labels(taught) + weight * answer).float()
+    return target

@@ -1,45 +1,72 @@
 """Further networks of the CRM: each is trained alone, then all are blended on validation data."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from corellarec.base import metrics
 from corellarec.base.artifacts import read_json, write_json, writing
 from corellarec.base.calibrate import LogisticMap, fit_logistic, user_folds
 from corellarec.base.metrics import Floats, Labels, losses, sigmoid
-from corellarec.config import CrmConfig, MemberConfig
+from corellarec.config import CrmConfig
 from corellarec.crm.build import network_reader
 from corellarec.crm.ensemble import Blended
 from corellarec.crm.score import crm_logits
 from corellarec.run.stages import train_into
 from corellarec.run.weights import BLEND, final_networks, new_network
 from corellarec.run.workspace import Workspace
+from corellarec.train.loop import State
 from corellarec.train.stages import CrmTask
 
 
 def train_members(workspace: Workspace) -> None:
     """Train each further network of the CRM alone, or find it done."""
-    config, log = workspace.config, workspace.log
-    for number, member in enumerate(config.crm.members, 1):
-        seed = config.seed + number  # a network that is there twice has two seeds
-
-        def task(member: MemberConfig = member, seed: int = seed) -> CrmTask:
-            crm = new_network(workspace, member.crm, seed)
-            reader = network_reader(member.crm, log, workspace.device)
-            return CrmTask(crm, reader, log, member.stage1, seed)
-
-        train_into(
+    for number, member in enumerate(workspace.config.crm.members, 1):
+        step = f"member{number}"
+        train_network(
             workspace,
-            workspace.directory / f"member{number}",
-            workspace.step_key(f"member{number}"),
-            task,
-            member.stage1,
+            number,
+            workspace.directory / step,
+            workspace.step_key(step),
             title=f"member {number}, {member.crm.model}: alone",
-            seed=10 * seed + 1,
         )
+
+
+def train_network(
+    workspace: Workspace,
+    number: int,
+    directory: Path,
+    key: str,
+    *,
+    title: str,
+    target: Callable[[], Tensor] | None = None,
+) -> State:
+    """Train a network of the CRM alone, or find it done.
+
+    Args:
+        workspace: The run.
+        number: Which one; 0 is the first.
+        directory: Where its weights go.
+        key: Identifies what is trained.
+        title: What is trained; up to a colon, its name.
+        target: Makes ``(rows of the log,)``, what to train towards in place of the labels.
+    """
+    config, log = workspace.config, workspace.log
+    network, settings = config.crm.networks[number], config.stage1
+    if number:
+        settings = config.crm.members[number - 1].stage1
+    seed = config.seed + number  # a network that is there twice has two seeds
+
+    def task() -> CrmTask:
+        crm = new_network(workspace, network, seed)
+        reader = network_reader(network, log, workspace.device)
+        return CrmTask(crm, reader, log, settings, seed, target() if target else None)
+
+    return train_into(workspace, directory, key, task, settings, title=title, seed=10 * seed + 1)
 
 
 def blend_members(workspace: Workspace) -> Blended | None:

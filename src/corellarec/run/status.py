@@ -72,8 +72,15 @@ def why_skipped(config: Config, stage: int) -> str:
     return f"stage{stage}.rows = 0" if rows == 0 else ""
 
 
-def final_crm_step(config: Config) -> str:
-    """The step that leaves the CRM's first network as it is used in the end."""
-    if config.distill.rows:
-        return "distilled"
+def trained_step(config: Config, number: int) -> str:
+    """The step that trains a network of the CRM with the labels; 0 is the first network."""
+    if number:
+        return f"member{number}"
     return "stage1" if why_skipped(config, 2) else "stage2"
+
+
+def final_step(config: Config, number: int) -> str:
+    """The step that leaves a network of the CRM as it is used in the end; 0 is the first."""
+    if config.distill.rows:
+        return f"distilled-member{number}" if number else "distilled"
+    return trained_step(config, number)

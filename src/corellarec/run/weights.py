@@ -14,7 +14,7 @@ from corellarec.crm.build import build_network, build_reader
 from corellarec.crm.ensemble import Blended, Ensemble
 from corellarec.crm.score import crm_logits
 from corellarec.run.records import finished_step
-from corellarec.run.status import final_crm_step
+from corellarec.run.status import final_step
 from corellarec.run.workspace import Workspace
 from corellarec.train.checkpoint import load_tensors, load_trainable
 
@@ -37,23 +37,22 @@ def trained_crm(workspace: Workspace, stage: int) -> nn.Module:
 
     Where stage 2 is not part of the run, stage 1's weights stand in.
     """
-    return _first(workspace, "stage2" if workspace.trains(2) and stage == 2 else "stage1")
-
-
-def _first(workspace: Workspace, step: str) -> nn.Module:
-    crm = new_crm(workspace)
-    load_part(crm, workspace.directory / step, workspace.step_key(step), "crm.")
-    return crm.eval()
+    return _network(workspace, 0, "stage2" if workspace.trains(2) and stage == 2 else "stage1")
 
 
 def final_networks(workspace: Workspace) -> list[nn.Module]:
     """The CRM's networks, each as it is used in the end."""
-    found = [_first(workspace, final_crm_step(workspace.config))]
-    for number, network in enumerate(workspace.config.crm.networks[1:], 1):
-        name, crm = f"member{number}", new_network(workspace, network, 0)
-        load_part(crm, workspace.directory / name, workspace.step_key(name), "crm.")
-        found.append(crm.eval())
-    return found
+    config = workspace.config
+    return [
+        _network(workspace, number, final_step(config, number))
+        for number in range(len(config.crm.networks))
+    ]
+
+
+def _network(workspace: Workspace, number: int, step: str) -> nn.Module:
+    crm = new_network(workspace, workspace.config.crm.networks[number], workspace.config.seed)
+    load_part(crm, workspace.directory / step, workspace.step_key(step), "crm.")
+    return crm.eval()
 
 
 def final_crm(workspace: Workspace) -> tuple[nn.Module, Reader]:

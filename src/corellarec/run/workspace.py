@@ -40,7 +40,7 @@ from corellarec.run.records import (
     read_step,
     write_run_config,
 )
-from corellarec.run.status import final_crm_step, why_skipped
+from corellarec.run.status import final_step, why_skipped
 
 STAGES = (1, 2, 3)
 MEMBERS: dict[str, Any] = {"crm": {"members"}}
@@ -153,15 +153,18 @@ class Workspace:
         return _digest(parts)
 
     def step_key(self, name: str) -> str:
-        """The key of what trains: ``stage1`` to ``stage3``, ``distilled``, ``member1`` and on.
+        """The key of what trains: ``stage1`` to ``stage3``, ``member1``, ``distilled`` and on.
 
-        ``members`` is how all networks of the CRM are blended.
+        ``distilled-member1`` is a further network, taught; ``members`` is how all networks of the
+        CRM are blended.
         """
-        if name == "distilled":
-            return self.key("distill", self.config.cascade.validation_rows)
+        taught, _, member = name.partition("-")
+        if taught == "distilled":
+            key = self.key("distill", self.config.cascade.validation_rows, "without a gate")
+            return _digest([key, self.step_key(member)]) if member else key
         members = self.config.model_dump(mode="json")["crm"]["members"]
         if name == "members":
-            return _digest([self.step_key(final_crm_step(self.config)), members, "shown to help"])
+            return _digest([self.step_key(final_step(self.config, 0)), members, "shown to help"])
         if name.startswith("member"):
             number = int(name.removeprefix("member"))
             read = self._read_by(self.config.crm.networks[number])

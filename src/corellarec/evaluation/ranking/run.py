@@ -30,7 +30,7 @@ from corellarec.evaluation.ranking.reranking import (
 from corellarec.evaluation.ranking.results import Decision, Ranking
 from corellarec.llm.score import Cost
 from corellarec.run.fit import check_fitted, keep_lists
-from corellarec.run.status import Status, status
+from corellarec.run.status import Status, final_step, status
 from corellarec.run.workspace import Workspace
 
 Maker = Callable[[RankingTask], Lists]
@@ -310,8 +310,7 @@ def _crm_stage(workspace: Workspace, state: Status) -> Stage:
     """The trained CRM to take: the final one, else stage 1's, else none."""
     if state.config.crm.model == "external" or not state.done["stage1"]:
         return "none"
-    steps = [step for step in ("stage2", "distilled") if step in state.done]
-    steps += [f"member{number}" for number in range(1, len(state.config.crm.networks))]
+    steps = [final_step(state.config, number) for number in range(len(state.config.crm.networks))]
     missing = [step for step in steps if not (workspace.directory / step / MANIFEST).exists()]
     if not missing:
         return "final"
