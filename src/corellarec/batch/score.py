@@ -13,6 +13,7 @@ import polars as pl
 from corellarec.base.artifacts import from_json, to_json
 from corellarec.base.console import Display
 from corellarec.base.errors import ArtifactError, CorellarecError
+from corellarec.base.machine import release_memory
 from corellarec.base.ray import on_ray
 from corellarec.batch import SHARD_ROWS
 from corellarec.batch.cut import find_cut, most_routed
@@ -152,6 +153,7 @@ def score(
                 workers = min(workers, len(left))
                 with _workers(engine, cascade, load, folder, workers) as mapped:
                     del cascade
+                    release_memory()
                     job = _Job(mapped, folder, frozen, display, price_per_hour)
                     job.score(left, limit)
             done = _finish(folder, frozen)

@@ -13,6 +13,7 @@ import torch
 
 from corellarec.base.artifacts import from_json, to_json
 from corellarec.base.errors import ArtifactError, WorkerError
+from corellarec.base.machine import release_memory
 from corellarec.base.metrics import Floats
 from corellarec.batch.cut import Cut, Numbers, ordered
 from corellarec.batch.folder import Folder
@@ -69,6 +70,7 @@ class ShardScorer:
                 self._crm(shard, table)
             else:
                 tokens = self._llm(shard, table)
+        release_memory()  # batches of many lengths leave gaps that add up from shard to shard
         return Worked(table.height, tokens)
 
     def _crm(self, shard: int, table: pl.DataFrame) -> None:
