@@ -200,12 +200,15 @@ def test_stages_can_be_left_out_and_the_papers_prompt_used(
     assert list(found["costs"]["layout_tokens"]) == ["paper"]
 
 
-def test_an_adapter_is_used_as_it_is(finished, tiny_settings, monkeypatch, capsys, tmp_path):
+def test_an_adapter_is_used_as_it_is(
+    finished, tiny_settings, movielens, monkeypatch, capsys, tmp_path
+):
     directory, _ = finished
     tuned = tmp_path / "tuned"
     code, out, err = call(monkeypatch, capsys, "adapter", directory, tuned, "--json")
     assert code == 0, err
     assert json.loads(out)["rows"] == {"stage2": 200, "stage3": 200}
+    assert json.loads(out)["data"] == {"name": movielens.name}  # not where this machine keeps it
     given = ["--adapter", tuned, *options(tiny_settings)]
     code, out, err = call(monkeypatch, capsys, "run", "--out", tmp_path / "r", "--json", *given)
     assert code == 0, err

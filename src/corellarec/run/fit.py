@@ -16,6 +16,7 @@ from corellarec.cascade.lists import ListPolicy
 from corellarec.cascade.router import Router, explain
 from corellarec.cascade.scores import Scores
 from corellarec.cascade.store import Recipe, read_cascade, write_cascade
+from corellarec.config import DataConfig
 from corellarec.data.preparation import read_preparation
 from corellarec.data.times import times_of
 from corellarec.llm.lora import save_adapter, write_adapter
@@ -179,7 +180,7 @@ def export_adapter(workspace: Workspace, directory: Path) -> AdapterFacts:
     load_tuned_adapter(workspace)
     config = workspace.config
     facts = AdapterFacts(
-        data={"name": config.data.path or config.data.fetch},
+        data={"name": _data_name(config.data)},
         rows={f"stage{stage}": len(drawn_rows(workspace, stage)[0]) for stage in tuned},
         validation_log_loss=states[-1].best["llm."],
         seconds=sum(state.seconds for state in states),
@@ -187,6 +188,13 @@ def export_adapter(workspace: Workspace, directory: Path) -> AdapterFacts:
     )
     write_adapter(directory, _tuned_model(workspace), config.llm, workspace.log, asdict(facts))
     return facts
+
+
+def _data_name(data: DataConfig) -> str:
+    """The data set's name, without where this machine keeps it."""
+    if data.path:
+        return Path(data.path).name
+    return "own log" if data.interactions else data.fetch
 
 
 def _tuned_model(workspace: Workspace) -> PeftModel:
