@@ -13,7 +13,13 @@ from corellarec.base.artifacts import MANIFEST, writing
 from corellarec.base.errors import ArtifactError
 from corellarec.config import LoraConfig
 from corellarec.llm.load import load_model
-from corellarec.llm.lora import TunedAdapter, add_adapter, load_adapter, save_adapter
+from corellarec.llm.lora import (
+    PACKAGED,
+    TunedAdapter,
+    add_adapter,
+    load_adapter,
+    save_adapter,
+)
 
 CPU = torch.device("cpu")
 
@@ -123,6 +129,13 @@ def test_damage_is_an_error_of_one_line(saved, tiny_llm, file, content):
     with pytest.raises(ArtifactError, match=file) as error:
         load_adapter(model(tiny_llm), saved)
     assert "\n" not in str(error.value)
+
+
+def test_every_adapter_of_the_package_has_a_name_and_is_whole():
+    folder = Path(str(resources.files("corellarec.llm") / "adapters"))
+    assert sorted(PACKAGED.values()) == sorted(path.name for path in folder.iterdir())
+    until = {name: TunedAdapter(name).tuned.trained_until.year for name in PACKAGED}
+    assert until == {"pretrained": 1998, "pretrained-ml-1m": 2000}
 
 
 @pytest.mark.parametrize(

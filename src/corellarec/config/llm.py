@@ -52,8 +52,9 @@ class LlmConfig(Section):
     does not fit one device; one process alone holds all of them."""
     lora: LoraConfig = LoraConfig()
     adapter: str | None = None
-    """A tuned adapter to use as it is, which leaves stages 2 and 3 out: ``pretrained``, which was
-    tuned on MovieLens-100K's training split, or a directory that `corellarec adapter` wrote."""
+    """A tuned adapter to use as it is, which leaves stages 2 and 3 out: ``pretrained`` and
+    ``pretrained-ml-1m``, which were tuned on the training splits of MovieLens-100K and -1M, or a
+    directory that `corellarec adapter` wrote."""
 
     @model_validator(mode="after")
     def _window_holds_the_history(self) -> "LlmConfig":

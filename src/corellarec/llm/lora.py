@@ -31,6 +31,8 @@ from corellarec.data.log import Log
 from corellarec.llm.template import Template, load_template, template_names
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+PACKAGED = {"pretrained": "ml-100k", "pretrained-ml-1m": "ml-1m"}
+"""Names of the adapters in the package, and their directories there."""
 
 
 def add_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
@@ -197,15 +199,18 @@ class TunedAdapter:
     """An adapter and the conditions of its use, in a directory.
 
     Args:
-        name: ``pretrained``, or a directory that :func:`write_adapter` made.
+        name: One of ``PACKAGED``, or a directory that :func:`write_adapter` made.
 
     Raises:
         ArtifactError: If the directory is missing or damaged.
     """
 
     def __init__(self, name: str) -> None:
-        packaged = Path(str(resources.files("corellarec.llm") / "adapters" / "ml-100k"))
-        self.directory = packaged if name == "pretrained" else Path(name).expanduser()
+        if name in PACKAGED:
+            packaged = resources.files("corellarec.llm") / "adapters" / PACKAGED[name]
+            self.directory = Path(str(packaged))
+        else:
+            self.directory = Path(name).expanduser()
         self.facts = read_manifest(self.directory)
         try:
             self.tuned = TypeAdapter(Tuned).validate_json(json.dumps(self.facts), strict=True)
