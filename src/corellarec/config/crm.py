@@ -98,6 +98,9 @@ class StreamConfig(Section):
     window: Annotated[int, Range(ge=2, le=10_000)] = 200
     """Most events before a row that are read; at least half of them are, where there are so many.
     ``crm.history_length`` is not used."""
+    ridge: Annotated[int, Range(ge=0, le=256)] = 16
+    """Width of an item in a ridge regression of the user's answers on the items before a row, whose
+    answers for the row's item the head reads; 0 leaves it out."""
     dropout: Dropout = 0.2
     """Dropout behind every sublayer and in the head."""
     user_dropout: Share = 0.5

@@ -9,6 +9,7 @@ from corellarec.crm.architecture import Architecture
 from corellarec.crm.embedding import FusedEmbedding
 from corellarec.crm.layers import Dropout, gather
 from corellarec.crm.model import CrmOutput
+from corellarec.crm.ridge import Ridge
 from corellarec.crm.windows import StreamBatch
 from corellarec.data.levels import FIRST
 from corellarec.data.log import Features
@@ -61,7 +62,8 @@ class StreamNetwork(nn.Module):
     An event is the sum of its item's fields, of what the user said of it, of its statistics and of
     its place in the window; a sample is the sum of its item's and its user's fields, its statistics
     and its place. Before the first event of a window stands the user. The head reads the sample's
-    last state, its item, its user, the product of state and item, and the statistics.
+    last state, its item, its user, the product of state and item, the statistics, and the answer
+    of a ridge regression of what the user said on the items it was said of.
 
     Args:
         features: What there is of users and items.
@@ -69,6 +71,7 @@ class StreamNetwork(nn.Module):
         layers: Number of transformer blocks, at least 1.
         heads: Number of attention heads; divides ``width``.
         window: Most events that a sample reads.
+        ridge: Width of an item in the ridge regression; 0 leaves it out.
         dropout: Share of each sublayer's output, and of the head's, zeroed in training.
         id_dropout: Share of item ids dropped in training.
         user_dropout: Share of user ids dropped in training.
@@ -89,6 +92,7 @@ class StreamNetwork(nn.Module):
         layers: int,
         heads: int,
         window: int,
+        ridge: int,
         dropout: float,
         id_dropout: float,
         user_dropout: float,
@@ -108,11 +112,12 @@ class StreamNetwork(nn.Module):
         self.start = nn.Parameter(torch.empty(width).normal_(std=0.02))
         self.blocks = nn.ModuleList(StreamBlock(width, heads, dropout) for _ in range(layers))
         self.norm = nn.RMSNorm(width)
-        hidden = 2 * width
-        self.hidden = nn.Linear(4 * width + len(STATISTICS), hidden)
+        self.ridge = Ridge(width, ridge) if ridge else None
+        known, hidden = len(STATISTICS) + 2 * bool(ridge), 2 * width
+        self.hidden = nn.Linear(4 * width + known, hidden)
         self.last = nn.Linear(hidden, width)
         self.head = nn.Linear(width, 1)
-        self.linear = nn.Linear(len(STATISTICS), 1)
+        self.linear = nn.Linear(known, 1)
         self.dropout = Dropout(dropout)
         self.layer_widths = {"state": width, "hidden": hidden, "last": width}
 
@@ -121,30 +126,39 @@ class StreamNetwork(nn.Module):
         device = batch.target.device.type
         with torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
             users, items = (fields.sum(1) for fields in self.embedding(batch))
-            state = self.states(batch, users, items)
-            item, user = gather(items, batch.target), users.unsqueeze(1).expand_as(state)
-            facts = batch.statistics.to(state.dtype)
-            read = torch.cat([state, item, user, state * item, facts], 2)
+            of_events, item = gather(items, batch.event), gather(items, batch.target)
+            events = (
+                of_events + self.level(batch.level) + self.event_statistics(batch.event_statistics)
+            )
+            state = self.states(batch, users, events, item)
+            facts = batch.statistics
+            if self.ridge is not None:
+                answer = self.ridge(of_events, events, item, batch.position)
+                facts = torch.cat([facts, answer], 2)
+            user = users.unsqueeze(1).expand_as(state)
+            read = torch.cat([state, item, user, state * item, facts.to(state.dtype)], 2)
             read = read.flatten(0, 1).index_select(0, batch.place)
             hidden = silu(self.hidden(read))
             last = silu(self.last(self.dropout(hidden)))
             logit = self.head(last).squeeze(1)
-        linear = self.linear(batch.statistics).flatten().index_select(0, batch.place)
+        linear = self.linear(facts).flatten().index_select(0, batch.place)
         state = state.flatten(0, 1).index_select(0, batch.place)
         return CrmOutput(logit.float() + linear, {"state": state, "hidden": hidden, "last": last})
 
-    def states(self, batch: StreamBatch, users: Tensor, items: Tensor) -> Tensor:
-        """``(windows, samples, width)``: what the events say of each sample."""
+    def states(self, batch: StreamBatch, users: Tensor, events: Tensor, items: Tensor) -> Tensor:
+        """``(windows, samples, width)``: what the events say of each sample.
+
+        Args:
+            batch: The batch.
+            users: ``(windows, width)``.
+            events: ``(windows, events, width)``.
+            items: ``(windows, samples, width)``, of the samples.
+        """
         count = batch.event.shape[1]
-        events = (
-            gather(items, batch.event)
-            + self.level(batch.level)
-            + self.event_statistics(batch.event_statistics)
-            + self.place.weight[:count]
-        )
+        events = events + self.place.weight[:count]
         events = torch.cat([(users + self.start).unsqueeze(1), events], 1)
         samples = (
-            gather(items, batch.target)
+            items
             + users.unsqueeze(1)
             + self.statistics(batch.statistics)
             + self.place(batch.position)
