@@ -2,8 +2,9 @@
 
 Same log, features, sizes and batch size, in one run; the models take turns, and medians of the
 rounds count. FuxiCTR gets its batches from memory, which is faster than its own loader; it and
-ours read the log's rows in random order. DeepCTR-Torch runs its own ``fit`` and ``predict``. The
-second part trains on a synthetic log of one million users and one million items, and then measures
+ours read the log's rows in random order. DeepCTR-Torch runs its own ``fit`` and ``predict``.
+``stream`` has no peer there and stands beside our DCNv2, with and without its ridge regression. The
+last part trains on a synthetic log of one million users and one million items, and then measures
 the peak memory of ours alone, validations and checkpoints included.
 
     python benchmarks/crm_training.py [--data PATH] [--steps N] [--large N] [--rounds N] [--quick]
@@ -33,7 +34,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from corellarec.config import CrmConfig, Stage1Config, load_config
 from corellarec.crm.batch import CrmReader
-from corellarec.crm.build import build_crm
+from corellarec.crm.build import build_crm, build_reader
 from corellarec.crm.model import Crm
 from corellarec.crm.score import BATCH_SIZE
 from corellarec.data.log import Log
@@ -48,6 +49,7 @@ from peers import FuxiBatches, FuxiModel, columns_of, deepctr_model, fuxi_featur
 CPU = torch.device("cpu")
 BATCH, LENGTH, DIM = 1024, 20, 32
 MODELS = {"dcnv2": "mean", "din": "attention"}
+WITHOUT = "crm.stream.ridge=0"
 
 
 def settings(name: str, dtype: str = "auto") -> CrmConfig:
@@ -78,22 +80,22 @@ class Trainer(Protocol):
 class Ours:
     """Our model, reader and optimizer, a step at a time as the loop takes them."""
 
-    def __init__(self, log: Log, name: str, dtype: str = "auto") -> None:
+    def __init__(self, log: Log, config: CrmConfig) -> None:
         torch.manual_seed(0)
         self.log = log
-        model = build_crm(settings(name, dtype), log.features, CPU)
-        assert isinstance(model, Crm)
-        self.model = model
-        self.reader = CrmReader(log, LENGTH, CPU)
+        self.model = build_crm(config, log.features, CPU)
+        self.reader = build_reader(config, log, CPU)
         self.optimizer = LazyAdamW(self.model.parameters(), lr=1e-3, fused=True)
         rows = log.rows_of("train")
-        self.parts = rows[torch.randperm(len(rows))].split(BATCH)[:-1]
-        self.in_order = rows.split(BATCH_SIZE)
+        samples, generator = log.samples(rows), torch.Generator().manual_seed(0)
+        self.parts = [rows[part] for part in self.reader.parts(samples, BATCH, generator)]
+        self.in_order = [rows[part] for part in self.reader.parts(samples, BATCH_SIZE)]
         self.done = 0
 
     def train(self, steps: int) -> int:
         """Train some steps; returns the samples."""
         self.model.train()
+        samples = 0
         for _ in range(steps):
             rows = self.parts[self.done % len(self.parts)]
             logit = self.model(self.reader(self.log.samples(rows))).logit
@@ -102,7 +104,8 @@ class Ours:
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.done += 1
-        return steps * BATCH
+            samples += len(rows)
+        return samples
 
     def score(self, steps: int) -> int:
         """Score rows in the log's order; returns their number."""
@@ -116,6 +119,7 @@ class Ours:
     def shares(self, steps: int) -> dict[str, float]:
         """Shares of the time of a training step that its parts take."""
         spent = dict.fromkeys(("data", "embedding", "network", "optimizer"), 0.0)
+        assert isinstance(self.model, Crm)
         self.model.train()
         encoder, network = self.model.encoder, self.model.network
         bf16 = self.model.dtype == torch.bfloat16
@@ -279,10 +283,10 @@ def compare(
     log: Log, name: str, folder: str, gemm: Mapping[str, float], given: argparse.Namespace
 ) -> dict[str, Any]:
     """Rates of one model in all libraries, and where the time of ours goes."""
-    ours = Ours(log, name)
+    ours = Ours(log, settings(name))
     runs: dict[str, Trainer] = {
         "corellarec": ours,
-        "corellarec in fp32": Ours(log, name, "float32"),
+        "corellarec in fp32": Ours(log, settings(name, "float32")),
         "FuxiCTR": Fuxi(log, name, folder, given.steps),
         "DeepCTR-Torch": DeepCtr(log, name, given.steps),
     }
@@ -302,11 +306,25 @@ def compare(
     return found | {"shares": shares, "gflops": rate}
 
 
+def compare_stream(log: Log, given: argparse.Namespace) -> dict[str, Any]:
+    """Rates of ``stream`` as its preset has it, and of our DCNv2."""
+    runs = {
+        "corellarec": Ours(log, load_config(settings=["crm.model=stream"]).crm),
+        "without ridge": Ours(log, load_config(settings=["crm.model=stream", WITHOUT]).crm),
+        "DCNv2": Ours(log, settings("dcnv2")),
+    }
+    found: dict[str, Any] = {}
+    for kind in ("train", "score"):
+        ways = {label: getattr(run, kind) for label, run in runs.items()}
+        found[kind] = show(f"stream, {kind}", rates(ways, given.rounds, given.steps))
+    return found
+
+
 def compare_large(folder: str, given: argparse.Namespace) -> dict[str, Any]:
     """Training rates on :func:`large_log`, and the peak memory of ours."""
     log = large_log(given.large)
     runs = {
-        "corellarec": Ours(log, "dcnv2").train,
+        "corellarec": Ours(log, settings("dcnv2")).train,
         "FuxiCTR": Fuxi(log, "dcnv2", folder, given.steps, labels=False).train,
     }
     title = f"dcnv2, train, {given.large:,} users and {given.large:,} items"
@@ -339,6 +357,7 @@ def main() -> None:
     found: dict[str, Any] = {"gemm_gflops": gemm}
     with tempfile.TemporaryDirectory() as folder:
         found |= {name: compare(log, name, folder, gemm, given) for name in MODELS}
+        found["stream"] = compare_stream(log, given)
         found["large"] = compare_large(folder, given)
     emit(
         given,
