@@ -108,8 +108,9 @@ def test_another_number_of_processes_goes_on(folders, name):
 def test_stages_of_a_run_are_those_of_one_process(folders, run, part):
     expected, found = (load_tensors(folder / run / part, "model") for folder in folders)
     assert found.keys() == expected.keys()
+    rounding = 1e-4 if run == "stream" else 1e-5  # a least-squares solution enlarges it
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found[name], tensor, atol=rounding, rtol=0)
     if part != "distilled":
         facts = [
             json.loads((folder / run / part / "manifest.json").read_text()) for folder in folders
