@@ -10,7 +10,7 @@ from corellarec.crm.ridge import Ridge, _Solve
 def test_answers_are_those_of_scikit_learn():
     """Each sample is answered by a regression on the events before it, and on no other."""
     torch.manual_seed(0)
-    ridge = Ridge(width=6, rank=3).eval()
+    ridge = Ridge(width=6, rank=3, dropout=0.3).eval()
     items, events, targets = (torch.randn(2, n, 6) for n in (9, 9, 4))
     position = torch.tensor([[0, 3, 9, 9], [1, 5, 8, 2]])
     with torch.no_grad():

@@ -100,7 +100,9 @@ class StreamConfig(Section):
     ``crm.history_length`` is not used."""
     ridge: Annotated[int, Range(ge=0, le=256)] = 16
     """Width of an item in a ridge regression of the user's answers on the items before a row, whose
-    answers for the row's item the head reads; 0 leaves it out."""
+    answer for the row's item the head reads; 0 leaves it out."""
+    ridge_dropout: Dropout = 0.3
+    """Dropout of the items in the ridge regression."""
     dropout: Dropout = 0.2
     """Dropout behind every sublayer and in the head."""
     user_dropout: Share = 0.5

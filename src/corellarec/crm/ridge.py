@@ -42,7 +42,7 @@ class Ridge(nn.Module):
     (LinUCB), https://arxiv.org/abs/1003.0146
     """
 
-    def __init__(self, width: int, rank: int, dropout: float = 0.3) -> None:
+    def __init__(self, width: int, rank: int, dropout: float) -> None:
         super().__init__()
         self.key = nn.Linear(width, rank, bias=False)
         self.answer = nn.Linear(width, 1)

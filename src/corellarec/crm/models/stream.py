@@ -72,6 +72,7 @@ class StreamNetwork(nn.Module):
         heads: Number of attention heads; divides ``width``.
         window: Most events that a sample reads.
         ridge: Width of an item in the ridge regression; 0 leaves it out.
+        ridge_dropout: Share of an item's elements zeroed there in training.
         dropout: Share of each sublayer's output, and of the head's, zeroed in training.
         id_dropout: Share of item ids dropped in training.
         user_dropout: Share of user ids dropped in training.
@@ -93,6 +94,7 @@ class StreamNetwork(nn.Module):
         heads: int,
         window: int,
         ridge: int,
+        ridge_dropout: float,
         dropout: float,
         id_dropout: float,
         user_dropout: float,
@@ -112,7 +114,7 @@ class StreamNetwork(nn.Module):
         self.start = nn.Parameter(torch.empty(width).normal_(std=0.02))
         self.blocks = nn.ModuleList(StreamBlock(width, heads, dropout) for _ in range(layers))
         self.norm = nn.RMSNorm(width)
-        self.ridge = Ridge(width, ridge) if ridge else None
+        self.ridge = Ridge(width, ridge, ridge_dropout) if ridge else None
         known, hidden = len(STATISTICS) + 2 * bool(ridge), 2 * width
         self.hidden = nn.Linear(4 * width + known, hidden)
         self.last = nn.Linear(hidden, width)
@@ -188,6 +190,7 @@ ARCHITECTURE = Architecture(
     search={
         "crm.stream.width": (32, 64, 128),
         "crm.stream.layers": (1, 2, 3),
+        "crm.stream.ridge": (0, 16, 32),
         "crm.stream.dropout": (0.1, 0.2, 0.3),
     },
 )
