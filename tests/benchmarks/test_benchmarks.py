@@ -40,7 +40,7 @@ KEYS = {
     "calibration": {"worlds"},
     "carried": {"rows", "ways"},
     "crm_quality": {"mean_auc", "runs"},
-    "crm_training": {"dcnv2", "din", "large", "gemm_gflops"},
+    "crm_training": {"dcnv2", "din", "stream", "large", "gemm_gflops"},
     "crm_time_to_auc": {"target", "median_seconds", "runs"},
     "crm_zoo": {"preset", "models"},
     "llm_scoring": {"unit", "ways", "gemm_flops"},
