@@ -49,7 +49,6 @@ from peers import FuxiBatches, FuxiModel, columns_of, deepctr_model, fuxi_featur
 CPU = torch.device("cpu")
 BATCH, LENGTH, DIM = 1024, 20, 32
 MODELS = {"dcnv2": "mean", "din": "attention"}
-WITHOUT = "crm.stream.ridge=0"
 
 
 def settings(name: str, dtype: str = "auto") -> CrmConfig:
@@ -108,7 +107,7 @@ class Ours:
         return samples
 
     def score(self, steps: int) -> int:
-        """Score rows in the log's order; returns their number."""
+        """Score rows in the order of bulk scoring; returns their number."""
         self.model.eval()
         parts = self.in_order[: max(1, steps * BATCH // BATCH_SIZE)]
         with torch.inference_mode():
@@ -307,10 +306,11 @@ def compare(
 
 
 def compare_stream(log: Log, given: argparse.Namespace) -> dict[str, Any]:
-    """Rates of ``stream`` as its preset has it, and of our DCNv2."""
+    """Rates of ``stream`` with default settings and without ridge regression, and of our DCNv2."""
+    stream = "crm.model=stream"
     runs = {
-        "corellarec": Ours(log, load_config(settings=["crm.model=stream"]).crm),
-        "without ridge": Ours(log, load_config(settings=["crm.model=stream", WITHOUT]).crm),
+        "corellarec": Ours(log, load_config(settings=[stream]).crm),
+        "without ridge": Ours(log, load_config(settings=[stream, "crm.stream.ridge=0"]).crm),
         "DCNv2": Ours(log, settings("dcnv2")),
     }
     found: dict[str, Any] = {}

@@ -115,7 +115,8 @@ class StreamNetwork(nn.Module):
         self.blocks = nn.ModuleList(StreamBlock(width, heads, dropout) for _ in range(layers))
         self.norm = nn.RMSNorm(width)
         self.ridge = Ridge(width, ridge, ridge_dropout) if ridge else None
-        known, hidden = len(STATISTICS) + 2 * bool(ridge), 2 * width
+        known = len(STATISTICS) + (2 if ridge else 0)  # an answer, and how uncertain it is
+        hidden = 2 * width
         self.hidden = nn.Linear(4 * width + known, hidden)
         self.last = nn.Linear(hidden, width)
         self.head = nn.Linear(width, 1)
