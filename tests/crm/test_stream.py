@@ -69,6 +69,15 @@ def test_no_row_sees_its_own_answer_or_a_later_one(log, model):
     assert (before[half + 1 :] - after[half + 1 :]).abs().max() > 1e-3
 
 
+def test_it_answers_about_every_rating_but_the_highest(log, model):
+    reader = build_reader(CONFIG, log, CPU)
+    out = model(reader(log.samples(torch.arange(30))))
+    assert log.features.ratings == [1, 2, 3, 4, 5]
+    assert out.ratings.shape == (30, 4)
+    one_rating = build_crm(CONFIG, replace(log.features, ratings=(1,)), CPU)
+    assert not one_rating.rates
+
+
 def test_windows_begin_at_halves():
     length = torch.arange(40)
     start = window_starts(length, 10)

@@ -56,7 +56,7 @@ def test_negatives_are_new_each_epoch_and_follow_from_seed_and_epoch(log, crm):
     for one, other in zip(epochs[1], read(task_of(log, crm), 1)[1], strict=True):
         assert all(a is b is None or a.equal(b) for a, b in zip(one[0], other[0], strict=True))
         assert one[1].equal(other[1])
-    labels = torch.cat([label for _, label, _ in epochs[0]])
+    labels = torch.cat([examples.target for examples in epochs[0]])
     assert labels.mean() == pytest.approx(0.2, abs=0.01)
     assert task.validation.equal(log.rows_of("validation"))  # which are as they were drawn
     loss, _ = task.model(epochs[0][0])
@@ -70,7 +70,7 @@ def test_targets_belong_to_the_rows_as_they_are(log):
     target = torch.full((len(log),), 0.5)
     drawn, batches = read(task_of(log, "stream", target), 3)
     assert drawn is log
-    assert (batches[0][1] == 0.5).all()
+    assert (batches[0].target == 0.5).all()
 
 
 def test_a_kind_of_events_multiplies_the_loss(log):
@@ -81,14 +81,14 @@ def test_a_kind_of_events_multiplies_the_loss(log):
                    NegativesConfig())  # fmt: skip
     task = task_of(weighted, "fields")
     rows = task.batches(0)[0]
-    batch = inputs, label, weight = task.read(rows)
+    batch = inputs, label, weight, _ = task.read(rows)
     user = weighted.user[rows]
     assert (weight[user % 2 == 0] / weight[user % 2 == 1].unique() == 3).all()
     task.model.eval()
     logit = task.model.crm(inputs).logit
     loss = binary_cross_entropy_with_logits(logit, label, reduction="none")
     assert task.model(batch).loss.item() == pytest.approx((loss * weight).mean().item())
-    assert read(task_of(log, "fields"), 0)[1][0][2] is None
+    assert read(task_of(log, "fields"), 0)[1][0].weight is None
 
 
 def test_the_stream_of_a_group_is_the_same_for_all_its_items(log, tiny_llm):

@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from sklearn.metrics import log_loss
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from corellarec.base.errors import ConfigError
@@ -8,9 +10,18 @@ from corellarec.base.metrics import entropy, sigmoid
 from corellarec.config import load_config
 from corellarec.crm.batch import CrmReader
 from corellarec.crm.build import build_crm
+from corellarec.crm.model import CrmOutput
 from corellarec.train.checkpoint import Progress
 from corellarec.train.loop import train
-from corellarec.train.stages import CrmTask, draw_rows, least_confident, quality, take
+from corellarec.train.stages import (
+    CrmExamples,
+    CrmStageModel,
+    CrmTask,
+    draw_rows,
+    least_confident,
+    quality,
+    take,
+)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -75,6 +86,37 @@ def test_no_step_waits_for_a_number(log, tmp_path):
     few, many = _Stage1(log, 512, tmp_path), _Stage1(log, 64, tmp_path)
     assert many.state.step >= 6 * few.state.step
     assert many.waits == few.waits
+
+
+class _Answers(torch.nn.Module):
+    """A CRM that gives the answers it is given."""
+
+    def forward(self, inputs):
+        logit, ratings = inputs
+        return CrmOutput(logit, {}, ratings)
+
+
+@pytest.mark.parametrize("weight", [None, torch.tensor([1.0, 0.5, 2.0, 0.5])])
+def test_ratings_are_learned_where_they_are_known(weight):
+    """Beside scikit-learn: which of three levels each row's rating is above; one row has none."""
+    torch.manual_seed(0)
+    logit, ratings = torch.randn(4), torch.randn(4, 2)
+    label, level = torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.tensor([2, 4, 3, 1], dtype=torch.int8)
+    weights = np.ones(4) if weight is None else weight.numpy()
+    above = np.array([[0, 0], [1, 1], [1, 0]])
+    expected = log_loss(label, sigmoid(logit.numpy()), sample_weight=weights) * weights.mean()
+    rating = log_loss(
+        above.ravel(), sigmoid(ratings[:3].flatten().numpy()), sample_weight=weights[:3].repeat(2)
+    )
+    expected += 0.5 * rating * weights[:3].sum() / 4
+    examples = CrmExamples((logit, ratings), label, weight, level)
+    loss, parts = CrmStageModel(_Answers(), rating_weight=0.5)(examples)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert set(parts) == {"label_loss", "rating_loss"}
+    without = CrmExamples((logit, None), label, weight, level)
+    loss, parts = CrmStageModel(_Answers(), rating_weight=0.5)(without)
+    assert float(loss) == pytest.approx(float(expected - 0.5 * rating * weights[:3].sum() / 4))
+    assert parts == {}
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf")])

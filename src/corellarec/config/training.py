@@ -46,6 +46,9 @@ class Stage1Config(StageConfig):
     learning_rate: Rate = 2e-3
     weight_decay: Weight = 1e-2
     epochs: Count = 15
+    rating_weight: Weight = 1.0
+    """Weight of a further loss of ``stream`` in a log with ratings: the log loss of its answers to
+    whether a row's rating is above each level but the highest."""
 
 
 class LlmStageConfig(StageConfig):

@@ -18,10 +18,14 @@ class CrmOutput(NamedTuple):
     Args:
         logit: ``(batch,)`` floats; the sigmoid is p(positive).
         layers: Hidden layers by name, each ``(batch, width)``.
+        ratings: ``(batch, levels - 1)`` floats, logits of a rating above each level but the
+            highest (see :mod:`corellarec.data.levels`), which stage 1 trains besides; None where
+            the network has none.
     """
 
     logit: Tensor
     layers: dict[str, Tensor]
+    ratings: Tensor | None = None
 
 
 class FieldEncoder(nn.Module):

@@ -78,9 +78,10 @@ class Log:
         opened: who read labels of the test split, in order.
         time: ``(rows,)`` int64, microseconds since 1970.
         split: ``(rows,)`` int8, an index into ``SPLITS``, or 3 where a row is history only.
-        history_rows: ``(history rows,)`` int64, their row numbers.
-        history_level: what history rows say of how much an item was liked: a rating's level (see
+        level: ``(rows,)`` int8, how much an item was liked: a rating's level (see
             :mod:`corellarec.data.levels`), or the label where there is none.
+        history_rows: ``(history rows,)`` int64, their row numbers.
+        history_level: ``(history rows,)``, their levels.
         history_user, history_item, history_label, history_time: the rows that make histories,
             all or the positive ones; :class:`Samples` counts in these. A test row's label is in
             the history of the user's later ones, as it would be in service.
@@ -124,7 +125,7 @@ class Log:
         self.item_values = _matrix(items, features.item_values, "values", np.float32)
         self.history_user, self.history_item = self.user, self.item
         self.history_label, self.history_time = self._label, self.time
-        self.history_level = _tensor(rows["level"])
+        self.level = self.history_level = _tensor(rows["level"])
         self.history_rows = torch.arange(len(self.user))
         before: Tensor | None = None
         if history == "positives":
@@ -132,7 +133,7 @@ class Log:
             self.history_rows = positive.nonzero().squeeze(1)
             self.history_user, self.history_item = self.user[positive], self.item[positive]
             self.history_label, self.history_time = self._label[positive], self.time[positive]
-            self.history_level = self.history_level[positive]
+            self.history_level = self.level[positive]
             before = positive.cumsum(0) - positive.long()
         if ties == "apart" and len(rows):
             before = torch.arange(len(self.user)) if before is None else before

@@ -18,6 +18,7 @@ from corellarec.config import LlmStageConfig, Stage1Config, Stage2Config
 from corellarec.crm.batch import CrmBatch, Reader
 from corellarec.crm.score import crm_logits
 from corellarec.crm.windows import StreamBatch
+from corellarec.data.levels import FIRST
 from corellarec.data.log import Log
 from corellarec.data.negatives import Redraw
 from corellarec.llm.load import AnswerModel
@@ -94,18 +95,52 @@ def quality(prefix: str, label: Tensor, logit: Tensor) -> dict[str, float]:
     }
 
 
+class CrmExamples(NamedTuple):
+    """What the CRM reads in stage 1, and what it is trained towards.
+
+    Args:
+        inputs: What the CRM takes.
+        target: ``(n,)`` floats in [0, 1], the labels or what stands in their place.
+        weight: ``(n,)`` floats, where rows have weights.
+        level: ``(n,)`` each row's rating as a level, see :mod:`corellarec.data.levels`.
+    """
+
+    inputs: CrmBatch | StreamBatch
+    target: Tensor
+    weight: Tensor | None
+    level: Tensor
+
+
 class CrmStageModel(nn.Module):
-    """The loss of the CRM on a batch."""
+    """The loss of the CRM on a batch.
 
-    def __init__(self, crm: nn.Module) -> None:
+    Args:
+        crm: The model.
+        rating_weight: Weight of the loss of its answers about ratings, where it has them.
+    """
+
+    def __init__(self, crm: nn.Module, rating_weight: float) -> None:
         super().__init__()
-        self.crm = crm
+        self.crm, self.rating_weight = crm, rating_weight
 
-    def forward(self, batch: tuple[CrmBatch | StreamBatch, Tensor, Tensor | None]) -> StageOutput:
-        """Binary cross-entropy of ``(batch, labels, weights or None)``."""
-        inputs, label, weight = batch
-        logit = self.crm(inputs).logit
-        return StageOutput(binary_cross_entropy_with_logits(logit, label, weight), {})
+    def forward(self, examples: CrmExamples) -> StageOutput:
+        """Binary cross-entropy of the logit, and of the ratings that are known."""
+        weight = examples.weight
+        out = self.crm(examples.inputs)
+        loss = binary_cross_entropy_with_logits(out.logit, examples.target, weight)
+        if out.ratings is None:
+            return StageOutput(loss, {})
+        level = examples.level.unsqueeze(1)
+        lower = torch.arange(FIRST, FIRST + out.ratings.shape[1], device=level.device)
+        known = (level >= FIRST).float()
+        if weight is not None:
+            known = known * weight.unsqueeze(1)
+        above = (level > lower).float()
+        rating_loss = binary_cross_entropy_with_logits(out.ratings, above, known)
+        return StageOutput(
+            loss + self.rating_weight * rating_loss,
+            {"label_loss": loss.detach(), "rating_loss": rating_loss.detach()},
+        )
 
 
 class CrmTask:
@@ -129,7 +164,7 @@ class CrmTask:
         seed: int,
         target: Tensor | None = None,
     ) -> None:
-        self.model = CrmStageModel(crm)
+        self.model = CrmStageModel(crm, config.rating_weight)
         self.parameter_groups = [{"params": list(crm.parameters()), "lr": config.learning_rate}]
         self.selection = {"crm.": "crm_log_loss"}
         self.reader, self.log, self.config, self.seed = reader, log, config, seed
@@ -153,12 +188,13 @@ class CrmTask:
         """Number of rows."""
         return len(part)
 
-    def read(self, part: Tensor) -> tuple[CrmBatch | StreamBatch, Tensor, Tensor | None]:
-        """The rows; ``(n,)`` what the CRM is trained towards; ``(n,)`` weights, where there are."""
+    def read(self, part: Tensor) -> CrmExamples:
+        """These rows of the log."""
         log, device = self.drawn, self.reader.device
         target = log.labels(part) if self.target is None else self.target[part]
         weight = log.weight[part].to(device) if log.weight is not None else None
-        return self.reader(log.samples(part)), target.float().to(device), weight
+        inputs = self.reader(log.samples(part))
+        return CrmExamples(inputs, target.float().to(device), weight, log.level[part].to(device))
 
     def validate(self) -> dict[str, float]:
         """Log loss and AUC on all validation rows."""

@@ -63,7 +63,8 @@ class StreamNetwork(nn.Module):
     its place in the window; a sample is the sum of its item's and its user's fields, its statistics
     and its place. Before the first event of a window stands the user. The head reads the sample's
     last state, its item, its user, the product of state and item, the statistics, and the answer
-    of a ridge regression of what the user said on the items it was said of.
+    of a ridge regression of what the user said on the items it was said of. Beside the logit it
+    says how likely each rating is, where the log has ratings.
 
     Args:
         features: What there is of users and items.
@@ -119,8 +120,10 @@ class StreamNetwork(nn.Module):
         hidden = 2 * width
         self.hidden = nn.Linear(4 * width + known, hidden)
         self.last = nn.Linear(hidden, width)
-        self.head = nn.Linear(width, 1)
-        self.linear = nn.Linear(known, 1)
+        self.rates = len(features.ratings) > 1
+        answers = max(1, len(features.ratings))  # positive, and above each rating but the highest
+        self.head = nn.Linear(width, answers)
+        self.linear = nn.Linear(known, answers)
         self.dropout = Dropout(dropout)
         self.layer_widths = {"state": width, "hidden": hidden, "last": width}
 
@@ -136,17 +139,18 @@ class StreamNetwork(nn.Module):
             state = self.states(batch, users, events, item)
             facts = batch.statistics
             if self.ridge is not None:
-                answer = self.ridge(of_events, events, item, batch.position)
-                facts = torch.cat([facts, answer], 2)
+                regressed = self.ridge(of_events, events, item, batch.position)
+                facts = torch.cat([facts, regressed], 2)
             user = users.unsqueeze(1).expand_as(state)
             read = torch.cat([state, item, user, state * item, facts.to(state.dtype)], 2)
             read = read.flatten(0, 1).index_select(0, batch.place)
             hidden = silu(self.hidden(read))
             last = silu(self.last(self.dropout(hidden)))
-            logit = self.head(last).squeeze(1)
-        linear = self.linear(facts).flatten().index_select(0, batch.place)
+            answer = self.head(last)
+        answer = answer.float() + self.linear(facts).flatten(0, 1).index_select(0, batch.place)
         state = state.flatten(0, 1).index_select(0, batch.place)
-        return CrmOutput(logit.float() + linear, {"state": state, "hidden": hidden, "last": last})
+        layers = {"state": state, "hidden": hidden, "last": last}
+        return CrmOutput(answer[:, 0], layers, answer[:, 1:] if self.rates else None)
 
     def states(self, batch: StreamBatch, users: Tensor, events: Tensor, items: Tensor) -> Tensor:
         """``(windows, samples, width)``: what the events say of each sample.
