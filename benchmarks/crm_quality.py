@@ -23,8 +23,7 @@ from torch import Tensor
 
 from corellarec.base import metrics
 from corellarec.config import Config
-from corellarec.crm.batch import CrmReader
-from corellarec.crm.build import build_crm
+from corellarec.crm.build import build_crm, build_reader
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Log
 from corellarec.train.checkpoint import Progress
@@ -36,7 +35,7 @@ from peers import FuxiBatches, FuxiModel, columns_of, fuxi_feature_map
 
 REGULARIZERS = (0.0, 1e-5, 1e-4, 1e-3)
 CPU = torch.device("cpu")
-DCNV2 = ("crm.model=dcnv2", "stage1.learning_rate=2e-3")
+DCNV2 = ("crm.model=dcnv2", "crm.ratings=false", "stage1.learning_rate=2e-3")
 
 
 def quality(label: Tensor, p: np.ndarray) -> dict[str, float]:
@@ -49,7 +48,7 @@ def train_ours(log: Log, config: Config, seed: int) -> dict[str, Any]:
     """Stage 1 as a run does it."""
     torch.manual_seed(seed)
     model = build_crm(config.crm, log.features, CPU)
-    reader = CrmReader(log, config.crm.history_length, CPU)
+    reader = build_reader(config.crm, log, CPU)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         task = CrmTask(model, reader, log, config.stage1, seed)

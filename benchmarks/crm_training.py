@@ -52,7 +52,7 @@ MODELS = {"dcnv2": "mean", "din": "attention"}
 
 
 def settings(name: str, dtype: str = "auto") -> CrmConfig:
-    """The same sizes for everybody."""
+    """The same sizes for everybody, and labels alone, which is what peers read."""
     return load_config(
         settings=[
             f"crm.model={name}",
@@ -60,6 +60,7 @@ def settings(name: str, dtype: str = "auto") -> CrmConfig:
             f"crm.history_length={LENGTH}",
             f"crm.embedding_dim={DIM}",
             f"crm.dtype={dtype}",
+            "crm.ratings=false",
         ]
     ).crm
 
@@ -260,7 +261,7 @@ def large_memory_mb(entities: int) -> float:
     log = large_log(entities)
     config = Stage1Config(epochs=1, evaluations=2)
     model = build_crm(settings("dcnv2"), log.features, CPU)
-    task = CrmTask(model, CrmReader(log, LENGTH, CPU), log, config, 0)
+    task = CrmTask(model, CrmReader(log, LENGTH, CPU, ratings=False), log, config, 0)
     loop.CHECKPOINT_SECONDS = 5.0
     with tempfile.TemporaryDirectory() as folder:
         progress = Progress(Path(folder) / "progress", "benchmark")

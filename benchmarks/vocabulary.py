@@ -14,8 +14,7 @@ from accelerate import Accelerator
 
 from corellarec.base.metrics import auc, log_loss, sigmoid
 from corellarec.config import Config
-from corellarec.crm.batch import CrmReader
-from corellarec.crm.build import build_crm
+from corellarec.crm.build import build_crm, build_reader
 from corellarec.crm.score import crm_logits
 from corellarec.data.log import Log
 from corellarec.train.checkpoint import Progress
@@ -32,7 +31,7 @@ def measure(log: Log, config: Config, seed: int) -> dict[str, float]:
     """Test quality of stage 1, and MB of the table of embeddings."""
     torch.manual_seed(seed)
     model = build_crm(config.crm, log.features, CPU)
-    reader = CrmReader(log, config.crm.history_length, CPU)
+    reader = build_reader(config.crm, log, CPU)
     with tempfile.TemporaryDirectory() as folder:
         train(
             CrmTask(model, reader, log, config.stage1, seed),

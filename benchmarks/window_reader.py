@@ -44,7 +44,7 @@ def make_log(rows: int, seed: int = 0) -> Log:
 
 def our_readers(log: Log, batches: int) -> dict[str, Callable[[], float]]:
     """Milliseconds a batch, the median: of the window alone, and of all that a CRM reads."""
-    reader = CrmReader(log, LENGTH, CPU)
+    reader = CrmReader(log, LENGTH, CPU, ratings=False)
     generator = torch.Generator().manual_seed(0)
     drawn = [torch.randint(len(log), (BATCH,), generator=generator) for _ in range(batches)]
 
@@ -68,7 +68,7 @@ def our_readers(log: Log, batches: int) -> dict[str, Callable[[], float]]:
 
 def write_lists(log: Log, path: Path) -> None:
     """Every sample with its history as lists, padded at the left by zeros, as FuxiCTR wants it."""
-    reader = CrmReader(log, LENGTH, CPU)
+    reader = CrmReader(log, LENGTH, CPU, ratings=False)
     pieces = []
     for rows in torch.arange(len(log)).split(500_000):
         item, liked, mask = reader.history(log.samples(rows))

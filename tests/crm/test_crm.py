@@ -140,7 +140,7 @@ def test_reader_gathers_what_the_log_says(log):
         assert batch.mask[i].sum() == len(past)
         codes = batch.item_codes[batch.history[i, : len(past)]]
         assert (codes == log.item_codes[log.item[past].long()]).all()
-        assert batch.liked[i, : len(past)].tolist() == log.history_label[past].tolist()
+        assert batch.level[i, : len(past)].tolist() == log.history_level[past].tolist()
         assert (batch.item_codes[batch.target[i]] == log.item_codes[log.item[row]]).all()
         assert (batch.user_codes[i] == log.user_codes[log.user[row]]).all()
 

@@ -47,7 +47,7 @@ class Stage1Config(StageConfig):
     weight_decay: Weight = 1e-2
     epochs: Count = 15
     rating_weight: Weight = 1.0
-    """Weight of a further loss of ``stream`` in a log with ratings: the log loss of its answers to
+    """Weight of a further loss in a log with ratings: the log loss of the network's answers to
     whether a row's rating is above each level but the highest."""
 
 

@@ -19,7 +19,8 @@ class CrmBatch(NamedTuple):
         item_values: ``(distinct items, item values)`` floats.
         target: ``(batch,)`` int64, row of ``item_codes``.
         history: ``(batch, length)`` int64, rows of ``item_codes``, newest first.
-        liked: ``(batch, length)`` int64, label of each history row.
+        level: ``(batch, length)`` int64, what the user said of each history row: the level of a
+            rating (:mod:`corellarec.data.levels`), or the label in a log without ratings.
         mask: ``(batch, length)`` bool, whether a history row exists.
         statistics: ``(batch, 12)`` floats, the columns of
             :data:`corellarec.data.statistics.STATISTICS`; None where ``crm.statistics`` is off.
@@ -31,7 +32,7 @@ class CrmBatch(NamedTuple):
     item_values: Tensor
     target: Tensor
     history: Tensor
-    liked: Tensor
+    level: Tensor
     mask: Tensor
     statistics: Tensor | None = None
 
@@ -92,6 +93,11 @@ class Distinct:
         return distinct, self._place.index_select(0, flat).view(numbers.shape)
 
 
+def said_of_history(log: Log, *, ratings: bool) -> Tensor:
+    """``(history rows,)`` int8: the level of each one's rating, or its label."""
+    return log.history_level if ratings else log.history_label
+
+
 class CrmReader:
     """Gathers :class:`CrmBatch` from a log whose columns lie on the models' device.
 
@@ -100,16 +106,25 @@ class CrmReader:
         history_length: Most rows of history.
         device: Where batches are built.
         statistics: Whether batches have statistics of users and items.
+        ratings: Whether a history row's level is that of its rating, where the log has ratings; it
+            is its label else.
     """
 
     def __init__(
-        self, log: Log, history_length: int, device: torch.device, *, statistics: bool = False
+        self,
+        log: Log,
+        history_length: int,
+        device: torch.device,
+        *,
+        statistics: bool = False,
+        ratings: bool = True,
     ) -> None:
-        self.device = device
+        self.device, self.ratings = device, ratings
         self.statistics = log.statistics if statistics else None
         self.history_length = history_length
         self.item = log.history_item.to(device)
-        self.label = log.history_label.to(device)
+        self.level = said_of_history(log, ratings=ratings).to(device)
+        self.usual_level = log.usual_level.to(device)
         self.item_codes = log.item_codes.to(device)
         self.item_values = log.item_values.to(device)
         # A last row of zeros is the unknown user, whose number is -1.
@@ -123,20 +138,20 @@ class CrmReader:
         found = copy.copy(self)
         found.statistics = log.statistics if self.statistics else None
         found.item = log.history_item.to(self.device)
-        found.label = log.history_label.to(self.device)
+        found.level = said_of_history(log, ratings=self.ratings).to(self.device)
         return found
 
     def history(self, samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
         """The last rows of each sample's history, newest first.
 
-        Returns ``(batch, length)`` item numbers (int32), labels (int8), and whether there is such
-        a row (bool); where there is none, item and label are of some other row.
+        Returns ``(batch, length)`` item numbers (int32), levels (int8), and whether there is such
+        a row (bool); where there is none, item and level are of some other row.
         """
         rows = samples.end.to(self.device).unsqueeze(1) - self.back
         mask = rows >= samples.begin.to(self.device).unsqueeze(1)
         rows = rows.clamp_(min=0).flatten()
-        item, label = self.item.index_select(0, rows), self.label.index_select(0, rows)
-        return item.view(mask.shape), label.view(mask.shape), mask
+        item, level = self.item.index_select(0, rows), self.level.index_select(0, rows)
+        return item.view(mask.shape), level.view(mask.shape), mask
 
     def parts(
         self, samples: Samples, size: int, generator: torch.Generator | None = None
@@ -151,7 +166,7 @@ class CrmReader:
 
     def __call__(self, samples: Samples) -> CrmBatch:
         """The batch of ``samples``, which may lie on the CPU."""
-        items, liked, mask = self.history(samples)
+        items, level, mask = self.history(samples)
         user = samples.user.to(self.device)
         target_and_history = torch.cat([samples.item.to(self.device).unsqueeze(1), items.long()], 1)
         distinct, place = self.distinct(target_and_history)
@@ -162,7 +177,7 @@ class CrmReader:
             item_values=self.item_values.index_select(0, distinct),
             target=place[:, 0],
             history=place[:, 1:],
-            liked=liked.long(),
+            level=self.usual_level[level.long()] if self.ratings else level.long(),
             mask=mask,
             statistics=self.statistics(samples).to(self.device) if self.statistics else None,
         )

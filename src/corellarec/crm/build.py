@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def build_crm(config: CrmConfig, features: Features, device: torch.device) -> nn
 
 def build_network(config: NetworkConfig, features: Features, device: torch.device) -> nn.Module:
     """One network of a CRM, as :func:`build_crm`."""
+    if not config.ratings:
+        features = replace(features, ratings=())
     if ":" in config.model:
         return own_model(config, features).to(device)
     model, dtype = architecture(config.model), pick_dtype(config.dtype, device)
@@ -78,8 +81,14 @@ def build_reader(config: CrmConfig, log: Log, device: torch.device) -> Reader:
 def network_reader(config: NetworkConfig, log: Log, device: torch.device) -> Reader:
     """What makes the batches of one network."""
     if config.model in CRM_MODELS and architecture(config.model).reads == "stream":
-        return StreamReader(log, config.stream.window, device)
-    return CrmReader(log, config.history_length, device, statistics=config.statistics)
+        return StreamReader(log, config.stream.window, device, ratings=config.ratings)
+    return CrmReader(
+        log,
+        config.history_length,
+        device,
+        statistics=config.statistics,
+        ratings=config.ratings,
+    )
 
 
 def _pooling(config: NetworkConfig, model: Architecture) -> nn.Module:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from corellarec.crm.batch import CrmBatch
 from corellarec.crm.embedding import FusedEmbedding
 from corellarec.crm.layers import compute_dtype, gather
+from corellarec.data.levels import FIRST
 from corellarec.data.log import Features
 from corellarec.data.statistics import STATISTICS
 
@@ -20,7 +21,7 @@ class CrmOutput(NamedTuple):
         layers: Hidden layers by name, each ``(batch, width)``.
         ratings: ``(batch, levels - 1)`` floats, logits of a rating above each level but the
             highest (see :mod:`corellarec.data.levels`), which stage 1 trains besides; None where
-            the network has none.
+            there are none.
     """
 
     logit: Tensor
@@ -31,8 +32,8 @@ class CrmOutput(NamedTuple):
 class FieldEncoder(nn.Module):
     """A batch as a matrix of fields: the user's features, the target's, the pooled history.
 
-    A history row is the sum of its item's fields and of the embedding of whether the user liked
-    it; the target, as the pooling sees it, is the sum of its own.
+    A history row is the sum of its item's fields and of the embedding of what the user said of it;
+    the target, as the pooling sees it, is the sum of its own.
 
     Args:
         features: What there is of users and items.
@@ -54,7 +55,8 @@ class FieldEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = FusedEmbedding(features, dim, id_dropout)
-        self.liked = nn.Parameter(torch.empty(2, dim).normal_(std=0.01))
+        self.ratings = len(features.ratings)
+        self.level = nn.Parameter(torch.empty(FIRST + self.ratings, dim).normal_(std=0.01))
         self.pooling = pooling
         self.user_fields = self.embedding.user.fields
         own = self.user_fields + self.embedding.item.fields
@@ -71,10 +73,10 @@ class FieldEncoder(nn.Module):
         if not torch.is_grad_enabled():  # in training, gradients of an item are added in fp32
             dtype = compute_dtype(users)
             users, items = users.to(dtype), items.to(dtype)
-        # Every distinct item twice, not liked and liked: one gather takes both.
-        tokens = (summed.unsqueeze(1) + self.liked).flatten(0, 1)
+        # Every distinct item with every level: one gather takes both.
+        tokens = (summed.unsqueeze(1) + self.level).flatten(0, 1)
         targets = gather(items.flatten(1), batch.target).unflatten(1, items.shape[1:])
-        history = 2 * batch.history + batch.liked
+        history = len(self.level) * batch.history + batch.level
         target = gather(summed, batch.target)
         pooled = self.pooling(target, tokens, history, batch.mask)
         fields = [users, targets, pooled.to(users.dtype)]
@@ -105,6 +107,10 @@ class Crm(nn.Module):
         self.encoder, self.network, self.first_order = encoder, network, first_order
         self.dtype = dtype
         self.layer_widths: dict[str, int] = network.layer_widths  # pyright: ignore
+        *_, self.last = self.layer_widths
+        self.rating = None
+        if encoder.ratings > 1:
+            self.rating = nn.Linear(self.layer_widths[self.last], encoder.ratings - 1)
 
     def forward(self, batch: CrmBatch) -> CrmOutput:
         """Score a batch; returns fp32 logits and the layers named in ``layer_widths``."""
@@ -114,4 +120,8 @@ class Crm(nn.Module):
         logit = out.logit.float()
         if self.first_order is not None:
             logit = logit + self.first_order(batch).sum((1, 2))
-        return CrmOutput(logit, out.layers)
+        # In training alone: nothing else asks what the rating would be.
+        ratings = None
+        if self.rating is not None and torch.is_grad_enabled():
+            ratings = self.rating(out.layers[self.last].float())
+        return CrmOutput(logit, out.layers, ratings)

@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from corellarec.crm.batch import Distinct
+from corellarec.crm.batch import Distinct, said_of_history
 from corellarec.data.log import Log, Samples
 from corellarec.data.statistics import STATISTICS
 
@@ -63,10 +63,13 @@ class StreamReader:
         log: The prepared log.
         window: Most events in one window, at least 2.
         device: Where batches are built.
+        ratings: As of :class:`corellarec.crm.batch.CrmReader`.
     """
 
-    def __init__(self, log: Log, window: int, device: torch.device) -> None:
-        self.log, self.window, self.device = log, window, device
+    def __init__(
+        self, log: Log, window: int, device: torch.device, *, ratings: bool = True
+    ) -> None:
+        self.log, self.window, self.device, self.ratings = log, window, device, ratings
         self.user_codes = torch.cat([log.user_codes, log.user_codes[:1] * 0])
         self.user_values = torch.cat([log.user_values, log.user_values[:1] * 0])
         self.distinct = Distinct(log.items.height, torch.device("cpu"))
@@ -150,6 +153,7 @@ class StreamReader:
         sample = of_window.unsqueeze(1).repeat(1, width).flatten()
         sample[place] = torch.arange(len(place))
         asked = samples[sample]
+        level = said_of_history(log, ratings=self.ratings)[flat].long()
         items = torch.cat([of_events.item, asked.item])
         distinct, number = self.distinct(items)
         shape = len(windows), width
@@ -159,7 +163,7 @@ class StreamReader:
             item_codes=log.item_codes[distinct],
             item_values=log.item_values[distinct],
             event=number[: len(flat)].view(rows.shape),
-            level=log.history_level[flat].long().view(rows.shape),
+            level=(log.usual_level[level] if self.ratings else level).view(rows.shape),
             event_statistics=log.statistics(of_events).view(*rows.shape, len(STATISTICS)),
             target=number[len(flat) :].view(shape),
             position=position[sample].view(shape),

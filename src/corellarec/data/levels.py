@@ -41,6 +41,30 @@ def halving_threshold(rating: NDArray[np.floating]) -> tuple[float, float]:
     return float(steps[best]), shares[best]
 
 
+def usual_levels(
+    level: NDArray[np.integer], label: NDArray[np.integer], ratings: int
+) -> NDArray[np.int64]:
+    """The level to read in the place of each: itself, or of a label alone its most frequent rating.
+
+    Args:
+        level: ``(n,)`` of the training rows.
+        label: ``(n,)`` likewise.
+        ratings: Number of ratings' levels; with none a label stays what it is.
+
+    Returns ``(FIRST + ratings,)``.
+
+    Example:
+        >>> usual_levels(np.array([2, 3, 4, 4, 3]), np.array([0, 0, 1, 1, 0]), 3).tolist()
+        [3, 4, 2, 3, 4]
+    """
+    usual = np.arange(FIRST + ratings)
+    for kind in (0, 1):
+        rated = level[(label == kind) & (level >= FIRST)]
+        if len(rated):
+            usual[kind] = np.bincount(rated).argmax()
+    return usual
+
+
 def rating_levels(rating: NDArray[np.floating], edges: Sequence[float]) -> NDArray[np.int8]:
     """``(n,)`` levels, from 2: that of the largest edge at or below each rating.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from corellarec.config import NegativesConfig
 from corellarec.data.counts import Counts
+from corellarec.data.levels import usual_levels
 from corellarec.data.liked import liked_levels
 from corellarec.data.negatives import log_shares
 from corellarec.data.preparation import FeatureLayout, Features, ValueLayout, read_preparation
@@ -80,6 +81,8 @@ class Log:
         split: ``(rows,)`` int8, an index into ``SPLITS``, or 3 where a row is history only.
         level: ``(rows,)`` int8, how much an item was liked: a rating's level (see
             :mod:`corellarec.data.levels`), or the label where there is none.
+        usual_level: The level that networks read in the place of each, see
+            :func:`corellarec.data.levels.usual_levels`.
         history_rows: ``(history rows,)`` int64, their row numbers.
         history_level: ``(history rows,)``, their levels.
         history_user, history_item, history_label, history_time: the rows that make histories,
@@ -143,6 +146,11 @@ class Log:
         if "weight" in rows.columns:
             weight = _tensor(rows["weight"])
             self.weight = weight / weight[self.rows_of("train")].mean()
+        train = self.rows_of("train")
+        usual = usual_levels(
+            self.level[train].numpy(), self._label[train].numpy(), len(features.ratings)
+        )
+        self.usual_level = torch.from_numpy(usual)
         counts = torch.bincount(self.history_user, minlength=users.height)
         self.user_begin = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         self.range_of_rows = RangeOfRows(self.user, self.user_begin, before)
