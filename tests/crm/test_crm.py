@@ -21,6 +21,7 @@ from corellarec.crm.build import build_crm, build_reader
 from corellarec.crm.embedding import FusedEmbedding
 from corellarec.crm.layers import Dropout
 from corellarec.crm.score import crm_logits
+from corellarec.data.levels import FIRST
 from corellarec.data.log import FeatureLayout, Features, Log, ValueLayout
 
 CPU = torch.device("cpu")
@@ -143,6 +144,25 @@ def test_reader_gathers_what_the_log_says(log):
         assert batch.level[i, : len(past)].tolist() == log.history_level[past].tolist()
         assert (batch.item_codes[batch.target[i]] == log.item_codes[log.item[row]]).all()
         assert (batch.user_codes[i] == log.user_codes[log.user[row]]).all()
+
+
+@pytest.mark.parametrize("model", ["dcnv2", "stream"])
+def test_a_label_alone_is_read_as_its_most_frequent_rating(log, model):
+    """Its own level has no training rows where all of them have ratings."""
+    rows = log.rows.with_columns(
+        level=pl.when(pl.int_range(pl.len()) % 2 == 0).then("label").otherwise("level")
+    )
+    labels = Log(rows, log.users, log.items, log.features)
+    train = log.rows.filter(pl.col("split") == 0)
+    usual = {k: train.filter(label=k)["level"].mode().to_list() for k in (0, 1)}
+    samples = log.samples(torch.arange(100))
+    for config in (CrmConfig(model=model), CrmConfig(model=model, ratings=False)):
+        found, known = (build_reader(config, one, CPU)(samples).level for one in (labels, log))
+        changed = found != known
+        assert changed.any() == config.ratings
+        assert found.min() >= (FIRST if config.ratings else 0)
+        assert found.max() <= (6 if config.ratings else 1)
+        assert set(found[changed].tolist()) <= {*usual[0], *usual[1]}
 
 
 def test_an_unknown_user_has_no_codes(log):
