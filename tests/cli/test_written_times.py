@@ -12,9 +12,14 @@ FORM, ZONE = "%d/%m/%Y %H:%M", "Asia/Tokyo"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A log whose times have the day first, on the clocks of Tokyo, without their zone."""
+    """A log whose times have the day first, on the clocks of Tokyo, without their zone.
+
+    Users rate as they did before, so that a history tells something.
+    """
     folder = tmp_path_factory.mktemp("own")
     log = write_log(folder, 900).drop("event")
+    habit = pl.col("who").str.slice(1).cast(pl.Int64) % 4 + 1
+    log = log.with_columns(stars=habit + pl.col("stars") % 2)
     clock = pl.from_epoch("when").dt.replace_time_zone("UTC").dt.convert_time_zone(ZONE)
     log.with_columns(clock.dt.strftime(FORM)).write_csv(folder / "log.csv")
     return folder
