@@ -78,6 +78,8 @@ def test_settings_come_last_and_a_cell_keeps_its_own(write, tmp_path):
     assert by_name["without stage 3"].config.stage3.rows == 0
     assert by_name["lr"].config.crm == load_config(preset="ml-100k/lr").crm
     assert by_name["lr"].config.stage2.rows == 0
+    labels_alone = cells(*load_study(write(text), ["crm.ratings=false"]), tmp_path)
+    assert not any(cell.config.crm.ratings for cell in labels_alone)
 
 
 def test_a_changed_setting_is_another_cell_and_a_cheap_one_is_not(write, tmp_path):

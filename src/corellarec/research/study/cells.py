@@ -101,9 +101,13 @@ def cells(spec: StudySpec, base: Config, directory: Path) -> list[Cell]:
 
 
 def _crm_alone(base: Config, preset: Config) -> Config:
-    """The base's data with a preset's CRM, and no other stage; nothing else matters for it."""
+    """The base's data with a preset's CRM, and no other stage; nothing else matters for it.
+
+    Whether it reads ratings is the base's, too, so that all CRMs know the same.
+    """
+    crm = preset.crm.model_copy(update={"ratings": base.crm.ratings})
     alone = Config(
-        seed=base.seed, device=base.device, data=base.data, crm=preset.crm, stage1=preset.stage1
+        seed=base.seed, device=base.device, data=base.data, crm=crm, stage1=preset.stage1
     )
     return changed(alone, {"stage2": {"rows": 0}, "stage3": {"rows": 0}})
 
