@@ -142,10 +142,11 @@ class Workspace:
         config = self.config.model_dump(mode="json", exclude=MEMBERS)
         before = list(KEYS)[: list(KEYS).index(step) + 1]
         sections = [name for key in before for name in KEYS[key]]
-        if step == "scores" and self.adapter:
-            # No stage bears on it. The seed draws the rows, but for those of test.
-            sections = ["llm", "seed"] if more[-1] and more[0] != "test" else ["llm"]
         read = self._read_by(self.config.crm)
+        if step == "scores" and self.adapter:
+            # No stage bears on it, nor the CRM. The seed draws the rows, but for those of test.
+            sections = ["llm", "seed"] if more[-1] and more[0] != "test" else ["llm"]
+            read = read[:1]
         parts = [read, *({name: config[name]} for name in sections), *more]
         if step != "stage1":
             parts.append(load_template(self.config.llm.template).model_dump(mode="json"))
