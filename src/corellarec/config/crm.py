@@ -147,9 +147,9 @@ class NetworkConfig(Section):
     positives, rows and mean rating of the item's training rows before it and of the user's history.
     ``stream`` reads it always."""
     ratings: bool = True
-    """Whether the network reads which ratings the history's rows were given, and is trained to tell
-    a row's rating (``stage1.rating_weight``), where the log has ratings; else labels alone, as in
-    the paper."""
+    """Whether the network reads which ratings the history's rows were given, and is trained to
+    predict a row's rating (``stage1.rating_weight``), where the log has ratings; else labels alone,
+    as in the paper."""
     deep_layers: Widths = (200, 80)
     """Widths of the deep part."""
     dropout: Dropout = 0.5
