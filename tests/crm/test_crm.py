@@ -314,6 +314,7 @@ def test_own_model_takes_options(log, own):
     [
         ("return logit", "returned Tensor: forward returns CrmOutput"),
         ("return CrmOutput(logit[:, None], {})", r"shape \(4, 1\) for 4 samples: expected \(4,\)"),
+        ("return CrmOutput(logit, {}, logit)", r"ratings of the shape \(4,\) for 4 samples"),
         ("return CrmOutput(logit, {})", "no layer 'hidden'"),
         ("return CrmOutput(logit / 0, {'hidden': logit[:, None]})", "no finite number"),
     ],

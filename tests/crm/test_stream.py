@@ -74,8 +74,10 @@ def test_it_answers_about_every_rating_but_the_highest(log, model):
     out = model(reader(log.samples(torch.arange(30))))
     assert log.features.ratings == [1, 2, 3, 4, 5]
     assert out.ratings.shape == (30, 4)
-    one_rating = build_crm(CONFIG, replace(log.features, ratings=(1,)), CPU)
-    assert not one_rating.rates
+    labels = CONFIG.model_copy(update={"ratings": False})
+    alone = build_crm(labels, log.features, CPU)
+    batch = build_reader(labels, log, CPU)(log.samples(torch.arange(30)))
+    assert alone(batch).ratings is None
 
 
 def test_windows_begin_at_halves():

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
+from corellarec.data.levels import FIRST
 from corellarec.data.log import Log, Samples
 
 
@@ -93,9 +94,11 @@ class Distinct:
         return distinct, self._place.index_select(0, flat).view(numbers.shape)
 
 
-def said_of_history(log: Log, *, ratings: bool) -> Tensor:
-    """``(history rows,)`` int8: the level of each one's rating, or its label."""
-    return log.history_level if ratings else log.history_label
+def said_of_history(log: Log, *, ratings: bool) -> tuple[Tensor, Tensor]:
+    """``(history rows,)`` int8, levels of ratings or labels; and the level each is read as."""
+    if ratings:
+        return log.history_level, log.usual_level
+    return log.history_label, torch.arange(FIRST)
 
 
 class CrmReader:
@@ -123,8 +126,8 @@ class CrmReader:
         self.statistics = log.statistics if statistics else None
         self.history_length = history_length
         self.item = log.history_item.to(device)
-        self.level = said_of_history(log, ratings=ratings).to(device)
-        self.usual_level = log.usual_level.to(device)
+        level, read_as = said_of_history(log, ratings=ratings)
+        self.level, self.read_as = level.to(device), read_as.to(device)
         self.item_codes = log.item_codes.to(device)
         self.item_values = log.item_values.to(device)
         # A last row of zeros is the unknown user, whose number is -1.
@@ -138,7 +141,7 @@ class CrmReader:
         found = copy.copy(self)
         found.statistics = log.statistics if self.statistics else None
         found.item = log.history_item.to(self.device)
-        found.level = said_of_history(log, ratings=self.ratings).to(self.device)
+        found.level = said_of_history(log, ratings=self.ratings)[0].to(self.device)
         return found
 
     def history(self, samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
@@ -177,7 +180,7 @@ class CrmReader:
             item_values=self.item_values.index_select(0, distinct),
             target=place[:, 0],
             history=place[:, 1:],
-            level=self.usual_level[level.long()] if self.ratings else level.long(),
+            level=self.read_as[level.long()],
             mask=mask,
             statistics=self.statistics(samples).to(self.device) if self.statistics else None,
         )

@@ -138,7 +138,8 @@ def _check_output(name: str, model: nn.Module, batch: tuple[CrmBatch], output: o
     """Refuse what a class of the user's own returns if it is not what every CRM returns.
 
     Raises:
-        ConfigError: If it is not a CrmOutput of finite logits and the layers that it names.
+        ConfigError: If it is not a CrmOutput of finite logits and the layers that it names, or has
+            ratings of another shape.
     """
     place, rows = f"crm.model = {name!r}", len(batch[0].target)
     logit, layers = getattr(output, "logit", None), getattr(output, "layers", None)
@@ -150,6 +151,12 @@ def _check_output(name: str, model: nn.Module, batch: tuple[CrmBatch], output: o
         raise ConfigError(
             f"{place} returned logits of the shape {tuple(logit.shape)} for {rows} samples: "
             f"expected ({rows},)"
+        )
+    ratings = getattr(output, "ratings", None)
+    if ratings is not None and (ratings.dim() != 2 or len(ratings) != rows):
+        raise ConfigError(
+            f"{place} returned ratings of the shape {tuple(ratings.shape)} for {rows} samples: "
+            f"expected ({rows}, len(features.ratings) - 1)"
         )
     if missing := set(model.layer_widths) - set(layers):  # pyright: ignore[reportArgumentType]
         raise ConfigError(f"{place} returned no layer {min(missing)!r}, which layer_widths names")

@@ -153,7 +153,7 @@ class StreamReader:
         sample = of_window.unsqueeze(1).repeat(1, width).flatten()
         sample[place] = torch.arange(len(place))
         asked = samples[sample]
-        level = said_of_history(log, ratings=self.ratings)[flat].long()
+        level, read_as = said_of_history(log, ratings=self.ratings)
         items = torch.cat([of_events.item, asked.item])
         distinct, number = self.distinct(items)
         shape = len(windows), width
@@ -163,7 +163,7 @@ class StreamReader:
             item_codes=log.item_codes[distinct],
             item_values=log.item_values[distinct],
             event=number[: len(flat)].view(rows.shape),
-            level=(log.usual_level[level] if self.ratings else level).view(rows.shape),
+            level=read_as[level[flat].long()].view(rows.shape),
             event_statistics=log.statistics(of_events).view(*rows.shape, len(STATISTICS)),
             target=number[len(flat) :].view(shape),
             position=position[sample].view(shape),

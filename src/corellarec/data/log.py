@@ -142,15 +142,15 @@ class Log:
             before = torch.arange(len(self.user)) if before is None else before
             before = before[_first_of_moment(self.user, self.time)]
         self.log_q = log_shares(self.item_train_rows.numpy(), negatives)
-        self.weight = None
-        if "weight" in rows.columns:
-            weight = _tensor(rows["weight"])
-            self.weight = weight / weight[self.rows_of("train")].mean()
         train = self.rows_of("train")
         usual = usual_levels(
             self.level[train].numpy(), self._label[train].numpy(), len(features.ratings)
         )
         self.usual_level = torch.from_numpy(usual)
+        self.weight = None
+        if "weight" in rows.columns:
+            weight = _tensor(rows["weight"])
+            self.weight = weight / weight[train].mean()
         counts = torch.bincount(self.history_user, minlength=users.height)
         self.user_begin = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         self.range_of_rows = RangeOfRows(self.user, self.user_begin, before)

@@ -120,7 +120,6 @@ class StreamNetwork(nn.Module):
         hidden = 2 * width
         self.hidden = nn.Linear(4 * width + known, hidden)
         self.last = nn.Linear(hidden, width)
-        self.rates = len(features.ratings) > 1
         answers = max(1, len(features.ratings))  # positive, and above each rating but the highest
         self.head = nn.Linear(width, answers)
         self.linear = nn.Linear(known, answers)
@@ -150,7 +149,7 @@ class StreamNetwork(nn.Module):
         answer = answer.float() + self.linear(facts).flatten(0, 1).index_select(0, batch.place)
         state = state.flatten(0, 1).index_select(0, batch.place)
         layers = {"state": state, "hidden": hidden, "last": last}
-        return CrmOutput(answer[:, 0], layers, answer[:, 1:] if self.rates else None)
+        return CrmOutput(answer[:, 0], layers, answer[:, 1:] if answer.shape[1] > 1 else None)
 
     def states(self, batch: StreamBatch, users: Tensor, events: Tensor, items: Tensor) -> Tensor:
         """``(windows, samples, width)``: what the events say of each sample.
