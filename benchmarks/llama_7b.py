@@ -62,7 +62,7 @@ def main() -> None:
     )
     print(f"tokens a row: {stream:.1f} in the stream, {paper:.1f} in the paper's prompt")
 
-    answers = (layout.answers[0] % LLAMA.vocab_size, layout.answers[1] % LLAMA.vocab_size)
+    answers = tuple(token % LLAMA.vocab_size for token in layout.answers)
     base = random_llama(given.blocks, device)
     parameters = sum(weight.numel() for weight in base.parameters())
     model = AnswerModel(add_adapter(base, LoraConfig()), answers, given.checkpointing)

@@ -333,7 +333,7 @@ def test_from_own_files_to_a_run(tiny_settings, monkeypatch, capsys, tmp_path):
     code, _, err = call(monkeypatch, capsys, "init-data", tmp_path, "-o", toml)
     assert code == 0, err
     assert f"corellarec data check --config {toml}" in err
-    assert tomllib.loads(toml.read_text())["llm"] == {"template": "items-liked"}
+    assert tomllib.loads(toml.read_text())["llm"] == {"template": "items-rated"}
     code, _, err = call(monkeypatch, capsys, "init-data", tmp_path, "-o", toml)
     assert code == 2
     assert "--overwrite" in err

@@ -170,7 +170,7 @@ def test_init_data_works_on_a_known_layout(movielens, monkeypatch, capsys, tmp_p
     assert code == 0, err
     written = tomllib.loads(toml.read_text())
     assert written["data"]["path"] == str(movielens)
-    assert written["llm"] == {"template": "movies-liked"}
+    assert written["llm"] == {"template": "movies-rated"}
     code, _, err = call(monkeypatch, capsys, "data", "check", "--config", toml)
     assert code == 0, err
 

@@ -10,10 +10,11 @@ from transformers import AutoTokenizer
 
 from corellarec.base.errors import ConfigError, ModelError
 from corellarec.config import LlmConfig, load_config
+from corellarec.data.levels import FIRST, MAX_DISTINCT
 from corellarec.data.log import Log, Samples
 from corellarec.data.prepare import prepare
 from corellarec.llm.count import paper_tokens, tokens_alone
-from corellarec.llm.layout import PaperLayout, StreamLayout, build_layout
+from corellarec.llm.layout import PaperLayout, StreamLayout, build_layout, rating_words
 from corellarec.llm.load import AnswerModel, load_model
 from corellarec.llm.score import LlmScorer
 from corellarec.llm.sequence import tokens_read
@@ -21,6 +22,7 @@ from corellarec.llm.template import clean_title, load_template
 from corellarec.llm.text import Text
 
 STREAM, PAPER = load_template("movies").stream, load_template("movies").paper
+RATED = load_template("movies-rated").stream
 CPU = torch.device("cpu")
 
 
@@ -37,8 +39,9 @@ def one_prompt_each(model, sequences, count):
             ids = torch.from_numpy(sequence.ids[: place + 1]).unsqueeze(0)
             with torch.inference_mode():
                 last = model.model(input_ids=ids).logits[0, -1].float()
-            no, yes = model.answers
-            logits[sample] = last[yes] - last[no]
+            answers = last[list(model.answers)]
+            negative, positive = answers[: model.negatives], answers[model.negatives :]
+            logits[sample] = positive.logsumexp(0) - negative.logsumexp(0)
     return logits
 
 
@@ -48,15 +51,50 @@ def one_prompt_each(model, sequences, count):
     window=st.integers(6, 30),
     budget=st.integers(50, 4000),
 )
-def test_stream_equals_one_prompt_for_each_sample(log, llm, rows, window, budget):
+@pytest.mark.parametrize("template", [STREAM, RATED], ids=["labels", "ratings"])
+def test_stream_equals_one_prompt_for_each_sample(log, llm, template, rows, window, budget):
     model, tokenizer = llm
-    layout = StreamLayout(log, tokenizer, STREAM, 5, window)
-    answer_model = AnswerModel(model, layout.answers)
+    layout = StreamLayout(log, tokenizer, template, 5, window)
+    answer_model = AnswerModel(model, layout.answers, negatives=layout.negatives)
     samples = log.samples(torch.tensor(sorted(rows)))
     sequences = layout.encode(samples)
     found = LlmScorer(answer_model, layout, budget).logits(samples)
     expected = one_prompt_each(answer_model, sequences, len(samples))
     torch.testing.assert_close(found.sigmoid(), expected.sigmoid(), atol=1e-4, rtol=0)
+
+
+def test_lines_are_answered_by_ratings(log, llm):
+    layout = StreamLayout(log, llm[1], RATED, 5, 12)
+    assert [llm[1].decode([token]) for token in layout.answers] == list("12345")
+    assert layout.negatives == 3  # of ratings 1 to 5, positive from 4
+    begin, end = int(log.user_begin[3]), int(log.user_begin[4])
+    ids, _ = layout.history(3, begin, end)
+    lines = llm[1].decode(ids).split("\n")[1:-1]
+    ratings = log.level[begin:end].numpy() + 1 - FIRST
+    assert [line[-1] for line in lines] == [str(rating) for rating in ratings]
+    assert len(set(ratings.tolist())) > 2
+
+
+def test_a_label_alone_is_read_as_its_most_frequent_rating(log, llm):
+    layout = StreamLayout(log, llm[1], RATED, 5, 12)
+    train = log.rows_of("train")
+    level, label = log.level[train], log.labels(train)
+    usual = [int(level[label == kind].bincount().argmax()) - FIRST for kind in (0, 1)]
+    assert layout.said(np.array([0, 1]), np.array([0, 1])).tolist() == usual
+    assert layout.said(np.array([0, 1]), np.array([2, 6])).tolist() == [0, 4]
+
+
+def test_labels_answer_where_ratings_do_not_tell_them(log, llm, taken):
+    mixed = log.rows.with_columns(level=pl.lit(4, pl.Int8))
+    for other in (Log(mixed, log.users, log.items, log.features), taken):
+        layout = StreamLayout(other, llm[1], RATED, 5, 12)
+        assert [llm[1].decode([token]) for token in layout.answers] == [" No", " Yes"]
+        assert layout.said(np.array([0, 1]), np.array([4, 4])).tolist() == [0, 1]
+
+
+def test_more_than_nine_ratings_are_letters():
+    assert (rating_words(9), rating_words(10)) == ("123456789", "ABCDEFGHIJ")
+    assert len(set(rating_words(MAX_DISTINCT))) == MAX_DISTINCT
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from corellarec.llm.layout import PaperLayout, StreamLayout
 from corellarec.llm.load import AnswerModel, load_model
 from corellarec.llm.remote import RemoteScorer, UnansweredError
 from corellarec.llm.score import LlmScorer
+from corellarec.llm.template import load_template
 
 CPU = torch.device("cpu")
 SCORING, COMPLETIONS, MODELS = "/generative_scoring", "/v1/completions", "/v1/models"
@@ -372,6 +373,15 @@ def test_without_generative_scoring_completions_answer(server, layout, samples, 
     scorer = one_at_a_time(layout, server)
     assert_agrees(scorer.logits(samples), expected)
     assert len(server.asked(SCORING)) == 1
+
+
+def test_ratings_are_asked_for_as_logprobs(log, llm, server, samples):
+    layout = StreamLayout(log, llm[1], load_template("movies-rated").stream, 3, 8)
+    answer_model = AnswerModel(llm[0], layout.answers, negatives=layout.negatives)
+    found = remote(layout, server).logits(samples)
+    assert_agrees(found, LlmScorer(answer_model, layout, 2000).logits(samples))
+    assert not server.asked(SCORING)
+    assert server.asked(COMPLETIONS)[0]["logprob_token_ids"] == list(layout.answers)
 
 
 def test_without_both_it_is_an_error(server, layout, samples):

@@ -3,6 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corellarec.data.histories import history_of
+from corellarec.data.log import Samples
 from corellarec.llm.layout import StreamLayout
 from corellarec.llm.load import AnswerModel, load_model
 from corellarec.llm.score import LlmScorer
@@ -135,6 +137,24 @@ def test_the_least_recently_used_state_is_evicted_and_a_large_one_is_alone(llm):
     states.score("a", [1, 2], [0, 1], [3])
     states.score("large", [1, 2, 4, 5, 6], [0, 1, 1, 1, 0], [3])
     assert set(states.states) == {"large"}
+
+
+def test_a_state_reads_ratings(llm, log):
+    model, labels = llm
+    layout = StreamLayout(log, labels.text.tokenizer, load_template("movies-rated").stream, 5, 12)
+    model = AnswerModel(model.model, layout.answers, negatives=layout.negatives)
+    user = 3
+    one = history_of(log, user)[:4]
+    state = UserState(model, layout, user)
+    liked = layout.liked(one.item, one.row).tolist()
+    state.extend(one.item.tolist(), layout.said(one.label, one.level).tolist(), liked)
+    begin = int(log.user_begin[user])
+    samples = Samples(*torch.tensor([[user], [7], [begin], [begin + 4], [-1]]))
+    expected = LlmScorer(model, layout, 4096).logits(samples)
+    torch.testing.assert_close(state.score([7]), expected, atol=1e-4, rtol=1e-4)
+    lowest = UserState(model, layout, user)
+    lowest.extend(one.item.tolist(), [0] * 4, liked)
+    assert not torch.allclose(lowest.score([7]), expected, atol=1e-4)
 
 
 def test_rating_digits_of_a_history_are_read_as_given(llm, log):

@@ -3,6 +3,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from sklearn.metrics import log_loss
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from corellarec.base.errors import ConfigError
@@ -11,17 +12,50 @@ from corellarec.config import load_config
 from corellarec.crm.batch import CrmReader
 from corellarec.crm.build import build_crm
 from corellarec.crm.model import CrmOutput
+from corellarec.llm.layout import StreamLayout
+from corellarec.llm.load import AnswerModel, LlmOutput, load_model
+from corellarec.llm.template import load_template
 from corellarec.train.checkpoint import Progress
 from corellarec.train.loop import train
 from corellarec.train.stages import (
     CrmExamples,
     CrmStageModel,
     CrmTask,
+    LlmStageModel,
     draw_rows,
     least_confident,
     quality,
+    rating_loss,
     take,
 )
+
+
+def test_the_loss_of_ratings_is_the_cross_entropy_of_those_that_are_known():
+    answers = torch.randn(6, 5)
+    out = LlmOutput(torch.zeros(6), answers, {})
+    level, weight = torch.tensor([2, 0, 6, 4, 1, 3]), torch.tensor([1.0, 3.0, 2.0, 0.5, 1.0, 1.0])
+    log_p = answers.log_softmax(1)
+    each = torch.stack([-log_p[0, 0], -log_p[2, 4], -log_p[3, 2], -log_p[5, 1]])
+    torch.testing.assert_close(rating_loss(out, level, None), each.sum() / 6)
+    expected = (each * torch.tensor([1.0, 2.0, 0.5, 1.0])).sum() / 6
+    torch.testing.assert_close(rating_loss(out, level, weight), expected)
+
+
+@pytest.mark.parametrize(("template", "has_ratings"), [("movies-rated", True), ("movies", False)])
+def test_the_language_model_is_tuned_towards_ratings(log, tiny_llm, template, has_ratings):
+    model, tokenizer = load_model(str(tiny_llm), torch.float32, torch.device("cpu"))
+    layout = StreamLayout(log, tokenizer, load_template(template).stream, 5, 12)
+    llm = AnswerModel(model, layout.answers, negatives=layout.negatives)
+    rows = log.rows_of("train")[:12]
+    batch = llm.batch(layout.encode(log.samples(rows)))
+    models = [LlmStageModel(llm, log, rows, weight) for weight in (0.0, 1.0)]
+    losses = [float(model(batch).loss.detach()) for model in models]
+    assert (losses[1] > losses[0] + 0.1) == has_ratings
+    out = llm(batch)
+    label = log.labels(rows)[batch.sample]
+    torch.testing.assert_close(
+        torch.tensor(losses[0]), binary_cross_entropy_with_logits(out.logit, label.float())
+    )
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

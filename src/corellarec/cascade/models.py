@@ -138,7 +138,8 @@ def load_local(
         llm or config.model, pick_dtype(config.dtype, device), device, fetch=llm is not None
     )
     layout = build_layout(config, log, tokenizer, recipe.template)
-    answers = AnswerModel(load_adapter(model, adapter), layout.answers)
+    adapted = load_adapter(model, adapter)
+    answers = AnswerModel(adapted, layout.answers, negatives=layout.negatives)
 
     def make(log: Log) -> Scorer:
         layout = build_layout(config, log, tokenizer, recipe.template)

@@ -63,6 +63,9 @@ class LlmStageConfig(StageConfig):
     """Validation rows scored by the language model at each validation."""
     tokens_per_batch: Tokens = 1536
     """Tokens in one pass of training."""
+    rating_weight: Weight = 1.0
+    """Weight of a further loss where the template asks for ratings: the cross-entropy of the
+    rating."""
 
 
 class Stage2Config(LlmStageConfig):

@@ -65,6 +65,23 @@ def usual_levels(
     return usual
 
 
+def negative_ratings(level: NDArray[np.integer], label: NDArray[np.integer]) -> int | None:
+    """How many of the lowest ratings mean label 0; None where a rating does not tell the label.
+
+    Args:
+        level: ``(n,)`` of the training rows.
+        label: ``(n,)`` likewise.
+
+    Example:
+        >>> negative_ratings(np.array([2, 3, 4, 4, 3]), np.array([0, 0, 1, 1, 0]))
+        2
+    """
+    liked, disliked = (level[(label == kind) & (level >= FIRST)] for kind in (1, 0))
+    if not len(liked) or not len(disliked) or disliked.max() >= liked.min():
+        return None
+    return int(disliked.max()) + 1 - FIRST
+
+
 def rating_levels(rating: NDArray[np.floating], edges: Sequence[float]) -> NDArray[np.int8]:
     """``(n,)`` levels, from 2: that of the largest edge at or below each rating.
 

@@ -132,7 +132,8 @@ def propose_settings(
     if users := _table_of("users", log, found["user"], others, roles):
         data["users"] = _features("users", *users, roles, guesses, uses)
     noun = guess.noun(items[0].name if items else log.name)
-    template = "items-taken" if implicit else f"{noun}-liked"
+    rated = "positive_rating" in data
+    template = "items-taken" if implicit else f"{noun}-{'rated' if rated else 'liked'}"
     return Proposal({"data": data}, guesses, uses, template)
 
 
@@ -159,7 +160,8 @@ def _known_layout(
         if len(sample):
             data["positive_rating"] = _halve(sample, guesses)
     noun = "movies" if known == "movielens" else "items"
-    return Proposal({"data": data}, guesses, template=f"{noun}-liked")
+    template = f"{noun}-{'liked' if raw.labelled else 'rated'}"
+    return Proposal({"data": data}, guesses, template=template)
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The output layer: logits of the two answers alone, verified against the model's own."""
+"""The output layer: logits of the answers alone, verified against the model's own."""
 
 from copy import copy
 from typing import Any
@@ -14,16 +14,16 @@ TOKENS = 8  # of the sequence that verifies it
 
 
 class AnswerHead:
-    """Logits of no and yes from last hidden states, without those of the other tokens.
+    """Logits of the answers from last hidden states, without those of the other tokens.
 
-    Two rows of the output layer's weight and bias are multiplied in fp32, then come the model's
+    Their rows of the output layer's weight and bias are multiplied in fp32, then come the model's
     logit scale and soft cap. The result is verified by a test pass: where the model's own forward
     gives other logits on a short sequence, because its output layer does something else, the
     model's own code computes the logits of the whole vocabulary at the answer positions instead.
 
     Args:
         model: A causal language model; no random number is drawn.
-        answers: Token ids of no and yes.
+        answers: Token ids of the answers.
 
     Attributes:
         own: The model with its decoder left out, where its own code computes the logits; else None.
@@ -38,7 +38,7 @@ class AnswerHead:
     """
 
     @torch.no_grad()
-    def __init__(self, model: PreTrainedModel, answers: tuple[int, int]) -> None:
+    def __init__(self, model: PreTrainedModel, answers: tuple[int, ...]) -> None:
         self.model, self.answers = model, list(answers)
         self.own: PreTrainedModel | None = None
         was_training = model.training
@@ -70,7 +70,7 @@ class AnswerHead:
             return False  # it wants more of its decoder
 
     def __call__(self, last: Tensor) -> Tensor:
-        """``(answers, 2)`` fp32: logits of no and yes of hidden states ``(answers, hidden)``."""
+        """``(n, answers)`` fp32: logits of the answers of hidden states ``(n, hidden)``."""
         if self.own is not None:
             return self.own(inputs_embeds=last.unsqueeze(0)).logits[0, :, self.answers].float()
         head: nn.Linear = self.model.get_output_embeddings()  # pyright: ignore

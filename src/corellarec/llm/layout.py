@@ -2,6 +2,7 @@
 
 import copy
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Protocol, Self
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from corellarec.config import LlmConfig
+from corellarec.data.levels import FIRST, negative_ratings
 from corellarec.data.log import Log, Samples
 from corellarec.llm.sequence import TokenSequence, context
 from corellarec.llm.template import (
@@ -27,8 +29,13 @@ class Layout(Protocol):
     """Encodes samples as token sequences."""
 
     @property
-    def answers(self) -> tuple[int, int]:
-        """Token ids of no and yes."""
+    def answers(self) -> tuple[int, ...]:
+        """Token ids of the answers, negative ones first."""
+        ...
+
+    @property
+    def negatives(self) -> int:
+        """How many of the answers are negative."""
         ...
 
     def encode(self, samples: Samples) -> list[TokenSequence]:
@@ -41,7 +48,9 @@ class Layout(Protocol):
 
 
 class StreamLayout:
-    """A user is one stream of lines, ``title -> Yes`` or ``title -> No``, answered at every arrow.
+    """A user is one stream of lines, such as ``title -> Yes``, answered at every arrow.
+
+    The answers are no and yes, or ratings, see :attr:`StreamTemplate.ratings`.
 
     Args:
         log: The prepared log, whose rows are the lines.
@@ -81,11 +90,13 @@ class StreamLayout:
             self._liked, self.items_liked = log.liked
         self.rows_liked = self._liked[log.history_rows.numpy()]
         line = template.line.format(liked=0, **dict.fromkeys(self.item_fields.columns, "x"))
-        self.answers = (
-            self.text.answer(line, template.no),
-            self.text.answer(line, template.yes),
-        )
-        self.newline = self.text.after(line + template.yes, "\n")
+        negatives = _negative_ratings(log) if template.ratings else None
+        self.rated, self.negatives = negatives is not None, negatives or 1
+        words = (template.no, template.yes)
+        if self.rated:
+            words = rating_words(len(log.features.ratings))
+        self.answers = tuple(self.text.answer(line, word) for word in words)
+        self.newline = self.text.after(line + words[-1], "\n")
         self._headers: dict[str, list[int]] = {}
         self._lines: dict[tuple[int, int], list[int]] = {}
 
@@ -180,22 +191,27 @@ class StreamLayout:
         self, user: int, start: int, stop: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Tokens of the heading and the log's history rows ``start:stop``; places of the arrows."""
-        header = self.header(user)
+        header, some = self.header(user), slice(start, stop)
         ids, ends = list(header), []
-        for item, label, liked in zip(
-            self.log.history_item[start:stop].tolist(),
-            self.log.history_label[start:stop].tolist(),
-            self.rows_liked[start:stop].tolist(),
+        said = self.said(self.log.history_label[some].numpy(), self.log.history_level[some].numpy())
+        for item, answer, liked in zip(
+            self.log.history_item[some].tolist(),
+            said.tolist(),
+            self.rows_liked[some].tolist(),
             strict=True,
         ):
             ids += self.line(item, liked)
             ends.append(len(ids) - 1)
-            ids += self.end(label)
+            ids += self.end(answer)
         return np.array(ids), np.array(ends, dtype=np.int64)
 
-    def end(self, label: int) -> list[int]:
-        """Tokens that end a line: its answer and the line break."""
-        return [self.answers[label], *self.newline]
+    def said(self, label: NDArray[np.int8], level: NDArray[np.int8]) -> NDArray[np.integer]:
+        """``(n,)`` numbers of the answers of lines whose labels and levels are known."""
+        return self.log.usual_level.numpy()[level] - FIRST if self.rated else label
+
+    def end(self, answer: int) -> list[int]:
+        """Tokens that end a line: the answer of this number and the line break."""
+        return [self.answers[answer], *self.newline]
 
 
 class PaperLayout:
@@ -218,6 +234,8 @@ class PaperLayout:
 
     Source: Xi et al. 2024, https://arxiv.org/abs/2403.16378
     """
+
+    negatives = 1
 
     def __init__(
         self,
@@ -296,6 +314,21 @@ class PaperLayout:
                 place = np.array([len(own) - 1])
                 sequences.append(TokenSequence(own, place, np.array([i]), before))
         return sequences
+
+
+def rating_words(ratings: int) -> Sequence[str]:
+    """The answers of so many ratings, lowest first.
+
+    Example:
+        >>> rating_words(5)
+        '12345'
+    """
+    return "123456789"[:ratings] if ratings <= 9 else "ABCDEFGHIJKLMNOP"[:ratings]
+
+
+def _negative_ratings(log: Log) -> int | None:
+    train = log.rows_of("train")
+    return negative_ratings(log.level[train].numpy(), log.labels(train).numpy())
 
 
 def _common(lists: list[list[int]]) -> int:

@@ -29,20 +29,23 @@ class LlmOutput(NamedTuple):
 
     Args:
         logit: ``(answers,)`` fp32, logit(yes) - logit(no); the sigmoid is p(yes).
+        answers: ``(answers, n)`` fp32 logits of each answer; yes is any positive one.
         layers: The requested hidden states by name, each ``(answers, hidden)``.
     """
 
     logit: Tensor
+    answers: Tensor
     layers: dict[str, Tensor]
 
 
 class AnswerModel(nn.Module):
-    """A causal language model of which only the two answers' logits are computed.
+    """A causal language model of which only the answers' logits are computed.
 
     Args:
         model: The model, with or without an adapter.
-        answers: Token ids of no and yes.
+        answers: Token ids of the answers, negative ones first.
         checkpointing: Whether training recomputes activations inside the blocks, to save memory.
+        negatives: How many of the answers are negative.
 
     Attributes:
         head: Computes the answers' logits.
@@ -60,11 +63,16 @@ class AnswerModel(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, answers: tuple[int, int], checkpointing: bool = False
+        self,
+        model: nn.Module,
+        answers: tuple[int, ...],
+        checkpointing: bool = False,
+        *,
+        negatives: int = 1,
     ) -> None:
         super().__init__()
         self.model = model
-        self.answers = answers
+        self.answers, self.negatives = answers, negatives
         self.head = AnswerHead(self.base, answers)
         self.packs = enable_packing(self.base)
         if checkpointing:
@@ -164,12 +172,16 @@ class AnswerModel(nn.Module):
             name: out.hidden_states[self.layer_number(name)][batch.row, batch.place].float()
             for name in layers
         }
-        return LlmOutput(self.answer(out.last_hidden_state[batch.row, batch.place]), picked)
+        answers = self.head(out.last_hidden_state[batch.row, batch.place])
+        return LlmOutput(self._logit(answers), answers, picked)
 
     def answer(self, last: Tensor) -> Tensor:
         """``(answers,)`` logit(yes) - logit(no) of last hidden states, ``(answers, hidden)``."""
-        no, yes = self.head(last).unbind(1)
-        return yes - no
+        return self._logit(self.head(last))
+
+    def _logit(self, answers: Tensor) -> Tensor:
+        no, yes = answers.tensor_split([self.negatives], dim=1)
+        return yes.logsumexp(1) - no.logsumexp(1)
 
 
 def load_model(

@@ -147,7 +147,7 @@ class RemoteScorer:
         self.server = Server(url, api_key_variable, timeout_s, retries)
         self.cost = Cost()
         self._common = {"model": model} | ({"cache_salt": cache_salt} if cache_salt else {})
-        self._has_scoring = True
+        self._has_scoring = len(layout.answers) == 2
         self._longest: int | None = None
 
     def logits(
@@ -287,7 +287,7 @@ class RemoteScorer:
     async def _from_logprobs(
         self, client: httpx.AsyncClient, prompts: Sequence[Prompt]
     ) -> list[float]:
-        """Logits by ``/v1/completions``, which gives log p(yes) and log p(no)."""
+        """Logits by ``/v1/completions``, which gives the answers' log-probabilities."""
         body = {
             "prompt": [prompt.ids.tolist() for prompt in prompts],
             "max_tokens": 1,
@@ -304,21 +304,22 @@ class RemoteScorer:
         answer = await self.server.ask(client, "/v1/completions", _Choices, self._common | body)
         choices = self._in_order({choice.index: choice for choice in answer.data}, answer, prompts)
         return [
-            self._logprob_difference(prompt, choice)
-            for prompt, choice in zip(prompts, choices, strict=True)
+            self._logit(prompt, choice) for prompt, choice in zip(prompts, choices, strict=True)
         ]
 
-    def _logprob_difference(self, prompt: Prompt, choice: _Choice) -> float:
+    def _logit(self, prompt: Prompt, choice: _Choice) -> float:
         given = choice.logprobs.top_logprobs if choice.logprobs else []
         first = given[0] if given else {}
-        no, yes = (first.get(f"token_id:{token}") for token in self.layout.answers)
-        if no is None or yes is None or not NO_LOGPROB < min(no, yes) <= max(no, yes) < math.inf:
+        found = [first.get(f"token_id:{token}") for token in self.layout.answers]
+        known = [one for one in found if one is not None and NO_LOGPROB < one < math.inf]
+        if len(known) < len(found):
             raise RemoteError(
-                f"sample {prompt.sample}: {self.server.url} gives no log-probabilities of both "
-                "answers: check that it serves the tuned model, and that its vLLM knows "
-                "logprob_token_ids"
+                f"sample {prompt.sample}: {self.server.url} gives no log-probabilities of all "
+                f"{len(found)} answers: check that it serves the tuned model, and that its vLLM "
+                "knows logprob_token_ids"
             )
-        return yes - no
+        no, yes = np.split(np.array(known), [self.layout.negatives])
+        return float(np.logaddexp.reduce(yes) - np.logaddexp.reduce(no))
 
     def _in_order(
         self, by_index: dict[int, T], answer: _Scores | _Choices, prompts: Sequence[Prompt]

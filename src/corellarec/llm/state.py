@@ -12,7 +12,7 @@ from corellarec.llm.attention import Block, KeyValues, Plan, add_block
 from corellarec.llm.layout import StreamLayout
 from corellarec.llm.load import AnswerModel
 
-Line = tuple[int, int, int]  # item, label, rating digit
+Line = tuple[int, int, int]  # item, answer, rating digit
 
 
 class UserState:
@@ -24,7 +24,7 @@ class UserState:
         user: The user's number in the log, -1 for one who is not there; for the heading.
 
     Attributes:
-        lines: Item, label and rating digit of the lines that are in the state, oldest first.
+        lines: Item, answer and rating digit of the lines that are in the state, oldest first.
         rows: Rows of the caller's history that have been read, those no longer in the state too.
         tokens: Tokens computed so far.
 
@@ -33,7 +33,7 @@ class UserState:
 
     Example:
         >>> state = UserState(model, layout)  # doctest: +SKIP
-        >>> state.extend(items=[12, 7], labels=[1, 0])  # doctest: +SKIP
+        >>> state.extend(items=[12, 7], answers=[1, 0])  # doctest: +SKIP
         >>> state.score([3, 44])  # doctest: +SKIP
         tensor([ 0.3127, -1.2046])
     """
@@ -52,7 +52,7 @@ class UserState:
         return self.past.nbytes
 
     def extend(
-        self, items: Sequence[int], labels: Sequence[int], liked: Sequence[int] | None = None
+        self, items: Sequence[int], answers: Sequence[int], liked: Sequence[int] | None = None
     ) -> None:
         """Read further lines; only these are computed.
 
@@ -61,19 +61,19 @@ class UserState:
 
         Args:
             items: Numbers in the item table, oldest first.
-            labels: 0 or 1 each.
+            answers: Numbers of the layout's answers, as :meth:`StreamLayout.said` gives them.
             liked: The lines' rating digits; by default those of the whole training split.
         """
         if liked is None:
             liked = [int(self.layout.items_liked[item]) for item in items]
-        fresh = list(zip(items, labels, liked, strict=True))
+        fresh = list(zip(items, answers, liked, strict=True))
         lines = [*self.lines, *fresh]
         if len(lines) >= self.layout.window:
             fresh = lines = lines[-self.layout.history_length :]
             self.past = KeyValues()
         ids = [] if len(self.past) else list(self.layout.header(self.user))
-        for item, label, digit in fresh:
-            ids += [*self.layout.line(item, digit), *self.layout.end(label)]
+        for item, answer, digit in fresh:
+            ids += [*self.layout.line(item, digit), *self.layout.end(answer)]
         if ids:
             self._read(np.array(ids), (len(ids),), keep=True)
         self.lines = lines
@@ -146,7 +146,7 @@ class UserStates:
         self,
         key: Hashable,
         items: Sequence[int],
-        labels: Sequence[int],
+        answers: Sequence[int],
         candidates: Sequence[int],
         user: int = -1,
         liked: Sequence[int] | None = None,
@@ -156,7 +156,7 @@ class UserStates:
         Args:
             key: Identifies whose state it is.
             items: The whole history as item numbers, oldest first.
-            labels: 0 or 1 each.
+            answers: Numbers of the layout's answers, as :meth:`StreamLayout.said` gives them.
             candidates: Item numbers.
             user: The user's number in the log, for the heading.
             liked: The history's rating digits; by default those of the whole training split.
@@ -166,14 +166,14 @@ class UserStates:
         state = self.states.pop(key, None)
         if state is not None:
             read = slice(state.rows - len(state.lines), state.rows)
-            lines = list(zip(items[read], labels[read], liked[read], strict=True))
+            lines = list(zip(items[read], answers[read], liked[read], strict=True))
             if state.user != user or lines != state.lines:
                 state = None
         if state is None:
             state = UserState(self.model, self.layout, user)
             state.rows = max(0, len(items) - self.layout.history_length)
         before, new = state.tokens, slice(state.rows, None)
-        state.extend(items[new], labels[new], liked[new])
+        state.extend(items[new], answers[new], liked[new])
         state.rows = len(items)
         logits = state.score(candidates)
         self.tokens += state.tokens - before

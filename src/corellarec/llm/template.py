@@ -73,6 +73,10 @@ class StreamTemplate(Section):
     """The answer of a negative label, one token."""
     yes: Plain
     """The answer of a positive one."""
+    ratings: bool = False
+    """Whether a line is answered by the row's rating, where a log has ratings that tell the label:
+    the digits ``1``, ``2`` and so on from the lowest, letters from ``A`` where there are more than
+    nine. A positive answer then is any of the positive ratings."""
 
     @model_validator(mode="after")
     def _can_be_answered(self) -> "StreamTemplate":
@@ -128,8 +132,8 @@ def template_names() -> list[str]:
     """Names of the templates that come with the package, sorted.
 
     Example:
-        >>> template_names()
-        ['books', 'books-liked', 'items', 'items-liked', 'items-taken', 'movies', 'movies-liked']
+        >>> template_names()[:3]
+        ['books', 'books-liked', 'books-rated']
     """
     with resources.as_file(resources.files("corellarec.llm") / "templates") as folder:
         return sorted(path.stem for path in folder.glob("*.toml"))

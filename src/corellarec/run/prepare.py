@@ -6,7 +6,7 @@ from corellarec.data.preparation import Preparation
 from corellarec.data.prepare import prepare
 from corellarec.run.workspace import Workspace
 
-MOVIES = ("movies", "movies-liked")  # templates that speak of movies
+MOVIES = ("movies", "movies-liked", "movies-rated")  # templates that speak of movies
 
 
 def prepare_log(workspace: Workspace) -> Preparation:
@@ -24,7 +24,7 @@ def prepare_log(workspace: Workspace) -> Preparation:
     items = workspace.config.data.items
     if items and template in MOVIES and noun(str(items.files)) != "movies":
         warnings += (
-            f"llm.template = {template!r} calls your items movies: items-liked does not, and a "
+            f"llm.template = {template!r} calls your items movies: items-rated does not, and a "
             "TOML file of your own says what they are",
         )
     if not display.quiet:

@@ -149,7 +149,7 @@ def stage_task(workspace: Workspace, stage: int) -> Task:
     validation, _ = take(
         draw_rows(log, "validation", chunk_rows(workspace), config.seed), settings.validation_rows
     )
-    model = LlmStageModel(workspace.llm, log, rows, **parts)
+    model = LlmStageModel(workspace.llm, log, rows, settings.rating_weight, **parts)
     return LlmTask(model, workspace.scorer, settings, validation, config.seed)
 
 

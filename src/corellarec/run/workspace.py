@@ -232,7 +232,12 @@ class Workspace:
                 adapted = load_adapter(model, self.adapter.directory)
             if divided:
                 shard(adapted, self.device, processes)
-            return AnswerModel(adapted, self.layout.answers, config.checkpointing)
+            return AnswerModel(
+                adapted,
+                self.layout.answers,
+                config.checkpointing,
+                negatives=self.layout.negatives,
+            )
 
     @cached_property
     def scorer(self) -> LlmScorer:

@@ -320,7 +320,7 @@ class LlmThread:
         logits = states.score(
             ask.key,
             history.item,  # pyright: ignore[reportArgumentType]
-            history.label,  # pyright: ignore[reportArgumentType]
+            states.layout.said(history.label, history.level),  # pyright: ignore[reportArgumentType]
             ask.items.tolist(),
             ask.user.number,
             states.layout.liked(history.item, history.row),  # pyright: ignore[reportArgumentType]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from corellarec.base import metrics
 from corellarec.base.calibrate import fit_logistic
@@ -21,7 +21,7 @@ from corellarec.crm.windows import StreamBatch
 from corellarec.data.levels import FIRST
 from corellarec.data.log import Log
 from corellarec.data.negatives import Redraw
-from corellarec.llm.load import AnswerModel
+from corellarec.llm.load import AnswerModel, LlmOutput
 from corellarec.llm.packing import LlmBatch, families
 from corellarec.llm.score import LlmScorer
 from corellarec.llm.sequence import TokenSequence
@@ -202,6 +202,21 @@ class CrmTask:
         return quality("crm", self.log.labels(self.validation), logit)
 
 
+def rating_loss(out: LlmOutput, level: Tensor, weight: Tensor | None) -> Tensor:
+    """Cross-entropy of the language model's answers where they are ratings.
+
+    Args:
+        out: The language model's output.
+        level: ``(answers,)`` each row's rating as a level; a label alone adds nothing.
+        weight: ``(answers,)`` floats, where rows have weights.
+    """
+    known = (level >= FIRST).float()
+    if weight is not None:
+        known = known * weight
+    answer = (level.long() - FIRST).clamp(min=0)
+    return (cross_entropy(out.answers, answer, reduction="none") * known).mean()
+
+
 class LlmStageModel(nn.Module):
     """The losses of the language model, and, where a CRM is given, of the CRM and the alignment.
 
@@ -209,6 +224,7 @@ class LlmStageModel(nn.Module):
         llm: The language model.
         log: The prepared log.
         rows: The training rows that batches' ``sample`` counts in.
+        rating_weight: Weight of the loss of ratings, where the answers are ratings.
         crm, reader, alignment, config: Stage 2's further parts; None in stage 3.
     """
 
@@ -217,6 +233,7 @@ class LlmStageModel(nn.Module):
         llm: AnswerModel,
         log: Log,
         rows: Tensor,
+        rating_weight: float = 0.0,
         crm: nn.Module | None = None,
         reader: Reader | None = None,
         alignment: Alignment | None = None,
@@ -225,6 +242,7 @@ class LlmStageModel(nn.Module):
         super().__init__()
         self.llm, self.crm, self.alignment = llm, crm, alignment
         self.log, self.rows, self.reader, self.config = log, rows, reader, config
+        self.rating_weight = rating_weight if len(llm.answers) > 2 else 0.0
 
     def forward(self, batch: LlmBatch) -> StageOutput:
         """``alpha * L_llm + beta * L_crm + gamma * L_cal`` over the batch's answers."""
@@ -235,6 +253,9 @@ class LlmStageModel(nn.Module):
         label = self.log.labels(rows).float().to(device)
         weight = self.log.weight[rows].to(device) if self.log.weight is not None else None
         llm_loss = binary_cross_entropy_with_logits(out.logit, label, weight)
+        if self.rating_weight:
+            level = self.log.level[rows].to(device)
+            llm_loss = llm_loss + self.rating_weight * rating_loss(out, level, weight)
         if self.crm is None or self.alignment is None or self.config is None:
             return StageOutput(llm_loss, {})
         assert self.reader is not None

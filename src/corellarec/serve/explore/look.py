@@ -209,11 +209,11 @@ class Read:
 
     Args:
         tokens: Text of each token, up to the place where it answers.
-        answers: The words of no and yes.
+        answers: The words of the answers, negative ones first.
     """
 
     tokens: Sequence[str]
-    answers: tuple[str, str]
+    answers: Sequence[str]
 
 
 def what_is_read(model: ServedModel, llm: LlmThread, user: UserHistory, item: int) -> Read | None:
@@ -225,8 +225,8 @@ def what_is_read(model: ServedModel, llm: LlmThread, user: UserHistory, item: in
     (sequence,) = layout.over(view).encode(samples)
     ids = sequence.whole().ids[: int(sequence.whole().places[0]) + 1]
     tokenizer = layout.text.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
-    no, yes = (tokenizer.decode([one]) for one in layout.answers)
-    return Read(_pieces(tokenizer.decode, ids.tolist()), (no, yes))
+    answers = [tokenizer.decode([one]) for one in layout.answers]
+    return Read(_pieces(tokenizer.decode, ids.tolist()), answers)
 
 
 def _pieces(decode: Callable[[list[int]], str], ids: Sequence[int]) -> list[str]:
