@@ -107,11 +107,9 @@ def test_labels_of_one_class_are_refused_in_one_line(rows, found):
     settings = {"policy": "gain", "combine": "blend", "seed": 0}
 
     def both(data):
-        time, returning = np.arange(len(data["llm"])), np.zeros(len(data["llm"]), dtype=bool)
-        facts = known(data), data["label"], time, returning
         return (
-            Scores(data["user"], time, returning, data["label"], facts[0], data["llm"]),
-            Population(*facts),
+            Scores(data["user"], data["label"], known(data), data["llm"]),
+            Population(known(data), data["label"]),
         )
 
     for judged, population in ((both(few)[0], both(data)[1]), (both(data)[0], both(few)[1])):
@@ -150,8 +148,8 @@ def test_a_verdict_on_a_million_users_takes_little_memory(monkeypatch):
 
 def test_the_default_budget_is_a_tenth():
     data = busy(7)
-    rows = known(data), data["label"], np.arange(3000), np.zeros(3000, dtype=bool)
-    judged = Scores(data["user"], *rows[2:], data["label"], rows[0], data["llm"])
+    rows = known(data), data["label"]
+    judged = Scores(data["user"], data["label"], known(data), data["llm"])
     settings = {"policy": "entropy", "combine": "blend", "seed": 0}
     router = fit_router(judged, Population(*rows), **settings)
     assert (router.budget, router.hard, router.limit) == (0.1, True, 0.1)
@@ -170,5 +168,7 @@ def test_the_share_routed_has_an_exact_bound():
     found = test.proportion_ci(confidence_level=0.95, method="exact").high
     assert share.bound == pytest.approx(found)
     assert share.routed == router.rule.verdict.routed
-    assert f"less than {share.bound:.1%}" in explain(router)
+    assert "20% of the rows to the LLM, a limit on any rows." in explain(router)
+    best = fit(data, data["llm"], budget="best")
+    assert f"less than {best.rule.share.bound:.1%}" in explain(best)
     assert fit(data, data["llm"], budget=1.0).rule.share.bound == 1.0

@@ -23,12 +23,10 @@ def known(data):
 
 
 def fit(data, llm, budget=None, combine="blend", policy="entropy", threshold=None):
-    time = data.get("time", np.arange(len(llm)))
-    returning = data.get("returning", np.zeros(len(llm), dtype=bool))
     budget = 0.2 if budget is None and threshold is None else budget
     return fit_router(
-        Scores(data["user"], time, returning, data["label"], known(data), llm),
-        Population(known(data), data["label"], time, returning),
+        Scores(data["user"], data["label"], known(data), llm),
+        Population(known(data), data["label"]),
         policy=policy,
         budget=budget,
         threshold=threshold,

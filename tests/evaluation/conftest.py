@@ -23,8 +23,7 @@ def make_scores():
         label = (generator.random(rows) < expit(crm + llm)).astype(np.int8)
         history, items = generator.integers(0, 30, rows), generator.integers(0, 200, rows)
         known = Known(crm, history.astype(float), items.astype(float), generator.random(rows))
-        user, time = generator.integers(0, users, rows), np.arange(rows)
-        return Scores(user, time, user % 2 == 0, label, known, llm)
+        return Scores(generator.integers(0, users, rows), label, known, llm)
 
     return make
 

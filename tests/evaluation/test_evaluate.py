@@ -18,19 +18,17 @@ def found():
     generator = np.random.default_rng(0)
     crm, llm = generator.normal(size=(2, 2400)) * 1.2
     label = (generator.random(2400) < expit(crm + llm)).astype(np.int8)
-    user, time = generator.integers(0, 60, 2400), np.arange(2400)
+    user = generator.integers(0, 60, 2400)
     known = Known(crm, *generator.random((3, 2400)))
     half, rest = slice(0, 1200), slice(1200, None)
 
     def part(rows):
-        return Scores(
-            user[rows], time[rows], time[rows] % 2 == 0, label[rows], known[rows], llm[rows]
-        )
+        return Scores(user[rows], label[rows], known[rows], llm[rows])
 
     fitted, scores = part(half), part(rest)
     router = fit_router(
         fitted,
-        Population(fitted.known, fitted.label, fitted.time, fitted.returning),
+        Population(fitted.known, fitted.label),
         policy="entropy",
         budget=0.3,
         combine="blend",

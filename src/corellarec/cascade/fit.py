@@ -25,7 +25,7 @@ from corellarec.cascade.router import (
     Verdict,
 )
 from corellarec.cascade.scores import Scores
-from corellarec.cascade.threshold import ROUTE_ALL, blocks, budget_needed, threshold_of
+from corellarec.cascade.threshold import ROUTE_ALL, budget_needed, threshold_of
 from corellarec.config.cascade import DEFAULT_BUDGET
 
 RESAMPLES = 1000
@@ -40,14 +40,10 @@ class Population:
     Args:
         known: What is known of them before the LLM runs, the CRM's raw logits among it.
         label: ``(m,)`` int8, 0 or 1.
-        time: ``(m,)`` int64 times, in any unit.
-        returning: ``(m,)`` bool, whether the user has training rows.
     """
 
     known: Known
     label: Labels
-    time: NDArray[np.int64]
-    returning: Mask
 
 
 def fit_router(
@@ -103,10 +99,7 @@ def fit_router(
         share = _best_share(rows, policy, rows.fold >= 0)
     else:
         share = budget
-    thresholds = {
-        name: threshold_of(share, blocks(values[name], population.time, population.returning))
-        for name in POLICIES
-    }
+    thresholds = {name: threshold_of(share, values[name]) for name in POLICIES}
     thresholds["gain"] = max(thresholds["gain"], 0.0)  # a row that gains nothing is not routed
     routed: dict[Policy, Mask] = {name: rows.needed[name] <= share for name in POLICIES}
     if threshold is not None:
@@ -228,9 +221,8 @@ def _cross_fit(
         rows.credit[held] = (losses(label, without) - losses(label, answer))[held]
         for name in POLICIES:
             values = value(name, features, gain)
-            past = blocks(values[fit], judged.time[fit], judged.returning[fit])
             rows.value[name][held] = values[held]
-            rows.needed[name][held] = budget_needed(values[held], past)
+            rows.needed[name][held] = budget_needed(values[held], values[fit])
     rows.needed["gain"][rows.value["gain"] <= 0] = np.inf
     return rows
 

@@ -183,9 +183,14 @@ def explain(router: Router) -> str:
             f"confidence, {verdict.bound:+.5f}, is not above {MIN_GAIN:g}"
         )
     which = "most promising" if router.policy == "gain" else "least confident"
+    limit = (
+        ", a limit on any rows"
+        if router.hard
+        else f" (95 % confidence: less than {share.bound:.1%} of rows like these)"
+    )
     return (
-        f"the router sends the {which} {router.budget:.0%} of the rows to the LLM. On validation "
-        f"it routes {verdict.routed:,} rows, {share.routed / share.rows:.1%} (95 % confidence: "
-        f"less than {share.bound:.1%} of rows like these). There the LLM ({router.combine}) saves "
-        f"{verdict.gain:+.4f} nats a row (95 % confidence: more than {verdict.bound:+.4f})"
+        f"the router sends the {which} {router.budget:.0%} of the rows to the LLM{limit}. On "
+        f"validation it routes {verdict.routed:,} rows, {share.routed / share.rows:.1%}. There the "
+        f"LLM ({router.combine}) saves {verdict.gain:+.4f} nats a row (95 % confidence: more than "
+        f"{verdict.bound:+.4f})"
     )

@@ -15,16 +15,12 @@ class Scores:
 
     Args:
         user: ``(n,)`` user numbers.
-        time: ``(n,)`` times, in any unit.
-        returning: ``(n,)`` whether the user has training rows.
         label: ``(n,)`` of 0 and 1.
         known: What is known before the language model is asked, the CRM's raw logits among it.
         llm_logit: ``(n,)`` the language model's raw logits.
     """
 
     user: NDArray[np.int64]
-    time: NDArray[np.int64]
-    returning: NDArray[np.bool_]
     label: Labels
     known: Known
     llm_logit: Floats

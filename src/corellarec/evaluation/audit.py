@@ -120,7 +120,7 @@ def audit(
                 f"scores: every label of the {name} half is {int(half.label[0])}: an audit needs "
                 "both labels in both halves"
             )
-    population = Population(fitted.known, fitted.label, fitted.time, fitted.returning)
+    population = Population(fitted.known, fitted.label)
     router = fit_router(
         fitted, population, policy="gain", budget=budget, combine=combine, seed=seed
     )
@@ -172,11 +172,8 @@ def _read(scores: Table, columns: dict[str, str]) -> pl.DataFrame:
 
 def _scores(table: pl.DataFrame) -> Scores:
     """Both columns as logits, rows sorted by time."""
-    time = np.zeros(table.height, np.int64)
     if "time" in table.columns:
-        time = read_times(table, "scores").to_numpy()
-        order = np.argsort(time, kind="stable")
-        table, time = table[order], time[order]
+        table = table[np.argsort(read_times(table, "scores").to_numpy(), kind="stable")]
     user = np.arange(table.height)
     if "user" in table.columns:
         user = ids_of(table, "user", "scores").rank("dense").to_numpy().astype(np.int64) - 1
@@ -192,8 +189,6 @@ def _scores(table: pl.DataFrame) -> Scores:
     )
     return Scores(
         user=user,
-        time=time,
-        returning=earlier > 0,
         label=read_labels(table, 0.5, "scores").to_numpy(),
         known=known,
         llm_logit=_logits(table["expert"], "expert"),
@@ -235,8 +230,6 @@ def _first_half(rows: Scores, *, has_time: bool, seed: int) -> NDArray[np.bool_]
 def _part(rows: Scores, which: NDArray[np.bool_]) -> Scores:
     return Scores(
         user=rows.user[which],
-        time=rows.time[which],
-        returning=rows.returning[which],
         label=rows.label[which],
         known=rows.known[which],
         llm_logit=rows.llm_logit[which],

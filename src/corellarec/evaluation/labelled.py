@@ -43,8 +43,6 @@ def score_labelled(cascade: Cascade, table: Table, rows: int = 0, seed: int = 0)
     crm_logit = models.crm_logits(build_reader(recipe.crm, log, models.device), samples)
     return Scores(
         user=samples.user.numpy(),
-        time=log.time[row].numpy(),
-        returning=(log.user_train_rows[samples.user] > 0).numpy(),
         label=found["label"].to_numpy(),
         known=known(log, samples, crm_logit, recipe.crm.history_length),
         llm_logit=models.llm_logits(log, samples),

@@ -46,8 +46,6 @@ def decide(workspace: Workspace, scores: Scores, crm_logit: Floats | None = None
     population = Population(
         known=known,
         label=log.labels(rows).numpy(),
-        time=log.time[rows].numpy(),
-        returning=(log.user_train_rows[log.user[rows].long()] > 0).numpy(),
     )
     return fit_router(
         scores,

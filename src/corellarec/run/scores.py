@@ -118,11 +118,8 @@ def scored_rows(workspace: Workspace, split: Split, count: int) -> ScoredRows:
     cost, log = score(workspace, split, count), workspace.log
     rows, llm_logit = llm_logits(workspace, split)
     label = log.test_labels(rows, "evaluate") if split == "test" else log.labels(rows)
-    user = log.user[rows].long()
     scores = Scores(
-        user=user.numpy(),
-        time=log.time[rows].numpy(),
-        returning=(log.user_train_rows[user] > 0).numpy(),
+        user=log.user[rows].long().numpy(),
         label=label.numpy(),
         known=known_of(workspace, rows),
         llm_logit=llm_logit,
