@@ -12,6 +12,7 @@ from calls import call
 from servers import Loopback, endless
 
 import corellarec as cr
+from corellarec.llm.template import load_template
 
 SECRET = "sk-s3cret-0123456789"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -220,8 +221,9 @@ def no_long_waits():
 
 @pytest.fixture(scope="module")
 def asks(finished, tmp_path_factory):
-    """A cascade that asks the language model about every pair, and pairs."""
+    """A cascade that asks the language model about every pair, for no or yes."""
     cascade = cr.Cascade.load(finished[0], device="cpu")
+    cascade.recipe = replace(cascade.recipe, template=load_template("movies-liked"))
     rule = cascade.router.rules["entropy"]
     rule = replace(rule, threshold=-1e9, verdict=replace(rule.verdict, helps=True))
     rules = cascade.router.rules | {"entropy": rule}

@@ -286,7 +286,7 @@ def failing(tiny_llm, finished):
     """A server that answers one request of 32 rows, then refuses, and then is well again."""
     model, _ = load_model(str(tiny_llm), torch.float32, torch.device("cpu"))
     with VllmServer(load_adapter(model, finished[0] / "cascade" / "adapter")) as server:
-        server.faults["/generative_scoring"].extend([None] + [(400, "no", {})] * 8)
+        server.faults["/v1/completions"].extend([None] + [(400, "no", {})] * 8)
         yield server
 
 

@@ -87,7 +87,7 @@ def test_from_the_start_to_why_one_candidate_was_asked_about(page):
     assert "both models" in page.get_by_role("region", name="Candidates").inner_text()
     page.get_by_role("link", name="why").first.click()
     assert "is expected to save" in page.locator("main").inner_text()
-    assert "-> " in page.locator("pre").inner_text()
+    assert "->" in page.locator("pre").inner_text()
     page.get_by_role("button", name="Ask the LLM anyway").click()
     page.get_by_text("The LLM says").wait_for()
 
