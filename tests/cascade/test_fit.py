@@ -168,7 +168,7 @@ def test_the_share_routed_has_an_exact_bound():
     found = test.proportion_ci(confidence_level=0.95, method="exact").high
     assert share.bound == pytest.approx(found)
     assert share.routed == router.rule.verdict.routed
-    assert "20% of the rows to the LLM, a limit on any rows." in explain(router)
+    assert "20% of the rows to the LLM, never more." in explain(router)
     best = fit(data, data["llm"], budget="best")
     assert f"less than {best.rule.share.bound:.1%}" in explain(best)
     assert fit(data, data["llm"], budget=1.0).rule.share.bound == 1.0

@@ -243,7 +243,7 @@ def test_the_command_says_what_was_decided(run, monkeypatch, capsys):
     options = ["-k", "5,10", "--list-length", "20", "--retriever", "item-knn", "--include-seen"]
     code, out, err = call(monkeypatch, capsys, "rank", run, *options, "--candidates", "30")
     assert code == 0, err
-    assert "LLM, 10 % of the lists: on validation it " in out
+    assert "LLM, 10 % of the lists: on validation it gets no weight" in out
     assert "tokens for a list of 20" in out
     assert "Krichene" in out
     tables = out.partition("LLM, 10 %")[0]

@@ -39,9 +39,9 @@ def make_service(run, tmp_path):
     made = []
 
     def make(
-        threshold: float | None = None, place: str | None = None, load=None, of=run, **settings
+        threshold: float | None = None, place: str | None = None, load=None, **settings
     ) -> Service:
-        cascade = Cascade.load(of, device="cpu")
+        cascade = Cascade.load(run, device="cpu")
         if threshold is not None:
             asking(cascade, threshold)
         settings.setdefault("llm", {"place": "off" if threshold is None else "local"})

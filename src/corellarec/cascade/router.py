@@ -183,14 +183,12 @@ def explain(router: Router) -> str:
             f"confidence, {verdict.bound:+.5f}, is not above {MIN_GAIN:g}"
         )
     which = "most promising" if router.policy == "gain" else "least confident"
-    limit = (
-        ", a limit on any rows"
-        if router.hard
-        else f" (95 % confidence: less than {share.bound:.1%} of rows like these)"
-    )
+    limit, bound = ", never more", ""
+    if not router.hard:
+        limit, bound = "", f" (95 % confidence: less than {share.bound:.1%} of rows like these)"
     return (
-        f"the router sends the {which} {router.budget:.0%} of the rows to the LLM{limit}. On "
-        f"validation it routes {verdict.routed:,} rows, {share.routed / share.rows:.1%}. There the "
-        f"LLM ({router.combine}) saves {verdict.gain:+.4f} nats a row (95 % confidence: more than "
-        f"{verdict.bound:+.4f})"
+        f"the router sends the {which} {router.budget:.0%} of the rows to the LLM{limit}. Of the "
+        f"validation rows, judged by fits on other users, {verdict.routed:,} are above the "
+        f"threshold, {share.routed / share.rows:.1%}{bound}. There the LLM ({router.combine}) "
+        f"saves {verdict.gain:+.4f} nats a row (95 % confidence: more than {verdict.bound:+.4f})"
     )

@@ -132,8 +132,7 @@ def propose_settings(
     if users := _table_of("users", log, found["user"], others, roles):
         data["users"] = _features("users", *users, roles, guesses, uses)
     noun = guess.noun(items[0].name if items else log.name)
-    rated = "positive_rating" in data
-    template = "items-taken" if implicit else f"{noun}-{'rated' if rated else 'liked'}"
+    template = "items-taken" if implicit else f"{noun}-{'rated' if column else 'liked'}"
     return Proposal({"data": data}, guesses, uses, template)
 
 
